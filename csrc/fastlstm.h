@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The whole public C API of fastlstm: recurrent layers on packed weights.  Read this file first, then
+ * forward.c (the driver), kernels.h (what an instruction set supplies) and tile_body.h (the kernel).
+ *
+ * Letters used everywhere: T time, B batch, I input features, H hidden units, L layers, D directions.
+ * Gates are named i, f, g, o and stand in that order in every array that crosses this API, as in PyTorch.
+ * Arrays are of the dtype of the layer, row-major; strides count elements, not bytes; pointers are aligned to
+ * the element.  No argument array is modified unless it is named an output.  Outputs must not overlap inputs,
+ * except where a comment allows it.
+ *
+ * Thread safety: a packed layer may be used by any number of threads at once as long as none of them packs or
+ * destroys it.  A stream belongs to one thread at a time.
+ */
+#ifndef FASTLSTM_H
+#define FASTLSTM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define FL_API
+#else
+#define FL_API __attribute__((visibility("hidden")))
+#endif
+
+typedef enum fl_status {
+    FL_OK = 0,
+    FL_ERROR_ARGUMENT,    /* a null pointer, a zero size or a value out of its range */
+    FL_ERROR_SIZE,        /* a product of sizes does not fit ptrdiff_t */
+    FL_ERROR_MEMORY,      /* out of memory; nothing was changed */
+    FL_ERROR_LENGTH,      /* lengths[b] < 0 or > T */
+    FL_ERROR_INDEX,       /* an integer input is < 0 or >= input_size */
+    FL_ERROR_INTERRUPTED, /* the interrupt callback asked to stop; outputs are unspecified */
+    FL_ERROR_ISA          /* an instruction set that is unknown, not built, or not on this machine */
+} fl_status;
+
+/* One English sentence for a status; never null, never freed. */
+FL_API const char *fl_status_text(fl_status status);
+
+typedef enum fl_dtype { FL_F32 = 0, FL_F64 = 1 } fl_dtype;
+
+/* ---- Instruction sets ------------------------------------------------------------------------------------- */
+
+typedef struct fl_isa_info {
+    const char *name; /* "generic", "avx2", "avx512", "neon" */
+    bool built;       /* compiled into this library */
+    bool available;   /* built, and this machine and its operating system run it */
+} fl_isa_info;
+
+#define FL_ISA_COUNT 4
+/* All instruction sets that fastlstm knows, slowest first; index < FL_ISA_COUNT. */
+FL_API fl_isa_info fl_isa_get(size_t index);
+/* Choose the best available instruction set that is not above `max_isa` (null: no cap).  Call it once, before any
+ * other thread uses the library and before any layer exists.  FL_ERROR_ISA: unknown name, or not available. */
+FL_API fl_status fl_isa_select(const char *max_isa);
+FL_API const char *fl_isa_active(void);
+
+/* ---- Threads ---------------------------------------------------------------------------------------------- */
+
+/* Number of CPUs that this process may use: floor(min(affinity, cgroup quota)), at least 1. */
+FL_API size_t fl_cpu_count(void);
+/* Upper limit of threads for a call in this process (0 restores fl_cpu_count()); a call uses fewer where more
+ * would not gain.  Results do not depend on it. */
+FL_API void fl_set_num_threads(size_t num_threads);
+/* The limit in force for the calling thread: its local limit if set, else the process's. */
+FL_API size_t fl_get_num_threads(void);
+/* Limit for calls made by the calling thread only; 0 removes it.  Returns the one that was set before, or 0. */
+FL_API size_t fl_set_local_num_threads(size_t num_threads);
+
+/* ---- LSTM layers ------------------------------------------------------------------------------------------ */
+
+typedef struct fl_lstm_shape {
+    fl_dtype dtype;
+    size_t input_size;     /* I >= 1 */
+    size_t hidden_size;    /* H >= 1 */
+    size_t num_layers;     /* L >= 1; layer l > 0 has D*H inputs */
+    size_t num_directions; /* D: 1, or 2 for bidirectional */
+} fl_lstm_shape;
+
+/* One layer and direction as PyTorch lays it out: rows are gates i, f, g, o of H rows each. */
+typedef struct fl_lstm_weights {
+    const void *weight_ih; /* (4H, I_l), row-major */
+    const void *weight_hh; /* (4H, H), row-major */
+    const void *bias_ih;   /* (4H) or null */
+    const void *bias_hh;   /* (4H) or null; the two are added before the first product */
+} fl_lstm_weights;
+
+typedef struct fl_lstm fl_lstm;
+
+/* A layer stack with all weights zero.  FL_ERROR_ARGUMENT, FL_ERROR_SIZE, FL_ERROR_MEMORY. */
+FL_API fl_status fl_lstm_create(const fl_lstm_shape *shape, fl_lstm **lstm);
+FL_API void fl_lstm_destroy(fl_lstm *lstm); /* null is allowed */
+/* Copy one layer and direction's weights into the packed layout of the active instruction set. */
+FL_API fl_status fl_lstm_pack(fl_lstm *lstm, size_t layer, size_t direction, const fl_lstm_weights *weights);
+
+typedef struct fl_lstm_args {
+    size_t T, B; /* either may be 0 */
+    /* Input, one of the two.  x: element (t, b, i) is x[t * x_stride_t + b * x_stride_b + i].
+     * x_index: (T, B) with strides likewise; the input is the one-hot row of that index, 0 <= index < I. */
+    const void *x;
+    const int64_t *x_index;
+    ptrdiff_t x_stride_t, x_stride_b;
+    const int64_t *lengths; /* (B), or null for T everywhere; see below */
+    const void *h0, *c0;    /* (L*D, B, H) contiguous, or null for zeros; index l*D + d */
+    void *y;                /* output: element (t, b, d*H + j) at y[t * y_stride_t + b * y_stride_b + d*H + j] */
+    ptrdiff_t y_stride_t, y_stride_b;
+    void *h_n, *c_n;    /* outputs: (L*D, B, H) contiguous; h_n may be h0 and c_n may be c0 */
+    size_t num_threads; /* 0: fl_get_num_threads() */
+    /* Called by the calling thread about every 20 ms of a long call; non-zero stops it.  May be null. */
+    int (*interrupt)(void *context);
+    void *interrupt_context;
+} fl_lstm_args;
+
+/* The whole stack over a whole batch of sequences.  A row b runs for lengths[b] steps: y is zero from there on,
+ * h_n and c_n are the states after its own last step (the given state where the length is 0), and the reverse
+ * direction starts at its own last step. */
+FL_API fl_status fl_lstm_forward(const fl_lstm *lstm, const fl_lstm_args *args);
+/* Bytes of scratch memory that fl_lstm_forward takes for these arguments, beside the outputs. */
+FL_API fl_status fl_lstm_workspace(const fl_lstm *lstm, const fl_lstm_args *args, size_t *bytes);
+
+/* ---- Streams: a unidirectional layer stack that keeps its state ------------------------------------------- */
+
+typedef struct fl_stream fl_stream;
+
+/* State zero; all memory that fl_stream_process will need is taken here.  The layer must outlive the stream. */
+FL_API fl_status fl_stream_create(const fl_lstm *lstm, size_t B, fl_stream **stream);
+FL_API void fl_stream_destroy(fl_stream *stream); /* null is allowed */
+
+/* What a stream reads and writes; each field as in fl_lstm_args. */
+typedef struct fl_stream_io {
+    const void *x;
+    const int64_t *x_index;
+    ptrdiff_t x_stride_t, x_stride_b;
+    void *y;
+    ptrdiff_t y_stride_t, y_stride_b;
+    int (*interrupt)(void *context);
+    void *interrupt_context;
+} fl_stream_io;
+
+/* T steps for all B rows from the kept state.  No allocation, no lock, no system call (without `interrupt`), one
+ * thread: safe in a real-time thread. */
+FL_API fl_status fl_stream_process(fl_stream *stream, size_t T, const fl_stream_io *io);
+/* The kept state, (L, B, H) contiguous, readable and writable between calls. */
+FL_API void *fl_stream_h(fl_stream *stream);
+FL_API void *fl_stream_c(fl_stream *stream);
+
+/* ---- The pieces ------------------------------------------------------------------------------------------- */
+
+/* gates (B, 4H) = x (B, I) weight_ih' + h (B, H) weight_hh' + bias, of layer 0, direction 0; ld* are row strides. */
+FL_API fl_status fl_gate_matmul(const fl_lstm *lstm, size_t B, const void *x, ptrdiff_t ldx, const void *h,
+                                ptrdiff_t ldh, void *gates, ptrdiff_t ldg);
+/* Elementwise cell update of B rows: gates (B, 4H) before activation, c (B, H); outputs h_out, c_out (B, H).
+ * c_out may be c. */
+FL_API fl_status fl_cell_update(fl_dtype dtype, size_t B, size_t H, const void *gates, ptrdiff_t ldg, const void *c,
+                                ptrdiff_t ldc, void *h_out, ptrdiff_t ldh_out, void *c_out, ptrdiff_t ldc_out);
+/* out may be x. */
+FL_API void fl_sigmoid(fl_dtype dtype, size_t n, const void *x, void *out);
+FL_API void fl_tanh(fl_dtype dtype, size_t n, const void *x, void *out);
+
+/* ---- What this machine can do (for benchmarks) ------------------------------------------------------------ */
+
+/* Multiply-adds from registers, all lanes of the active instruction set, for about `seconds`: flop/s. */
+FL_API double fl_probe_fma(fl_dtype dtype, double seconds);
+/* Reading a buffer of `bytes` again and again for about `seconds`: bytes/s; 0 when out of memory. */
+FL_API double fl_probe_stream(size_t bytes, double seconds);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

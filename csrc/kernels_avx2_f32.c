@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * AVX2 kernels, float32.
+ */
+#if !defined(__AVX2__) || !defined(__FMA__)
+#error "compile this file with -mavx2 -mfma"
+#endif
+#define FL_ISA avx2
+#define FL_REAL_BITS 32
+#include "simd_avx2.h"
+
+#include "kernels_body.h"

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * All kernels of one instruction set and dtype, and their table.  A kernels_<isa>_<dtype>.c defines FL_REAL_BITS and
+ * FL_ISA, includes its simd_<isa>.h and then this file.
+ */
+#include "kernels.h"
+
+#include "vecmath_body.h"
+
+#include "cell_lstm_body.h"
+
+#include "tile_body.h"
+
+#include "steps_body.h"
+
+#include "pieces_body.h"
+
+#define FL_PASTE_(isa, suffix) fl_kernels_##isa##_##suffix
+#define FL_PASTE(isa, suffix) FL_PASTE_(isa, suffix)
+#define FL_STRING_(isa) #isa
+#define FL_STRING(isa) FL_STRING_(isa)
+
+const fl_kernels FL_PASTE(FL_ISA, FL_SUFFIX) = {
+    .isa = FL_STRING(FL_ISA),
+    .lanes = VF_LANES,
+    .max_rows = MAX_ROWS,
+    .lstm_steps = lstm_steps,
+    .input_product = input_product,
+    .gate_matmul = gate_matmul,
+    .lstm_cell_update = lstm_cell_update,
+    .sigmoid = sigmoid_array,
+    .tanh = tanh_array,
+    .probe_fma = probe_fma,
+    .probe_stream = probe_stream,
+};

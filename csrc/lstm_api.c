@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * fl_lstm_forward: check, plan, take memory and threads, run.
+ */
+#include "forward.h"
+#include "pool.h"
+
+static fl_status check_lengths(const fl_lstm_args *args)
+{
+    for (size_t b = 0; b < args->B; b++)
+        if (args->lengths[b] < 0 || (uint64_t)args->lengths[b] > args->T)
+            return FL_ERROR_LENGTH;
+    return FL_OK;
+}
+
+/* Indices of real steps only: what stands in the padding is never read. */
+static fl_status check_index(const fl_lstm *lstm, const fl_lstm_args *args)
+{
+    for (size_t b = 0; b < args->B; b++) {
+        const size_t length = args->lengths != NULL ? (size_t)args->lengths[b] : args->T;
+        const int64_t *row = args->x_index + (ptrdiff_t)b * args->x_stride_b;
+        for (size_t t = 0; t < length; t++) {
+            const int64_t index = row[(ptrdiff_t)t * args->x_stride_t];
+            if (index < 0 || (uint64_t)index >= lstm->shape.input_size)
+                return FL_ERROR_INDEX;
+        }
+    }
+    return FL_OK;
+}
+
+fl_status fl_check_args(const fl_lstm *lstm, const fl_lstm_args *args)
+{
+    size_t cells = 0, states = 0, elements = 0;
+    if (lstm == NULL || args == NULL)
+        return FL_ERROR_ARGUMENT;
+    const size_t widest = lstm->shape.input_size > 2 * lstm->layout.H ? lstm->shape.input_size : 2 * lstm->layout.H;
+    if (!fl_add_product(&cells, lstm->shape.num_layers, lstm->shape.num_directions, args->B) ||
+        !fl_add_product(&states, cells, lstm->layout.H, lstm->real_size) ||
+        !fl_add_product(&elements, args->T, args->B, widest) || !fl_add_product(&elements, elements, 8, 1))
+        return FL_ERROR_SIZE;
+    if (args->B != 0 && (args->h_n == NULL || args->c_n == NULL))
+        return FL_ERROR_ARGUMENT;
+    if (args->T != 0 && args->B != 0 && (args->y == NULL || (args->x == NULL) == (args->x_index == NULL)))
+        return FL_ERROR_ARGUMENT;
+    fl_status status = args->lengths != NULL ? check_lengths(args) : FL_OK;
+    if (status == FL_OK && args->x_index != NULL)
+        status = check_index(lstm, args);
+    return status;
+}
+
+static size_t thread_limit(const fl_lstm_args *args)
+{
+    return args->num_threads != 0 ? args->num_threads : fl_get_num_threads();
+}
+
+fl_status fl_lstm_workspace(const fl_lstm *lstm, const fl_lstm_args *args, size_t *bytes)
+{
+    if (lstm == NULL || args == NULL || bytes == NULL)
+        return FL_ERROR_ARGUMENT;
+    const fl_plan plan = fl_plan_make(lstm, args->T, args->B, thread_limit(args));
+    return fl_forward_bytes(lstm, &plan, args->T, args->B, args->lengths != NULL, bytes);
+}
+
+fl_status fl_lstm_forward(const fl_lstm *lstm, const fl_lstm_args *args)
+{
+    fl_status status = fl_check_args(lstm, args);
+    if (status != FL_OK || args->B == 0)
+        return status;
+    fl_plan plan = fl_plan_make(lstm, args->T, args->B, thread_limit(args));
+    const size_t acquired = plan.threads > 1 ? fl_pool_acquire(plan.threads) : 1;
+    if (acquired < plan.threads)
+        plan = fl_plan_make(lstm, args->T, args->B, acquired);
+    size_t bytes;
+    status = fl_forward_bytes(lstm, &plan, args->T, args->B, args->lengths != NULL, &bytes);
+    if (status == FL_OK) {
+        fl_workspace *workspace = fl_workspace_take(lstm, bytes);
+        status = FL_ERROR_MEMORY;
+        if (workspace != NULL) {
+            status = fl_forward_run(lstm, args, &plan, workspace->memory);
+            fl_workspace_return(lstm, workspace);
+        }
+    }
+    fl_pool_release(acquired);
+    return status;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The schedule of a call: how the work is split over threads and over time.
+ */
+#ifndef FL_PLAN_H
+#define FL_PLAN_H
+#include "lstm.h"
+
+/* Threads stand in a grid.  Row groups are independent of each other; within one, directions stand side by side,
+ * layers form a pipeline of chunks, and hidden groups share every step. */
+typedef struct fl_plan {
+    size_t threads; /* row_groups * direction_groups * layer_groups * hidden_groups */
+    size_t row_groups;
+    size_t direction_groups; /* 1 or 2 */
+    size_t layer_groups;     /* unidirectional stacks only; excludes hidden groups */
+    size_t hidden_groups;
+    size_t chunk;      /* steps that pass through a unidirectional stack together */
+    size_t group_rows; /* most rows of a row group */
+} fl_plan;
+
+/* The plan of least estimated time for at most `max_threads`. */
+fl_plan fl_plan_make(const fl_lstm *lstm, size_t T, size_t B, size_t max_threads);
+
+/* Steps whose input product is computed together ahead of the recurrence, for `rows` batch rows; 0: the product is
+ * merged into the step. */
+size_t fl_hoisted_steps(const fl_lstm *lstm, size_t I, size_t rows, size_t T);
+
+/* Most rows of one such product, for any part of a batch of `rows` rows when it is ragged. */
+size_t fl_hoisted_rows(const fl_lstm *lstm, size_t I, size_t rows, size_t T, bool ragged);
+
+/* Estimated nanoseconds of one recurrent step of one cell on one thread: `rows` rows, 1/share of the hidden units. */
+double fl_step_nanoseconds(const fl_lstm *lstm, size_t rows, size_t share);
+
+#endif

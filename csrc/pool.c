@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Workers are started when first needed, block all signals (those belong to the interpreter's main thread) and are
+ * forgotten in a forked child, which starts its own.  A worker that has finished spins for a moment, since calls often
+ * come in a row, and then sleeps on its condition variable.
+ */
+#define _GNU_SOURCE
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+/* About 20 us: one pause is some 40 cycles on current x86 cores, 10 to 140 on others. */
+#define SPIN_PAUSES 2000
+#define YIELDS 50
+#define NAP_NANOSECONDS 20000
+
+typedef struct worker {
+    fl_counter order;        /* number of jobs given to this worker */
+    fl_counter done;         /* number of jobs it has finished */
+    pthread_mutex_t mutex;   /* guards `asleep` against a lost wake-up */
+    pthread_cond_t wake;
+    atomic_bool asleep;
+    size_t index;
+    void (*job)(void *, size_t);
+    void *context;
+} worker;
+
+static struct {
+    pthread_mutex_t mutex; /* held while workers are being started, and over fork */
+    atomic_flag busy;
+    size_t started;
+    bool fork_handlers;
+    worker workers[FL_MAX_THREADS]; /* worker 0 is never used: index 0 is the caller */
+} pool = {.mutex = PTHREAD_MUTEX_INITIALIZER, .busy = ATOMIC_FLAG_INIT};
+
+static void pause_cpu(void)
+{
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+bool fl_wait(const fl_counter *counter, uint64_t target, const atomic_bool *stop)
+{
+    for (unsigned turn = 0; atomic_load_explicit(&counter->value, memory_order_acquire) < target; turn++) {
+        if (stop != NULL && atomic_load_explicit(stop, memory_order_relaxed))
+            return false;
+        if (turn < SPIN_PAUSES) {
+            pause_cpu();
+        } else if (turn < SPIN_PAUSES + YIELDS) {
+            sched_yield();
+        } else {
+            const struct timespec nap = {0, NAP_NANOSECONDS};
+            nanosleep(&nap, NULL);
+        }
+    }
+    return true;
+}
+
+static void wait_for_order(worker *self, uint64_t target)
+{
+    for (unsigned turn = 0; turn < SPIN_PAUSES; turn++) {
+        if (atomic_load_explicit(&self->order.value, memory_order_acquire) >= target)
+            return;
+        pause_cpu();
+    }
+    pthread_mutex_lock(&self->mutex);
+    atomic_store(&self->asleep, true);
+    while (atomic_load(&self->order.value) < target)
+        pthread_cond_wait(&self->wake, &self->mutex);
+    atomic_store(&self->asleep, false);
+    pthread_mutex_unlock(&self->mutex);
+}
+
+static void *worker_main(void *argument)
+{
+    worker *self = argument;
+    for (uint64_t turn = 1;; turn++) {
+        wait_for_order(self, turn);
+        self->job(self->context, self->index);
+        atomic_store_explicit(&self->done.value, turn, memory_order_release);
+    }
+    return NULL;
+}
+
+static void before_fork(void) { pthread_mutex_lock(&pool.mutex); }
+static void after_fork_parent(void) { pthread_mutex_unlock(&pool.mutex); }
+static void after_fork_child(void)
+{
+    pool.started = 0; /* the workers stayed behind */
+    atomic_flag_clear(&pool.busy);
+    pthread_mutex_init(&pool.mutex, NULL);
+}
+
+static bool start_worker(size_t index)
+{
+    worker *self = &pool.workers[index];
+    pthread_t thread;
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    atomic_store(&self->order.value, 0);
+    atomic_store(&self->done.value, 0);
+    atomic_store(&self->asleep, false);
+    pthread_mutex_init(&self->mutex, NULL);
+    pthread_cond_init(&self->wake, NULL);
+    self->index = index;
+    if (pthread_attr_init(&attributes) != 0)
+        return false;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int failed = pthread_create(&thread, &attributes, worker_main, self);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return failed == 0;
+}
+
+size_t fl_pool_acquire(size_t want)
+{
+    if (want > FL_MAX_THREADS)
+        want = FL_MAX_THREADS;
+    if (want <= 1 || atomic_flag_test_and_set_explicit(&pool.busy, memory_order_acquire))
+        return 1;
+    pthread_mutex_lock(&pool.mutex);
+    if (!pool.fork_handlers)
+        pool.fork_handlers = pthread_atfork(before_fork, after_fork_parent, after_fork_child) == 0;
+    while (pool.started + 1 < want && start_worker(pool.started + 1))
+        pool.started++;
+    const size_t threads = pool.started + 1 < want ? pool.started + 1 : want;
+    pthread_mutex_unlock(&pool.mutex);
+    if (threads == 1)
+        atomic_flag_clear_explicit(&pool.busy, memory_order_release);
+    return threads;
+}
+
+void fl_pool_release(size_t acquired)
+{
+    if (acquired > 1)
+        atomic_flag_clear_explicit(&pool.busy, memory_order_release);
+}
+
+void fl_pool_run(void (*job)(void *context, size_t index), void *context, size_t threads)
+{
+    for (size_t index = 1; index < threads; index++) {
+        worker *other = &pool.workers[index];
+        other->job = job;
+        other->context = context;
+        atomic_fetch_add(&other->order.value, 1);
+        if (atomic_load(&other->asleep)) {
+            pthread_mutex_lock(&other->mutex);
+            pthread_cond_signal(&other->wake);
+            pthread_mutex_unlock(&other->mutex);
+        }
+    }
+    job(context, 0);
+    for (size_t index = 1; index < threads; index++) {
+        worker *other = &pool.workers[index];
+        fl_wait(&other->done, atomic_load_explicit(&other->order.value, memory_order_relaxed), NULL);
+    }
+}

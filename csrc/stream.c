@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Streams: the forward driver with kept state, memory taken beforehand and one thread.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "forward.h"
+
+struct fl_stream {
+    const fl_lstm *lstm;
+    size_t B;
+    void *h, *c;    /* (L, B, H) */
+    void *workspace;
+};
+
+/* Large enough for every T: memory of a unidirectional stack stops growing long before. */
+#define ANY_T ((size_t)1 << 24)
+
+fl_status fl_stream_create(const fl_lstm *lstm, size_t B, fl_stream **stream_out)
+{
+    size_t state = 0, scratch = 0;
+    if (lstm == NULL || stream_out == NULL || B == 0 || lstm->shape.num_directions != 1)
+        return FL_ERROR_ARGUMENT;
+    const fl_plan plan = fl_plan_make(lstm, ANY_T, B, 1);
+    if (!fl_add_product(&state, lstm->shape.num_layers, B, lstm->layout.H) ||
+        !fl_add_product(&state, state, lstm->real_size - 1, 1) ||
+        fl_forward_bytes(lstm, &plan, ANY_T, B, false, &scratch) != FL_OK)
+        return FL_ERROR_SIZE;
+    fl_stream *stream = calloc(1, sizeof *stream);
+    if (stream == NULL)
+        return FL_ERROR_MEMORY;
+    stream->lstm = lstm;
+    stream->B = B;
+    stream->h = fl_allocate(state);
+    stream->c = fl_allocate(state);
+    stream->workspace = fl_allocate(scratch);
+    if (stream->h == NULL || stream->c == NULL || stream->workspace == NULL) {
+        fl_stream_destroy(stream);
+        return FL_ERROR_MEMORY;
+    }
+    memset(stream->h, 0, state);
+    memset(stream->c, 0, state);
+    memset(stream->workspace, 0, scratch); /* so that the real-time path meets no page fault */
+    *stream_out = stream;
+    return FL_OK;
+}
+
+void fl_stream_destroy(fl_stream *stream)
+{
+    if (stream == NULL)
+        return;
+    fl_release(stream->h);
+    fl_release(stream->c);
+    fl_release(stream->workspace);
+    free(stream);
+}
+
+fl_status fl_stream_process(fl_stream *stream, size_t T, const fl_stream_io *io)
+{
+    if (stream == NULL || io == NULL)
+        return FL_ERROR_ARGUMENT;
+    const fl_lstm_args args = {.T = T,
+                               .B = stream->B,
+                               .x = io->x,
+                               .x_index = io->x_index,
+                               .x_stride_t = io->x_stride_t,
+                               .x_stride_b = io->x_stride_b,
+                               .h0 = stream->h,
+                               .c0 = stream->c,
+                               .y = io->y,
+                               .y_stride_t = io->y_stride_t,
+                               .y_stride_b = io->y_stride_b,
+                               .h_n = stream->h,
+                               .c_n = stream->c,
+                               .num_threads = 1,
+                               .interrupt = io->interrupt,
+                               .interrupt_context = io->interrupt_context};
+    const fl_status status = fl_check_args(stream->lstm, &args);
+    if (status != FL_OK || T == 0)
+        return status;
+    const fl_plan plan = fl_plan_make(stream->lstm, T, stream->B, 1);
+    return fl_forward_run(stream->lstm, &args, &plan, stream->workspace);
+}
+
+void *fl_stream_h(fl_stream *stream) { return stream->h; }
+
+void *fl_stream_c(fl_stream *stream) { return stream->c; }

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The register tile: gates of NR batch rows times NB hidden blocks (and the packed tail block, NT vectors), held in
+ * accumulators from the bias to the cell update.  NR, NB and NT are constants at every call, so that after inlining each
+ * accumulator is one register.
+ *
+ * Lanes run over hidden units and tiles over outputs; never over k.  So each gate is one chain of multiply-adds, k
+ * ascending, whatever the tile: the same bits for every batch, tile, thread and vector width.
+ */
+#ifndef FL_TILE_BODY_H
+#define FL_TILE_BODY_H
+
+/* Eight independent chains hide a latency of 4 cycles at 2 multiply-adds a cycle; beyond that more accumulators save
+ * loads.  The rest of the registers holds weights and broadcast inputs. */
+#if VF_REGISTERS >= 32
+#define MAX_ROWS 6
+#define MAX_BLOCKS_1 4 /* blocks beside each other for one row */
+#define MAX_BLOCKS_2 3
+#define MAX_BLOCKS_3 2
+#else
+#define MAX_ROWS 3
+#define MAX_BLOCKS_1 3
+#define MAX_BLOCKS_2 1
+#define MAX_BLOCKS_3 1
+#endif
+#define MAX_ACCUMULATORS 24
+
+/* One time step, pointers at its first batch row. */
+typedef struct step_view {
+    const real *pre, *x, *h;
+    const int64_t *x_index;
+    real *y;
+    ptrdiff_t h_stride_b;
+} step_view;
+
+FL_INLINE size_t row_at(const fl_steps *s, size_t position) { return s->rows ? s->rows[position] : position; }
+
+/* acc += a[r][k] * panel[k], k = 0..K-1.  `w` is the first panel, each K deep; the tail's follows the full ones. */
+FL_INLINE void accumulate(vf *acc, const int NR, const int NB, const int NT, const real *const *a, size_t K,
+                          const real *w)
+{
+    const int NV = 4 * NB + NT;
+    const size_t panel = 4 * VF_LANES * K;
+    for (size_t k = 0; k < K; k++) {
+        vf input[MAX_ROWS];
+        FL_UNROLL for (int r = 0; r < NR; r++) input[r] = vf_set1(a[r][k]);
+        FL_UNROLL for (int b = 0; b < NB; b++)
+        {
+            FL_UNROLL for (int v = 0; v < 4; v++)
+            {
+                const vf weight = vf_load(w + (size_t)b * panel + (4 * k + (size_t)v) * VF_LANES);
+                FL_UNROLL for (int r = 0; r < NR; r++)
+                    acc[r * NV + 4 * b + v] = vf_fma(input[r], weight, acc[r * NV + 4 * b + v]);
+            }
+        }
+        FL_UNROLL for (int v = 0; v < NT; v++)
+        {
+            const vf weight = vf_load(w + (size_t)NB * panel + ((size_t)NT * k + (size_t)v) * VF_LANES);
+            FL_UNROLL for (int r = 0; r < NR; r++)
+                acc[r * NV + 4 * NB + v] = vf_fma(input[r], weight, acc[r * NV + 4 * NB + v]);
+        }
+    }
+}
+
+/* Gates of the tile at `position` (first row) and block j (first block). */
+FL_INLINE void tile_gates(vf *acc, const fl_steps *s, const step_view *at, size_t position, size_t j, const int NR,
+                          const int NB, const int NT)
+{
+    const int NV = 4 * NB + NT;
+    const size_t offset = fl_block_offset(&s->layout, j);
+    const real *row[MAX_ROWS];
+
+    if (at->pre) {
+        FL_UNROLL for (int r = 0; r < NR; r++)
+        {
+            const real *pre = at->pre + (ptrdiff_t)(position + (size_t)r) * s->pre_stride_row + offset;
+            FL_UNROLL for (int v = 0; v < NV; v++) acc[r * NV + v] = vf_load(pre + (size_t)v * VF_LANES);
+        }
+    } else {
+        const real *bias = (const real *)s->bias + offset;
+        FL_UNROLL for (int v = 0; v < NV; v++)
+        {
+            const vf b = vf_load(bias + (size_t)v * VF_LANES);
+            FL_UNROLL for (int r = 0; r < NR; r++) acc[r * NV + v] = b;
+        }
+    }
+    if (at->x) {
+        FL_UNROLL for (int r = 0; r < NR; r++)
+            row[r] = at->x + (ptrdiff_t)row_at(s, position + (size_t)r) * s->x_stride_b;
+        accumulate(acc, NR, NB, NT, row, s->I, (const real *)s->W + offset * s->I);
+    } else if (at->x_index) {
+        FL_UNROLL for (int r = 0; r < NR; r++)
+        {
+            const int64_t k = at->x_index[(ptrdiff_t)row_at(s, position + (size_t)r) * s->x_stride_b];
+            const real *w = (const real *)s->W + offset * s->I;
+            FL_UNROLL for (int b = 0; b < NB; b++)
+            {
+                const real *panel = w + (4 * (size_t)b * s->I + 4 * (size_t)k) * VF_LANES;
+                FL_UNROLL for (int v = 0; v < 4; v++)
+                    acc[r * NV + 4 * b + v] = vf_add(acc[r * NV + 4 * b + v], vf_load(panel + (size_t)v * VF_LANES));
+            }
+            const real *tail = w + (4 * (size_t)NB * s->I + (size_t)NT * (size_t)k) * VF_LANES;
+            FL_UNROLL for (int v = 0; v < NT; v++)
+                acc[r * NV + 4 * NB + v] = vf_add(acc[r * NV + 4 * NB + v], vf_load(tail + (size_t)v * VF_LANES));
+        }
+    }
+    FL_UNROLL for (int r = 0; r < NR; r++)
+        row[r] = at->h + (ptrdiff_t)row_at(s, position + (size_t)r) * at->h_stride_b;
+    accumulate(acc, NR, NB, NT, row, s->layout.H, (const real *)s->R + offset * s->layout.H);
+}
+
+/* The gates i, f, g, o of row r, block b (b == NB: the packed tail) as four vectors. */
+FL_INLINE void unpack_gates(vf gate[4], const vf *acc, int r, int b, const int NB, const int NT)
+{
+    const vf *v = acc + r * (4 * NB + NT) + 4 * b;
+    if (b < NB) {
+        FL_UNROLL for (int n = 0; n < 4; n++) gate[n] = v[n];
+    } else if (NT == 2) {
+        FL_UNROLL for (int n = 0; n < 4; n++) gate[n] = vf_half(v[n / 2], n % 2);
+    } else {
+        FL_UNROLL for (int n = 0; n < 4; n++) gate[n] = vf_quarter(v[0], n);
+    }
+}
+
+FL_INLINE size_t block_lanes(const fl_layout *layout, size_t j)
+{
+    return j + 1 == layout->blocks ? layout->last_lanes : VF_LANES;
+}
+
+FL_INLINE vf load_lanes(const real *p, size_t n) { return n == VF_LANES ? vf_load(p) : vf_load_n(p, n); }
+
+FL_INLINE void store_lanes(real *p, vf a, size_t n)
+{
+    if (n == VF_LANES)
+        vf_store(p, a);
+    else
+        vf_store_n(p, a, n);
+}
+
+/* Gates, then the cell update in registers. */
+FL_INLINE void lstm_tile(const fl_steps *s, const step_view *at, size_t position, size_t j, const int NR, const int NB,
+                         const int NT)
+{
+    vf acc[MAX_ACCUMULATORS], gate[4];
+    tile_gates(acc, s, at, position, j, NR, NB, NT);
+    FL_UNROLL for (int r = 0; r < NR; r++)
+    {
+        const ptrdiff_t row = (ptrdiff_t)row_at(s, position + (size_t)r);
+        FL_UNROLL for (int b = 0; b < NB + (NT != 0); b++)
+        {
+            const size_t block = j + (size_t)b, lanes = block_lanes(&s->layout, block);
+            real *c_unit = (real *)s->c + row * s->c_stride_b + block * VF_LANES;
+            unpack_gates(gate, acc, r, b, NB, NT);
+            vf c = load_lanes(c_unit, lanes);
+            const vf h = lstm_cell(gate[0], gate[1], gate[2], gate[3], &c);
+            store_lanes(c_unit, c, lanes);
+            store_lanes(at->y + row * s->y_stride_b + block * VF_LANES, h, lanes);
+        }
+    }
+}
+
+/* Gates, stored before activation as (B, 4H). */
+FL_INLINE void gates_tile(const fl_steps *s, const step_view *at, size_t position, size_t j, const int NR, const int NB,
+                          const int NT)
+{
+    vf acc[MAX_ACCUMULATORS], gate[4];
+    tile_gates(acc, s, at, position, j, NR, NB, NT);
+    FL_UNROLL for (int r = 0; r < NR; r++)
+    {
+        real *gates = at->y + (ptrdiff_t)row_at(s, position + (size_t)r) * s->y_stride_b + j * VF_LANES;
+        unpack_gates(gate, acc, r, 0, NB, NT);
+        FL_UNROLL for (int n = 0; n < 4; n++)
+            store_lanes(gates + (size_t)n * s->layout.H, gate[n], block_lanes(&s->layout, j));
+    }
+}
+
+/* Rows of the next tile when `rest` rows are left: as few tiles as possible, of sizes as equal as possible. */
+FL_INLINE size_t next_tile_rows(size_t rest)
+{
+    const size_t tiles = (rest + MAX_ROWS - 1) / MAX_ROWS;
+    return (rest + tiles - 1) / tiles;
+}
+
+/* TILE(NR, NB, NT) for a number of rows known at run time. */
+#if MAX_ROWS == 6
+#define TILE_OF_ROWS(TILE, ROWS, NB, NT)  \
+    switch (ROWS) {                       \
+    case 1: TILE(1, NB, NT); break;       \
+    case 2: TILE(2, NB, NT); break;       \
+    case 3: TILE(3, NB, NT); break;       \
+    case 4: TILE(4, NB, NT); break;       \
+    case 5: TILE(5, NB, NT); break;       \
+    default: TILE(6, NB, NT); break;      \
+    }
+#else
+#define TILE_OF_ROWS(TILE, ROWS, NB, NT)  \
+    switch (ROWS) {                       \
+    case 1: TILE(1, NB, NT); break;       \
+    case 2: TILE(2, NB, NT); break;       \
+    default: TILE(3, NB, NT); break;      \
+    }
+#endif
+
+#endif
