@@ -38,6 +38,7 @@ typedef struct call {
     char *between;          /* outputs of layers that are not the last */
     size_t between_bytes;   /* of one buffer */
     fl_counter *progress;   /* per thread: steps (hidden groups), chunks (layer groups) or layers (directions) done */
+    size_t turn;            /* see fl_steps */
     atomic_bool stop;
     struct timespec last_check;
 } call;
@@ -51,6 +52,7 @@ typedef struct part {
     const size_t *rows;     /* their batch rows, or null: first_row.. */
     size_t block_begin, block_end;
     uint64_t seq;           /* steps done, the same for all members of a hidden group */
+    size_t turn;            /* see fl_steps */
     bool stopped;
 } part;
 
@@ -222,6 +224,7 @@ static void run_steps(part *p, fl_steps *s, char *h_state)
         kernels->lstm_steps(s);
         keep_state(p, s, y_last, h_state, s->B);
         p->seq += s->T;
+        s->turn += s->T;
         return;
     }
     const size_t T = s->T;
@@ -232,6 +235,7 @@ static void run_steps(part *p, fl_steps *s, char *h_state)
             return;
         }
         kernels->lstm_steps(s);
+        s->turn++;
         if (T == 1) { /* others may still read the old state in this very step */
             publish_step(p);
             if (!wait_for_group(p)) {
@@ -334,6 +338,7 @@ static void run_active(part *p, size_t layer, size_t direction, const sequence *
                       .rows = p->rows,
                       .block_begin = p->block_begin,
                       .block_end = p->block_end,
+                      .turn = p->turn,
                       .bias = cell->bias,
                       .W = cell->W,
                       .R = cell->R,
@@ -358,6 +363,7 @@ static void run_active(part *p, size_t layer, size_t direction, const sequence *
             hoist(p, &s, steps);
         }
         run_steps(p, &s, h_state);
+        p->turn = s.turn;
     }
 }
 
@@ -479,7 +485,7 @@ static void run_thread(void *context, size_t thread)
     call *c = context;
     const fl_plan *plan = &c->plan;
     const size_t blocks = c->lstm->layout.blocks, B = c->args->B;
-    part p = {.call = c, .thread = thread};
+    part p = {.call = c, .thread = thread, .turn = c->turn};
     size_t place = thread;
     p.hidden_group = place % plan->hidden_groups;
     place /= plan->hidden_groups;
@@ -517,13 +523,13 @@ static void set_states(const fl_lstm *lstm, const fl_lstm_args *args)
         memcpy(args->c_n, args->c0, bytes);
 }
 
-fl_status fl_forward_run(const fl_lstm *lstm, const fl_lstm_args *args, const fl_plan *plan, void *memory)
+fl_status fl_forward_run(const fl_lstm *lstm, const fl_lstm_args *args, const fl_plan *plan, fl_workspace *workspace)
 {
     memory_map map;
     if (!map_memory(lstm, plan, args->T, args->B, args->lengths != NULL, &map))
         return FL_ERROR_SIZE;
-    char *base = memory;
-    call c = {.lstm = lstm, .args = args, .plan = *plan};
+    char *base = workspace->memory;
+    call c = {.lstm = lstm, .args = args, .plan = *plan, .turn = workspace->turn++};
     c.progress = (fl_counter *)(void *)(base + map.progress);
     c.offsets = (ptrdiff_t *)(void *)(base + map.offsets);
     c.pre = base + map.pre;

@@ -11,6 +11,7 @@ fl_status fl_check_args(const fl_lstm *lstm, const fl_lstm_args *args);
 /* Bytes of workspace of a plan. */
 fl_status fl_forward_bytes(const fl_lstm *lstm, const fl_plan *plan, size_t T, size_t B, bool ragged, size_t *bytes);
 /* Run checked arguments.  With one thread: no allocation, no lock, no system call (unless args->interrupt is set). */
-fl_status fl_forward_run(const fl_lstm *lstm, const fl_lstm_args *args, const fl_plan *plan, void *memory);
+fl_status fl_forward_run(const fl_lstm *lstm, const fl_lstm_args *args, const fl_plan *plan,
+                         fl_workspace *workspace);
 
 #endif

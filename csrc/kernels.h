@@ -5,6 +5,7 @@
  */
 #ifndef FL_KERNELS_H
 #define FL_KERNELS_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,6 +20,7 @@ typedef struct fl_steps {
     size_t B;                       /* rows to compute */
     const size_t *rows;             /* their batch rows b, by position; null: the position itself */
     size_t block_begin, block_end;  /* hidden blocks to compute */
+    size_t turn;                    /* parity: in which order to walk them first */
     const void *bias;               /* packed (gate_row) */
     const void *W, *R;              /* packed, I and H deep */
     size_t I;

@@ -20,6 +20,7 @@ typedef struct fl_packed_cell {
 typedef struct fl_workspace {
     size_t bytes;
     void *memory;
+    size_t turn; /* calls that used it: alternates the order in which weights are walked, see fl_steps */
 } fl_workspace;
 
 /* Taken by exchange, so that concurrent calls never share a workspace. */

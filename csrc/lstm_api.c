@@ -76,7 +76,7 @@ fl_status fl_lstm_forward(const fl_lstm *lstm, const fl_lstm_args *args)
         fl_workspace *workspace = fl_workspace_take(lstm, bytes);
         status = FL_ERROR_MEMORY;
         if (workspace != NULL) {
-            status = fl_forward_run(lstm, args, &plan, workspace->memory);
+            status = fl_forward_run(lstm, args, &plan, workspace);
             fl_workspace_return(lstm, workspace);
         }
     }

@@ -156,6 +156,7 @@ fl_workspace *fl_workspace_take(const fl_lstm *lstm, size_t bytes)
     if (workspace == NULL)
         return NULL;
     workspace->bytes = bytes;
+    workspace->turn = 0;
     workspace->memory = fl_allocate(bytes);
     if (workspace->memory == NULL) {
         free(workspace);

@@ -7,29 +7,57 @@
 #ifndef FL_STEPS_BODY_H
 #define FL_STEPS_BODY_H
 
-/* Of `full` blocks that go `most` at a time: how many now, so that all tiles are of similar size. */
-FL_INLINE size_t next_tile_blocks(size_t full, size_t most)
+/* `blocks` blocks cut into as few tiles of at most `most` as possible, of sizes as equal as possible. */
+typedef struct tile_cut {
+    size_t tiles, size, larger; /* the first `larger` tiles have size + 1 blocks */
+} tile_cut;
+
+FL_INLINE tile_cut cut_blocks(size_t blocks, size_t most)
 {
-    const size_t tiles = (full + most - 1) / most;
-    return (full + tiles - 1) / tiles;
+    tile_cut cut;
+    cut.tiles = (blocks + most - 1) / most;
+    cut.size = cut.tiles != 0 ? blocks / cut.tiles : 0;
+    cut.larger = blocks - cut.tiles * cut.size;
+    return cut;
 }
 
-/* One row: NB full blocks beside each other; the packed tail joins the last of them, because alone it would be one or
- * two chains and all latency. */
-static void lstm_one_row(const fl_steps *s, const step_view *at)
+FL_INLINE size_t cut_begin(const tile_cut *cut, size_t tile)
 {
-    const size_t blocks = s->layout.full_blocks;
-    const size_t full_end = s->block_end < blocks ? s->block_end : blocks;
-    size_t j = s->block_begin;
-    while (j < s->block_end) {
-        const size_t full = full_end - j;
-        const size_t now = full > MAX_BLOCKS_1 ? next_tile_blocks(full, MAX_BLOCKS_1) : full;
-        const size_t tail = now == full && s->block_end > full_end ? s->layout.tail_vectors : 0;
-#define TILE(NB, NT)                                  \
-    case 8 * (NT) + (NB):                             \
-        lstm_tile(s, at, 0, j, 1, (NB), (NT)); \
+    return tile * cut->size + (tile < cut->larger ? tile : cut->larger);
+}
+
+/* The range of blocks of a call: full ones, and whether the packed tail is among them. */
+typedef struct block_range {
+    size_t begin, full_end;
+    size_t tail_vectors;
+} block_range;
+
+FL_INLINE block_range range_of(const fl_steps *s)
+{
+    const size_t full = s->layout.full_blocks;
+    block_range range;
+    range.begin = s->block_begin;
+    range.full_end = s->block_end < full ? s->block_end : full;
+    range.tail_vectors = s->block_end > full ? s->layout.tail_vectors : 0;
+    return range;
+}
+
+/* One row: several full blocks beside each other; the packed tail joins the last of them, because alone it would be one
+ * or two chains and all latency. */
+static void lstm_one_row(const fl_steps *s, const step_view *at, const block_range *range, bool down)
+{
+    tile_cut cut = cut_blocks(range->full_end - range->begin, MAX_BLOCKS_1);
+    cut.tiles += cut.tiles == 0; /* the tail alone */
+    for (size_t n = 0; n < cut.tiles; n++) {
+        const size_t tile = down ? cut.tiles - 1 - n : n;
+        const size_t begin = cut_begin(&cut, tile), blocks = cut_begin(&cut, tile + 1) - begin;
+        const size_t tail = tile + 1 == cut.tiles ? range->tail_vectors : 0;
+        const size_t j = range->begin + begin;
+#define TILE(NB, NT)                                 \
+    case 8 * (NT) + (NB):                            \
+        lstm_tile_of_one(s, at, j, (NB), (NT));      \
         break
-        switch (8 * tail + now) {
+        switch (8 * tail + blocks) {
             TILE(1, 0);
             TILE(2, 0);
             TILE(3, 0);
@@ -49,22 +77,22 @@ static void lstm_one_row(const fl_steps *s, const step_view *at)
         default: break;
         }
 #undef TILE
-        j += now + (tail != 0);
     }
 }
 
 /* Full blocks of two or three rows, several blocks a tile. */
-static void lstm_few_rows(const fl_steps *s, const step_view *at, size_t j, size_t full_end)
+static void lstm_few_rows(const fl_steps *s, const step_view *at, const block_range *range, bool down)
 {
-#define TILE(NR, NB)                                       \
-    case 8 * (NR) + (NB):                                  \
-        lstm_tile(s, at, 0, j, (NR), (NB), 0); \
+    const tile_cut cut = cut_blocks(range->full_end - range->begin, s->B == 2 ? MAX_BLOCKS_2 : MAX_BLOCKS_3);
+    for (size_t n = 0; n < cut.tiles; n++) {
+        const size_t tile = down ? cut.tiles - 1 - n : n;
+        const size_t begin = cut_begin(&cut, tile), blocks = cut_begin(&cut, tile + 1) - begin;
+        const size_t j = range->begin + begin;
+#define TILE(NR, NB)                               \
+    case 8 * (NR) + (NB):                          \
+        lstm_tile(s, at, 0, j, (NR), (NB), 0);     \
         break
-    const size_t rows = s->B;
-    const size_t most = rows == 2 ? MAX_BLOCKS_2 : MAX_BLOCKS_3;
-    while (j < full_end) {
-        const size_t now = next_tile_blocks(full_end - j, most);
-        switch (8 * rows + now) {
+        switch (8 * s->B + blocks) {
             TILE(2, 1);
             TILE(3, 1);
 #if MAX_BLOCKS_2 >= 3
@@ -76,44 +104,44 @@ static void lstm_few_rows(const fl_steps *s, const step_view *at, size_t j, size
 #endif
         default: break;
         }
-        j += now;
-    }
 #undef TILE
+    }
 }
 
-/* All rows, one block after the other. */
-static void lstm_many_rows(const fl_steps *s, const step_view *at, size_t j, size_t full_end)
+/* All rows of one block. */
+static void lstm_block(const fl_steps *s, const step_view *at, size_t j)
 {
 #define TILE(NR, NB, NT) lstm_tile(s, at, position, j, NR, NB, NT)
-    for (; j < s->block_end; j++) {
-        for (size_t position = 0, rows; position < s->B; position += rows) {
-            rows = next_tile_rows(s->B - position);
-            if (j < full_end)
-                TILE_OF_ROWS(TILE, rows, 1, 0)
-            else if (s->layout.tail_vectors == 2)
-                TILE_OF_ROWS(TILE, rows, 0, 2)
-            else
-                TILE_OF_ROWS(TILE, rows, 0, 1)
-        }
+    for (size_t position = 0, rows; position < s->B; position += rows) {
+        rows = next_tile_rows(s->B - position);
+        if (j < s->layout.full_blocks)
+            TILE_OF_ROWS(TILE, rows, 1, 0)
+        else if (s->layout.tail_vectors == 2)
+            TILE_OF_ROWS(TILE, rows, 0, 2)
+        else
+            TILE_OF_ROWS(TILE, rows, 0, 1)
     }
 #undef TILE
 }
 
+/* Every other step walks the blocks downwards: what the last step left in the nearest cache comes first then, where
+ * walking round and round would find nothing of a matrix that is larger than the cache. */
 static void lstm_steps(const fl_steps *s)
 {
-    const size_t rows = s->B;
-    const size_t blocks = s->layout.full_blocks;
-    const size_t full_end = s->block_end < blocks ? s->block_end : blocks;
+    const block_range range = range_of(s);
+    const size_t end = range.full_end + (range.tail_vectors != 0);
     step_view at = {s->pre, s->x, s->h, s->x_index, s->y, s->h_stride_b};
     for (size_t t = 0; t < s->T; t++) {
-        if (rows == 1) {
-            lstm_one_row(s, &at);
-        } else if (rows <= 3) {
-            lstm_few_rows(s, &at, s->block_begin, full_end);
-            if (s->block_end > full_end)
-                lstm_many_rows(s, &at, full_end, full_end);
+        const bool down = (s->turn + t) % 2 != 0;
+        if (s->B == 1) {
+            lstm_one_row(s, &at, &range, down);
+        } else if (s->B <= 3) {
+            lstm_few_rows(s, &at, &range, down);
+            if (range.tail_vectors != 0)
+                lstm_block(s, &at, range.full_end);
         } else {
-            lstm_many_rows(s, &at, s->block_begin, full_end);
+            for (size_t n = range.begin; n < end; n++)
+                lstm_block(s, &at, down ? end - 1 - (n - range.begin) : n);
         }
         at.h = at.y;
         at.h_stride_b = s->y_stride_b;

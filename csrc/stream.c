@@ -11,7 +11,7 @@ struct fl_stream {
     const fl_lstm *lstm;
     size_t B;
     void *h, *c;    /* (L, B, H) */
-    void *workspace;
+    fl_workspace workspace;
 };
 
 /* Large enough for every T: memory of a unidirectional stack stops growing long before. */
@@ -34,14 +34,14 @@ fl_status fl_stream_create(const fl_lstm *lstm, size_t B, fl_stream **stream_out
     stream->B = B;
     stream->h = fl_allocate(state);
     stream->c = fl_allocate(state);
-    stream->workspace = fl_allocate(scratch);
-    if (stream->h == NULL || stream->c == NULL || stream->workspace == NULL) {
+    stream->workspace.memory = fl_allocate(scratch);
+    if (stream->h == NULL || stream->c == NULL || stream->workspace.memory == NULL) {
         fl_stream_destroy(stream);
         return FL_ERROR_MEMORY;
     }
     memset(stream->h, 0, state);
     memset(stream->c, 0, state);
-    memset(stream->workspace, 0, scratch); /* so that the real-time path meets no page fault */
+    memset(stream->workspace.memory, 0, scratch); /* so that the real-time path meets no page fault */
     *stream_out = stream;
     return FL_OK;
 }
@@ -52,7 +52,7 @@ void fl_stream_destroy(fl_stream *stream)
         return;
     fl_release(stream->h);
     fl_release(stream->c);
-    fl_release(stream->workspace);
+    fl_release(stream->workspace.memory);
     free(stream);
 }
 
@@ -80,7 +80,7 @@ fl_status fl_stream_process(fl_stream *stream, size_t T, const fl_stream_io *io)
     if (status != FL_OK || T == 0)
         return status;
     const fl_plan plan = fl_plan_make(stream->lstm, T, stream->B, 1);
-    return fl_forward_run(stream->lstm, &args, &plan, stream->workspace);
+    return fl_forward_run(stream->lstm, &args, &plan, &stream->workspace);
 }
 
 void *fl_stream_h(fl_stream *stream) { return stream->h; }
