@@ -37,6 +37,7 @@ static const isa_entry isa_entries[FL_ISA_COUNT] = {
 };
 
 static const isa_entry *active = &isa_entries[0];
+static size_t cache_l2 = (size_t)512 << 10, cache_last = (size_t)8 << 20;
 
 #if defined(__x86_64__)
 static uint64_t enabled_states(void)
@@ -88,6 +89,18 @@ fl_isa_info fl_isa_get(size_t index)
     return info;
 }
 
+/* The system's word, or a guess; asked once, because the question costs a trap under a hypervisor. */
+static void read_caches(void)
+{
+#if defined(_SC_LEVEL2_CACHE_SIZE) && defined(_SC_LEVEL3_CACHE_SIZE)
+    const long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE), last = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    if (l2 > 0)
+        cache_l2 = (size_t)l2;
+    if (last > 0)
+        cache_last = (size_t)last;
+#endif
+}
+
 fl_status fl_isa_select(const char *max_isa)
 {
     size_t cap = FL_ISA_COUNT - 1;
@@ -101,6 +114,7 @@ fl_status fl_isa_select(const char *max_isa)
     while (!fl_isa_get(cap).available)
         cap--;
     active = &isa_entries[cap];
+    read_caches();
     return FL_OK;
 }
 
@@ -108,29 +122,9 @@ const char *fl_isa_active(void) { return active->name; }
 
 const fl_kernels *fl_kernels_active(fl_dtype dtype) { return dtype == FL_F32 ? active->f32 : active->f64; }
 
-static size_t cache_size(int name, size_t guess)
-{
-    const long bytes = sysconf(name);
-    return bytes > 0 ? (size_t)bytes : guess;
-}
+size_t fl_cache_l2(void) { return cache_l2; }
 
-size_t fl_cache_l2(void)
-{
-#if defined(_SC_LEVEL2_CACHE_SIZE)
-    return cache_size(_SC_LEVEL2_CACHE_SIZE, (size_t)512 << 10);
-#else
-    return (size_t)512 << 10;
-#endif
-}
-
-size_t fl_cache_last(void)
-{
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-    return cache_size(_SC_LEVEL3_CACHE_SIZE, (size_t)8 << 20);
-#else
-    return (size_t)8 << 20;
-#endif
-}
+size_t fl_cache_last(void) { return cache_last; }
 
 const char *fl_status_text(fl_status status)
 {

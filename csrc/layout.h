@@ -46,7 +46,16 @@ static inline fl_layout fl_layout_of(size_t H, size_t lanes)
     return layout;
 }
 
-/* Element offset of block j in a bias or a row of pre-activations; times K, of its panel in K-deep weights. */
+/* Element offset of block j in a bias or a row of pre-activations. */
 static inline size_t fl_block_offset(const fl_layout *layout, size_t j) { return 4 * j * layout->lanes; }
+
+/* Elements from one panel to the next in K-deep weights. */
+static inline size_t fl_panel_stride(const fl_layout *layout, size_t K) { return 4 * layout->lanes * K; }
+
+/* Elements of K-deep weights. */
+static inline size_t fl_matrix_size(const fl_layout *layout, size_t K)
+{
+    return layout->full_blocks * fl_panel_stride(layout, K) + layout->tail_vectors * layout->lanes * K;
+}
 
 #endif

@@ -19,7 +19,8 @@ static bool cell_bytes(const fl_layout *layout, size_t I, size_t real_size, size
 {
     return fl_add_product(bytes, layout->gate_row, real_size, 1) &&
            fl_add_product(bytes, layout->gate_row, real_size, I) &&
-           fl_add_product(bytes, layout->gate_row, real_size, layout->H) && fl_add_product(bytes, 3, FL_ALIGNMENT, 1);
+           fl_add_product(bytes, layout->gate_row, real_size, layout->H) &&
+           fl_add_product(bytes, 3, FL_ALIGNMENT, 1);
 }
 
 fl_status fl_lstm_create(const fl_lstm_shape *shape, fl_lstm **lstm_out)
@@ -64,9 +65,9 @@ fl_status fl_lstm_create(const fl_lstm_shape *shape, fl_lstm **lstm_out)
         cell->bias = next;
         next += fl_round_up(layout.gate_row * real_size);
         cell->W = next;
-        next += fl_round_up(layout.gate_row * real_size * cell->I);
+        next += fl_round_up(fl_matrix_size(&layout, cell->I) * real_size);
         cell->R = next;
-        next += fl_round_up(layout.gate_row * real_size * H);
+        next += fl_round_up(fl_matrix_size(&layout, H) * real_size);
     }
     *lstm_out = lstm;
     return FL_OK;
@@ -90,24 +91,25 @@ void fl_lstm_destroy(fl_lstm *lstm)
     free(lstm);
 }
 
-/* Element offset, within a K-deep packed matrix, of hidden unit `unit` of `gate` at k. */
-static size_t packed_offset(const fl_layout *layout, size_t K, size_t k, size_t gate, size_t unit)
+/* Where `gate` of hidden unit `unit` stands within one k of its block, and the elements from one k to the next. */
+static size_t gate_offset(const fl_layout *layout, size_t gate, size_t unit, size_t *step)
 {
-    const size_t j = unit / layout->lanes, lane = unit % layout->lanes;
-    const size_t panel = fl_block_offset(layout, j) * K;
-    if (j < layout->full_blocks)
-        return panel + (4 * k + gate) * layout->lanes + lane;
-    const size_t share = 4 / layout->tail_vectors; /* gates in one vector */
-    return panel + k * layout->tail_vectors * layout->lanes + gate * (layout->lanes / share) + lane;
+    const size_t lane = unit % layout->lanes;
+    if (unit / layout->lanes < layout->full_blocks) {
+        *step = 4 * layout->lanes;
+        return gate * layout->lanes + lane;
+    }
+    *step = layout->tail_vectors * layout->lanes;
+    return gate * (*step / 4) + lane;
 }
 
 static void pack_matrix(const fl_layout *layout, size_t real_size, size_t K, const void *source, void *packed)
 {
     for (size_t gate = 0; gate < 4; gate++) {
         for (size_t unit = 0; unit < layout->H; unit++) {
-            const bool full = unit / layout->lanes < layout->full_blocks;
-            const size_t step = (full ? 4 : layout->tail_vectors) * layout->lanes;
-            const size_t row = (gate * layout->H + unit) * K, first = packed_offset(layout, K, 0, gate, unit);
+            size_t step, first = unit / layout->lanes * fl_panel_stride(layout, K);
+            const size_t row = (gate * layout->H + unit) * K;
+            first += gate_offset(layout, gate, unit, &step);
             if (real_size == sizeof(float))
                 for (size_t k = 0; k < K; k++)
                     ((float *)packed)[first + k * step] = ((const float *)source)[row + k];
@@ -122,7 +124,9 @@ static void pack_bias(const fl_layout *layout, size_t real_size, const void *bia
 {
     for (size_t gate = 0; gate < 4; gate++) {
         for (size_t unit = 0; unit < layout->H; unit++) {
-            const size_t row = gate * layout->H + unit, at = packed_offset(layout, 1, 0, gate, unit);
+            size_t step, at = fl_block_offset(layout, unit / layout->lanes);
+            const size_t row = gate * layout->H + unit;
+            at += gate_offset(layout, gate, unit, &step);
             if (real_size == sizeof(float)) {
                 const float ih = bias_ih != NULL ? ((const float *)bias_ih)[row] : 0.0F;
                 ((float *)packed)[at] = bias_hh != NULL ? ih + ((const float *)bias_hh)[row] : ih;

@@ -22,7 +22,8 @@
 #define HOIST_MIN_ROWS 48               /* so that a panel of W is reused often even when rows are long */
 #define HOIST_MAX_ROWS 512
 #define MERGE_INPUTS 4                  /* inputs that cost less merged than stored and loaded */
-#define MERGE_ROWS 48                   /* rows from which a step alone reuses W enough */
+#define MERGE_ROWS 12                   /* rows from which a step alone reuses W enough, */
+#define MERGE_ROWS_FAR 48               /* and where W comes from the last cache or beyond */
 
 static double bytes_nanoseconds(double bytes)
 {
@@ -48,20 +49,26 @@ static size_t wanted_rows(const fl_lstm *lstm)
     return rows < HOIST_MIN_ROWS ? HOIST_MIN_ROWS : rows > HOIST_MAX_ROWS ? HOIST_MAX_ROWS : rows;
 }
 
+static size_t merge_rows(const fl_lstm *lstm, size_t I)
+{
+    return I * lstm->layout.gate_row * lstm->real_size > fl_cache_last() / 8 ? MERGE_ROWS_FAR : MERGE_ROWS;
+}
+
 size_t fl_hoisted_steps(const fl_lstm *lstm, size_t I, size_t rows, size_t T)
 {
-    if (I <= MERGE_INPUTS || rows >= MERGE_ROWS || rows == 0)
+    if (I <= MERGE_INPUTS || rows >= merge_rows(lstm, I) || rows == 0)
         return 0;
-    const size_t steps = (wanted_rows(lstm) + rows - 1) / rows;
-    return steps < T ? steps : T;
+    const size_t wanted = (wanted_rows(lstm) + rows - 1) / rows;
+    const size_t steps = wanted < T ? wanted : T;
+    return steps > 1 ? steps : 0; /* of one step alone nothing is gained */
 }
 
 size_t fl_hoisted_rows(const fl_lstm *lstm, size_t I, size_t rows, size_t T, bool ragged)
 {
     if (!ragged || I <= MERGE_INPUTS || T == 0)
         return fl_hoisted_steps(lstm, I, rows, T) * rows;
-    /* Any number of active rows: ceil(wanted / rows) * rows < wanted + rows, and rows < MERGE_ROWS. */
-    const size_t bound = wanted_rows(lstm) + MERGE_ROWS;
+    /* Any number of active rows: ceil(wanted / rows) * rows < wanted + rows, and rows < MERGE_ROWS_FAR. */
+    const size_t bound = wanted_rows(lstm) + MERGE_ROWS_FAR;
     return rows < bound / T ? rows * T : bound;
 }
 

@@ -30,7 +30,11 @@ FL_INLINE size_t cut_begin(const tile_cut *cut, size_t tile)
 typedef struct block_range {
     size_t begin, full_end;
     size_t tail_vectors;
+    size_t most; /* full blocks in a tile of one row */
 } block_range;
+
+/* Nearest cache, between the 32 and 48 KiB of current cores: decides nothing but speed. */
+#define L1_BYTES ((size_t)40 << 10)
 
 FL_INLINE block_range range_of(const fl_steps *s)
 {
@@ -39,6 +43,11 @@ FL_INLINE block_range range_of(const fl_steps *s)
     range.begin = s->block_begin;
     range.full_end = s->block_end < full ? s->block_end : full;
     range.tail_vectors = s->block_end > full ? s->layout.tail_vectors : 0;
+    /* Weights somewhat larger than the cache: smaller tiles, of which the last one is still there when the next step
+     * begins with it. */
+    const size_t panel = fl_panel_stride(&s->layout, s->layout.H) * sizeof(real);
+    const bool keeps = panel * (range.full_end - range.begin) > L1_BYTES && 2 * panel <= L1_BYTES + L1_BYTES / 4;
+    range.most = keeps ? 2 : MAX_BLOCKS_1;
     return range;
 }
 
@@ -46,7 +55,7 @@ FL_INLINE block_range range_of(const fl_steps *s)
  * or two chains and all latency. */
 static void lstm_one_row(const fl_steps *s, const step_view *at, const block_range *range, bool down)
 {
-    tile_cut cut = cut_blocks(range->full_end - range->begin, MAX_BLOCKS_1);
+    tile_cut cut = cut_blocks(range->full_end - range->begin, range->most);
     cut.tiles += cut.tiles == 0; /* the tail alone */
     for (size_t n = 0; n < cut.tiles; n++) {
         const size_t tile = down ? cut.tiles - 1 - n : n;
@@ -187,7 +196,8 @@ FL_INLINE void product_tile(const fl_product *p, size_t m, size_t j, const int N
         FL_UNROLL for (int r = 0; r < NR; r++) acc[r * NV + v] = b;
     }
     FL_UNROLL for (int r = 0; r < NR; r++) row[r] = (const real *)p->x + p->x_offsets[m + (size_t)r];
-    accumulate(acc, NR, NB, NT, row, p->I, (const real *)p->W + offset * p->I);
+    const size_t panel = fl_panel_stride(&p->layout, p->I);
+    accumulate(acc, NR, NB, NT, row, p->I, (const real *)p->W + j * panel, panel);
     FL_UNROLL for (int r = 0; r < NR; r++)
     {
         real *pre = (real *)p->pre + (ptrdiff_t)(m + (size_t)r) * p->pre_stride_row + offset;

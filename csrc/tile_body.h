@@ -35,12 +35,12 @@ typedef struct step_view {
 
 FL_INLINE size_t row_at(const fl_steps *s, size_t position) { return s->rows ? s->rows[position] : position; }
 
-/* acc += a[r][k] * panel[k], k = 0..K-1.  `w` is the first panel, each K deep; the tail's follows the full ones. */
+/* acc += a[r][k] * panel[k], k = 0..K-1.  `w` is the first panel, the next ones and the tail's follow at `panel`
+ * elements. */
 FL_INLINE void accumulate(vf *acc, const int NR, const int NB, const int NT, const real *const *a, size_t K,
-                          const real *w)
+                          const real *w, size_t panel)
 {
     const int NV = 4 * NB + NT;
-    const size_t panel = 4 * VF_LANES * K;
     for (size_t k = 0; k < K; k++) {
         vf input[MAX_ROWS];
         FL_UNROLL for (int r = 0; r < NR; r++) input[r] = vf_set1(a[r][k]);
@@ -68,6 +68,7 @@ FL_INLINE void tile_gates(vf *acc, const fl_steps *s, const step_view *at, size_
 {
     const int NV = 4 * NB + NT;
     const size_t offset = fl_block_offset(&s->layout, j);
+    const size_t x_panel = fl_panel_stride(&s->layout, s->I), h_panel = fl_panel_stride(&s->layout, s->layout.H);
     const real *row[MAX_ROWS];
 
     if (at->pre) {
@@ -87,26 +88,26 @@ FL_INLINE void tile_gates(vf *acc, const fl_steps *s, const step_view *at, size_
     if (at->x) {
         FL_UNROLL for (int r = 0; r < NR; r++)
             row[r] = at->x + (ptrdiff_t)row_at(s, position + (size_t)r) * s->x_stride_b;
-        accumulate(acc, NR, NB, NT, row, s->I, (const real *)s->W + offset * s->I);
+        accumulate(acc, NR, NB, NT, row, s->I, (const real *)s->W + j * x_panel, x_panel);
     } else if (at->x_index) {
         FL_UNROLL for (int r = 0; r < NR; r++)
         {
             const int64_t k = at->x_index[(ptrdiff_t)row_at(s, position + (size_t)r) * s->x_stride_b];
-            const real *w = (const real *)s->W + offset * s->I;
+            const real *w = (const real *)s->W + j * x_panel;
             FL_UNROLL for (int b = 0; b < NB; b++)
             {
-                const real *panel = w + (4 * (size_t)b * s->I + 4 * (size_t)k) * VF_LANES;
+                const real *panel = w + (size_t)b * x_panel + 4 * (size_t)k * VF_LANES;
                 FL_UNROLL for (int v = 0; v < 4; v++)
                     acc[r * NV + 4 * b + v] = vf_add(acc[r * NV + 4 * b + v], vf_load(panel + (size_t)v * VF_LANES));
             }
-            const real *tail = w + (4 * (size_t)NB * s->I + (size_t)NT * (size_t)k) * VF_LANES;
+            const real *tail = w + (size_t)NB * x_panel + (size_t)NT * (size_t)k * VF_LANES;
             FL_UNROLL for (int v = 0; v < NT; v++)
                 acc[r * NV + 4 * NB + v] = vf_add(acc[r * NV + 4 * NB + v], vf_load(tail + (size_t)v * VF_LANES));
         }
     }
     FL_UNROLL for (int r = 0; r < NR; r++)
         row[r] = at->h + (ptrdiff_t)row_at(s, position + (size_t)r) * at->h_stride_b;
-    accumulate(acc, NR, NB, NT, row, s->layout.H, (const real *)s->R + offset * s->layout.H);
+    accumulate(acc, NR, NB, NT, row, s->layout.H, (const real *)s->R + j * h_panel, h_panel);
 }
 
 /* The gates i, f, g, o of row r, block b (b == NB: the packed tail) as four vectors. */
