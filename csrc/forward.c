@@ -53,6 +53,7 @@ typedef struct part {
     size_t block_begin, block_end;
     uint64_t seq;           /* steps done, the same for all members of a hidden group */
     size_t turn;            /* see fl_steps */
+    unsigned slow_waits;    /* for other members of the hidden group */
     bool stopped;
 } part;
 
@@ -189,7 +190,7 @@ static bool wait_for_group(part *p)
     const call *c = p->call;
     const size_t members = c->plan.hidden_groups, first = p->thread - p->hidden_group;
     for (size_t member = 0; member < members; member++)
-        if (member != p->hidden_group && !fl_wait(&c->progress[first + member], p->seq, &c->stop))
+        if (member != p->hidden_group && !fl_wait(&c->progress[first + member], p->seq, &c->stop, &p->slow_waits))
             return false;
     return true;
 }
@@ -409,8 +410,8 @@ static void run_stack(part *p)
     for (size_t begin = 0, end; begin < args->T && !p->stopped; begin = end, chunk++) {
         end = args->T - begin > c->plan.chunk ? begin + c->plan.chunk : args->T;
         /* Input from the group before, and room in the hand-over to the group after. */
-        if ((p->layer_group > 0 && !fl_wait(before, chunk + 1, &c->stop)) ||
-            (p->layer_group + 1 < groups && chunk >= 2 && !fl_wait(after, chunk - 1, &c->stop))) {
+        if ((p->layer_group > 0 && !fl_wait(before, chunk + 1, &c->stop, NULL)) ||
+            (p->layer_group + 1 < groups && chunk >= 2 && !fl_wait(after, chunk - 1, &c->stop, NULL))) {
             p->stopped = true;
             return;
         }
@@ -459,7 +460,7 @@ static void run_bidirectional(part *p)
             if (c->plan.hidden_groups == 1)
                 atomic_store_explicit(&c->progress[p->thread].value, p->seq, memory_order_release);
             for (size_t member = first; member < first + members; member++)
-                if (!fl_wait(&c->progress[member], p->seq, &c->stop)) {
+                if (!fl_wait(&c->progress[member], p->seq, &c->stop, NULL)) {
                     p->stopped = true;
                     break;
                 }
@@ -506,6 +507,8 @@ static void run_thread(void *context, size_t thread)
         run_bidirectional(&p);
     if (thread % (plan->threads / plan->row_groups) == 0)
         clear_padding(&p);
+    if (p.slow_waits > 2 + p.seq / 32)
+        fl_pool_rest();
     fl_fp_leave(state);
 }
 

@@ -66,7 +66,7 @@ fl_status fl_lstm_forward(const fl_lstm *lstm, const fl_lstm_args *args)
     fl_status status = fl_check_args(lstm, args);
     if (status != FL_OK || args->B == 0)
         return status;
-    fl_plan plan = fl_plan_make(lstm, args->T, args->B, thread_limit(args));
+    fl_plan plan = fl_plan_make(lstm, args->T, args->B, fl_pool_resting() ? 1 : thread_limit(args));
     const size_t acquired = plan.threads > 1 ? fl_pool_acquire(plan.threads) : 1;
     if (acquired < plan.threads)
         plan = fl_plan_make(lstm, args->T, args->B, acquired);

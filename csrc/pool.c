@@ -17,8 +17,10 @@
 
 /* About 20 us: one pause is some 40 cycles on current x86 cores, 10 to 140 on others. */
 #define SPIN_PAUSES 2000
-#define YIELDS 50
+#define YIELDS 1000 /* some 0.5 ms: a waiting thread that naps comes back late */
 #define NAP_NANOSECONDS 20000
+/* How long calls stay on one thread after one that spent its time waiting for a thread that had no CPU. */
+#define REST_NANOSECONDS 50000000
 
 typedef struct worker {
     fl_counter order;        /* number of jobs given to this worker */
@@ -39,6 +41,23 @@ static struct {
     worker workers[FL_MAX_THREADS]; /* worker 0 is never used: index 0 is the caller */
 } pool = {.mutex = PTHREAD_MUTEX_INITIALIZER, .busy = ATOMIC_FLAG_INIT};
 
+static _Atomic int64_t rest_until;
+
+static int64_t nanoseconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+void fl_pool_rest(void) { atomic_store(&rest_until, nanoseconds_now() + REST_NANOSECONDS); }
+
+bool fl_pool_resting(void)
+{
+    const int64_t until = atomic_load_explicit(&rest_until, memory_order_relaxed);
+    return until != 0 && nanoseconds_now() < until;
+}
+
 static void pause_cpu(void)
 {
 #if defined(__x86_64__)
@@ -48,11 +67,13 @@ static void pause_cpu(void)
 #endif
 }
 
-bool fl_wait(const fl_counter *counter, uint64_t target, const atomic_bool *stop)
+bool fl_wait(const fl_counter *counter, uint64_t target, const atomic_bool *stop, unsigned *slow)
 {
     for (unsigned turn = 0; atomic_load_explicit(&counter->value, memory_order_acquire) < target; turn++) {
         if (stop != NULL && atomic_load_explicit(stop, memory_order_relaxed))
             return false;
+        if (turn == SPIN_PAUSES && slow != NULL)
+            ++*slow;
         if (turn < SPIN_PAUSES) {
             pause_cpu();
         } else if (turn < SPIN_PAUSES + YIELDS) {
@@ -163,6 +184,6 @@ void fl_pool_run(void (*job)(void *context, size_t index), void *context, size_t
     job(context, 0);
     for (size_t index = 1; index < threads; index++) {
         worker *other = &pool.workers[index];
-        fl_wait(&other->done, atomic_load_explicit(&other->order.value, memory_order_relaxed), NULL);
+        fl_wait(&other->done, atomic_load_explicit(&other->order.value, memory_order_relaxed), NULL, NULL);
     }
 }

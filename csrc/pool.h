@@ -16,9 +16,9 @@ typedef struct fl_counter {
     _Alignas(128) _Atomic uint64_t value;
 } fl_counter;
 
-/* Wait until counter >= target: spin for some 20 us, then sleep in short naps, so that an oversubscribed machine goes
- * on.  False when *stop was raised first. */
-bool fl_wait(const fl_counter *counter, uint64_t target, const atomic_bool *stop);
+/* Wait until counter >= target: spin for some 20 us, then give the CPU away, then sleep in short naps, so that an
+ * oversubscribed machine goes on.  False when *stop was raised first.  *slow counts waits that outlasted the spin. */
+bool fl_wait(const fl_counter *counter, uint64_t target, const atomic_bool *stop, unsigned *slow);
 
 /* Reserve the pool for up to `want` threads, the caller included, and start missing workers.  Returns how many there
  * are: 1 when the pool is busy or threads cannot be started; never fails. */
@@ -27,5 +27,8 @@ size_t fl_pool_acquire(size_t want);
  * what fl_pool_acquire returned. */
 void fl_pool_run(void (*job)(void *context, size_t index), void *context, size_t threads);
 void fl_pool_release(size_t acquired);
+/* The machine is too busy for threads that wait for each other: calls should stay on one thread for the next 50 ms. */
+void fl_pool_rest(void);
+bool fl_pool_resting(void);
 
 #endif
