@@ -1,0 +1,61 @@
+# From a fresh clone: `make test` or `make bench`.  Needs Python >= 3.11 with venv and headers, a C compiler and make.
+#   make test ARGS="-k stream"    arguments for pytest (likewise for bench and race)
+#   make test PYTHON=python3.13   the interpreter that .venv is made with, once
+#   make test CC=clang            another compiler: rebuilds
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# The directories are in the list so that a removed file counts as a change.
+SOURCES := $(shell find csrc src/fastlstm -not -name '__pycache__' -not -name '*.pyc') \
+	setup.py pyproject.toml MANIFEST.in README.md LICENSE
+BUILD_ENVIRONMENT := CC=$(CC) CFLAGS=$(CFLAGS) LDFLAGS=$(LDFLAGS) FASTLSTM_WERROR=$(FASTLSTM_WERROR)
+
+.DEFAULT_GOAL := venv
+.PHONY: venv test bench race lint sdist wheel clean FORCE
+
+venv: $(VENV)/.installed
+
+test: venv
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: venv
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+race: venv
+	$(BIN)/python -m benchmarks.race $(ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+sdist: venv
+	$(BIN)/python -m build --no-isolation --sdist
+
+# Source archive first, then the wheel from it.
+wheel: venv
+	$(BIN)/python -m build --no-isolation
+
+# Everything but the environments of the race's peers, which take long to fetch.
+clean:
+	rm -rf $(VENV) build dist src/fastlstm.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find src benchmarks tests tools -name '.envs' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.requirements: pyproject.toml tools/requirements.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastlstm needs Python >= 3.11, \
+	got %s (%s): set PYTHON=" % (sys.version.split()[0], sys.executable))'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python tools/requirements.py test bench dev > $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/requirements.txt
+	@touch $@
+
+$(VENV)/.environment: FORCE
+	@mkdir -p $(VENV)
+	@echo '$(BUILD_ENVIRONMENT)' | cmp -s - $@ || echo '$(BUILD_ENVIRONMENT)' > $@
+
+# build/ keeps the objects that are still good; build/lib* could keep a file that is no longer in the package.
+$(VENV)/.installed: $(VENV)/.requirements $(VENV)/.environment $(SOURCES)
+	rm -rf build/lib*
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	@touch $@

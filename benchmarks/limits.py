@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What this machine can do, and the least time that a call could take on it.
+
+Limit of a call = the input product at the FMA peak + for every step, layer and direction the slower of the
+FMA peak and streaming the 16 H^2 bytes of the (float32) recurrent weights at the read bandwidth of the cache
+level they live in.  With p threads the peak is p times as high, and each thread streams its 1/p of the bytes
+from the level that share lives in.  It is a bound from two resources only: the latency of a step's chain of
+operations, activations, the input weights' way from memory, and hand-over between threads are not in it, so a
+shape that is bound by those stays below it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.shapes import RACE, Shape
+
+PROBE_SECONDS = 0.05
+PROBE_REPEATS = 3  # the best of them: a limit is what the machine can do undisturbed
+SMALLEST_BUFFER = 4096  # below it the loop around the probe is measured, not the cache
+STORED = Path(__file__).parent / "results" / "limits.json"
+
+
+class Limits:
+    """Measured figures, each measured once and then kept."""
+
+    def __init__(self, figures: dict[str, Any] | None = None) -> None:
+        self._figures: dict[str, Any] = figures or {"fma": {}, "stream": {}}
+
+    def fma(self, dtype: Any = np.float32) -> float:
+        """Multiply-add peak of one core with the active instruction set, in flop/s."""
+        name = np.dtype(dtype).name
+        if name not in self._figures["fma"]:
+            from fastlstm import _core
+
+            self._figures["fma"][name] = max(
+                _core.probe_fma(name, PROBE_SECONDS) for _ in range(PROBE_REPEATS)
+            )
+        return float(self._figures["fma"][name])
+
+    def bandwidth(self, size: int) -> float:
+        """Read bandwidth of one core over a buffer of `size` bytes, in bytes/s."""
+        size = max(size, SMALLEST_BUFFER)
+        key = str(size)
+        if key not in self._figures["stream"]:
+            from fastlstm import _core
+
+            rates = (_core.probe_stream(size, PROBE_SECONDS) for _ in range(PROBE_REPEATS))
+            self._figures["stream"][key] = max(rates)
+        return float(self._figures["stream"][key])
+
+    def seconds(self, shape: Shape, threads: int = 1) -> float:
+        """The limit of a float32 call; see the top of this file."""
+        peak = self.fma() * threads
+        share = 16 * shape.H**2 / threads
+        step = max(shape.step_flops() / peak, share / self.bandwidth(round(share)))
+        return shape.input_flops() / peak + shape.steps() * step
+
+    def figures(self) -> dict[str, Any]:
+        """All that was measured so far, for a file."""
+        return self._figures
+
+    def save(self, path: Path = STORED) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"key": _key(), **self._figures}, indent=1) + "\n")
+
+    @classmethod
+    def stored(cls, path: Path = STORED) -> "Limits":
+        """What was measured before on the same processor with the same instruction set; else nothing yet."""
+        try:
+            figures = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return cls()
+        return cls(figures) if figures.pop("key", None) == _key() else cls()
+
+
+def _key() -> list[str]:
+    from fastlstm import _core
+
+    return [machine.cpu_model(), _core.isa_active()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Measure this machine and print the limit of every shape of the race."
+    )
+    parser.add_argument(
+        "--stored", action="store_true", help="use what was measured before, where there is something"
+    )
+    arguments = parser.parse_args()
+    limits = Limits.stored() if arguments.stored else Limits()
+    print(f"{machine.cpu_model()}: FMA peak of one core {limits.fma() / 1e9:.1f} GFLOP/s float32")
+    print(f"{limits.fma(np.float64) / 1e9:.1f} GFLOP/s float64")
+    for shape in RACE:
+        one, two = (limits.seconds(shape, threads) * 1e6 for threads in (1, 2))
+        bandwidth = limits.bandwidth(16 * shape.H**2) / 1e9
+        print(f"{shape.name:42} {one:12.2f} us  2 threads {two:12.2f} us  weights {bandwidth:6.1f} GB/s")
+    limits.save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Who takes part in the race: what each peer needs installed, and the environment it runs in.
+
+One module a peer; each is imported only by that peer's own worker process, in that peer's own environment.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PeerSpec:
+    """How to make and start one peer."""
+
+    name: str
+    module: str  # with a class Peer, see base.py
+    # What pip installs into the peer's own environment; empty: the environment that runs the race.
+    requirements: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    # Set for one thread only, where a peer has no other way to be told.
+    one_thread_environment: tuple[tuple[str, str], ...] = ()
+
+    def variables(self, threads: int) -> dict[str, str]:
+        """Environment variables of a worker that may use `threads` threads."""
+        count = str(threads)
+        common = {"OMP_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+        return common | dict(self.environment) | (dict(self.one_thread_environment) if threads == 1 else {})
+
+
+PEERS = {
+    spec.name: spec
+    for spec in (
+        PeerSpec("fastlstm", "benchmarks.peers.fastlstm_peer"),
+        PeerSpec("numpy", "benchmarks.peers.numpy_peer"),
+        PeerSpec("torch", "benchmarks.peers.torch_peer", ("torch==2.13.0", "numpy")),
+        PeerSpec(
+            "onnxruntime",
+            "benchmarks.peers.onnxruntime_peer",
+            ("onnxruntime==1.31.1", "onnx==1.23.2", "numpy"),
+        ),
+        PeerSpec(
+            "openvino", "benchmarks.peers.openvino_peer", ("openvino==2026.4.1", "onnx==1.23.2", "numpy")
+        ),
+        PeerSpec(
+            "jax",
+            "benchmarks.peers.jax_peer",
+            ("jax==0.10.2", "numpy"),
+            environment=(("JAX_PLATFORMS", "cpu"),),
+            one_thread_environment=(("NPROC", "1"), ("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")),
+        ),
+    )
+}
+OURS = "fastlstm"

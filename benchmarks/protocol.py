@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the race and its workers say to each other: one JSON object a line over pipes, arrays in .npy files.
+
+The race writes a shape's arrays once, and every worker reads them: weights, input, state, float64 truth.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.data import Array
+from benchmarks.peers.base import Case
+from benchmarks.shapes import Shape
+
+TRUTH = ("truth_y", "truth_h", "truth_c")
+STATE = ("state_h", "state_c")
+
+
+def save_case(folder: Path, case: Case, truth: tuple[Array, Array, Array]) -> dict[str, Any]:
+    """Write a case's arrays; returns what a worker needs to load them."""
+    arrays: Mapping[str, Array] = {
+        "x": case.x,
+        **case.params,
+        **dict(zip(TRUTH, truth, strict=True)),
+        **(dict(zip(STATE, case.state, strict=True)) if case.state is not None else {}),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return {"folder": str(folder), "shape": asdict(case.shape), "params": list(case.params)}
+
+
+def load_case(message: Mapping[str, Any]) -> tuple[Case, tuple[Array, ...]]:
+    """The case, in memory of its own, and the truth, mapped."""
+    folder = Path(message["folder"])
+    shape = Shape(**message["shape"])
+    params = {name: np.load(folder / f"{name}.npy") for name in message["params"]}
+    state = (
+        (np.load(folder / f"{STATE[0]}.npy"), np.load(folder / f"{STATE[1]}.npy"))
+        if shape.has_state
+        else None
+    )
+    truth = tuple(np.load(folder / f"{name}.npy", mmap_mode="r") for name in TRUTH)
+    return Case(shape, params, np.load(folder / "x.npy"), state), truth

@@ -1,0 +1,137 @@
+"""Build of the one extension module, fastlstm._core.  Everything static is in pyproject.toml.
+
+The kernels are compiled once for each instruction set: csrc/kernels_<isa>_<dtype>.c gets the flags of <isa>.
+All other files get the baseline flags of the target, so that the module loads on any machine of its
+architecture and chooses the instruction set at import.  Environment: CC, CFLAGS and LDFLAGS as everywhere;
+FASTLSTM_WERROR=1 makes warnings in csrc/ errors.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+ISA_FLAGS = {
+    "generic": "",
+    "avx2": "-mavx2 -mfma -mf16c",
+    "avx512": "-mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512",
+    "neon": "",
+}
+MACHINE_ISAS = {
+    "x86_64": ["generic", "avx2", "avx512"],
+    "amd64": ["generic", "avx2", "avx512"],
+    "aarch64": ["generic", "neon"],
+    "arm64": ["generic", "neon"],
+}
+# The same bits everywhere: a multiply-add is fused where the source says so, and nowhere else.
+CORE_FLAGS = "-std=c11 -ffp-contract=off -fno-math-errno -Wall -Wextra -Wconversion"
+COMMON_FLAGS = "-fvisibility=hidden -pthread"
+# Python itself is often built with -g; the debug information would be larger than the code.
+DEFAULT_FLAGS = ["-O3", "-g0"]
+
+
+def target_isas() -> list[str]:
+    """Return the instruction sets to build: those of this machine, unless Python was told another target."""
+    machine = sysconfig.get_platform().rpartition("-")[2].lower()
+    # A 32-bit Python on a 64-bit kernel names the kernel's machine.
+    return MACHINE_ISAS.get(machine, ["generic"]) if sys.maxsize > 2**32 else ["generic"]
+
+
+def kernel_isa(source: Path) -> str | None:
+    """Return the instruction set that a file name asks for; None where it gets the baseline flags."""
+    return source.stem.split("_")[1] if source.stem.startswith("kernels_") else None
+
+
+def compile_flags(source: Path) -> list[str]:
+    """Return the flags of one C file that follow those of Python and of CFLAGS on the command line."""
+    asked = shlex.split(os.environ.get("CFLAGS", ""))
+    flags = [f for f in DEFAULT_FLAGS if not any(a.startswith(f[:2]) for a in asked)] + COMMON_FLAGS.split()
+    if source.parent.name == "csrc":
+        flags += CORE_FLAGS.split() + ISA_FLAGS[kernel_isa(source) or "generic"].split()
+        if os.environ.get("FASTLSTM_WERROR", "0") != "0":
+            flags.append("-Werror")
+    return flags
+
+
+def choose_compiler() -> None:
+    """Fall back to any C compiler where the one that built Python is not on this machine."""
+    built_with = shlex.split(sysconfig.get_config_var("CC") or "cc")[0]
+    if "CC" not in os.environ and not shutil.which(built_with):
+        os.environ["CC"] = next(filter(shutil.which, ("cc", "gcc", "clang")), built_with)
+
+
+class BuildExt(build_ext):
+    """Give each file its own flags, compile several at a time, and only what changed since the last build."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.cython_c_in_temp = True  # the generated C is no source
+
+    def build_extension(self, ext: Extension) -> None:
+        if self.compiler.compiler_type != "unix":
+            kind = self.compiler.compiler_type
+            raise CompileError(f"fastlstm is built with GCC or Clang, got the compiler type {kind!r}")
+        # Always link: after a change of flags and back, the right objects may be older than the module.
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+        compile_sources = self.compiler.compile
+
+        def compile_stale(
+            sources: list[str], output_dir: str, depends: list[str], **options: Any
+        ) -> list[str]:
+            def compile_one(source: str) -> str:
+                flags = compile_flags(Path(source))
+                (obj,) = self.compiler.object_filenames([source], output_dir=output_dir)
+                inputs = {path: os.stat(path).st_mtime_ns for path in (source, *depends)}
+                command = repr((self.compiler.compiler_so, flags, options, inputs))
+                record = Path(f"{obj}.command")
+                if not (os.path.exists(obj) and record.exists() and record.read_text() == command):
+                    record.unlink(missing_ok=True)
+                    compile_sources([source], output_dir=output_dir, **options | {"extra_postargs": flags})
+                    record.write_text(command)
+                return obj
+
+            with ThreadPoolExecutor(self.parallel or min(4, os.cpu_count() or 1)) as pool:
+                return list(pool.map(compile_one, sources))
+
+        self.compiler.compile = compile_stale
+        try:
+            super().build_extension(ext)
+        finally:
+            self.compiler.compile = compile_sources
+
+
+choose_compiler()
+ISAS = target_isas()
+# Cython has no stable ABI for free-threaded Python; that needs a wheel for each version.
+LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+core = Extension(
+    "fastlstm._core",
+    sources=["src/fastlstm/_core.pyx"]
+    + [str(path) for path in sorted(Path("csrc").glob("*.c")) if kernel_isa(path) in (None, *ISAS)],
+    depends=["setup.py", *(str(path) for path in sorted(Path("csrc").glob("*.h")))],
+    include_dirs=["csrc", np.get_include()],
+    define_macros=[(f"FL_HAVE_{isa.upper()}", "1") for isa in ISAS if isa != "generic"]
+    + [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
+    + ([("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else []),
+    libraries=["m"],
+    extra_link_args=["-pthread"],
+    py_limited_api=LIMITED_API,
+)
+
+setup(
+    ext_modules=[core],
+    cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
+)

@@ -1,0 +1,526 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# cython: language_level=3, cdivision=True, binding=False, auto_pickle=False, autotestdict=False
+# cython: embedsignature=True, embedsignature.format=clinic
+"""The binding: checks and converts arguments, allocates results, calls the C core, raises.
+
+It knows no names of parameters (layers.py does) and loops over no elements (csrc/ does).  What users see of
+it is exported by layers.py, kernels.py and runtime.py.  A call through the Python C API costs more than the
+arithmetic of a small step, hence cdef classes with checks inline, ndarrays instead of typed memoryviews, and
+no wrappers in Python.
+"""
+import os
+import sys
+
+import numpy as np
+
+cimport cython
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.long cimport PyLong_CheckExact
+from cpython.number cimport PyNumber_Index
+from libc.stdint cimport int64_t, uintptr_t
+from libc.string cimport memcpy, memset
+from numpy cimport (
+    NPY_ARRAY_CARRAY_RO, NPY_ARRAY_ENSURECOPY, NPY_ARRAY_FORCECAST, NPY_CORDER, NPY_FLOAT16, NPY_FLOAT32,
+    NPY_FLOAT64, NPY_INT64, PyArray_Check, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY,
+    PyArray_FROM_OTF, PyArray_IS_C_CONTIGUOUS, PyArray_ISBEHAVED_RO, PyArray_ISCARRAY, PyArray_ITEMSIZE,
+    PyArray_NDIM, PyArray_NewCopy, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray,
+    npy_intp,
+)
+
+from ._capi cimport *
+
+import_array()
+
+include "_arrays.pxi"
+
+
+# ---- Calls into the C core ---------------------------------------------------------------------------------
+
+# Work of a call in multiply-adds; sigmoid or tanh counts for about ten.  A call of less than this takes under
+# two microseconds on a vector unit.  Releasing the GIL and taking it back costs about a tenth of one, and a
+# whole switch interval where another thread snatches it.
+cdef double TINY_WORK = 60000.0
+
+
+cdef int check(fl_status status) except -1:
+    """Raise for a status that no caller has explained better."""
+    if status == FL_OK:
+        return 0
+    if status == FL_ERROR_INTERRUPTED:
+        return -1  # the callback left the exception of the signal handler
+    text = fl_status_text(status).decode()
+    if status == FL_ERROR_MEMORY:
+        raise MemoryError(text)
+    if status == FL_ERROR_SIZE:
+        raise OverflowError(text)
+    raise ValueError(text)
+
+
+cdef int check_signals(void *context) noexcept nogil:
+    """Interrupt callback; `context` is where the thread state is kept while the GIL is released."""
+    cdef PyThreadState **thread = <PyThreadState **>context
+    PyEval_RestoreThread(thread[0])
+    cdef int pending = PyErr_CheckSignals()
+    thread[0] = PyEval_SaveThread()
+    return pending
+
+
+cdef fl_status run_forward(const fl_lstm *lstm, fl_lstm_args *args, bint release_gil) noexcept:
+    """fl_lstm_forward; FL_ERROR_INTERRUPTED comes with a Python exception set."""
+    cdef PyThreadState *thread
+    cdef fl_status status
+    if not release_gil:
+        return fl_lstm_forward(lstm, args)
+    args.interrupt = check_signals
+    args.interrupt_context = &thread
+    thread = PyEval_SaveThread()
+    status = fl_lstm_forward(lstm, args)
+    PyEval_RestoreThread(thread)
+    return status
+
+
+# ---- Weights -----------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Weights:
+    """The packed weights of a layer stack.  They never change: whoever holds a reference may call.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        float32 or float64.
+    input_size, hidden_size, num_layers, num_directions : int
+        I, H, L, D.
+    cells : sequence of tuple
+        For each layer, for each direction: weight_ih (4H, I or D*H), weight_hh (4H, H), bias_ih and bias_hh
+        (4H,), either of them None for none.
+    source : object
+        What the arrays of `cells` belong to: kept for the layer.  A tuple holds the arguments of `packed`.
+    """
+
+    cdef fl_lstm *lstm
+    cdef fl_lstm_shape shape
+    cdef int typenum
+    cdef double step_work  # of one row in one time step
+    cdef readonly object source
+
+    def __cinit__(self, dtype, size_t input_size, size_t hidden_size, size_t num_layers,
+                  size_t num_directions, cells, source=None):
+        cdef size_t layer, direction, I
+        dtype = np.dtype(dtype)
+        if dtype != np.float32 and dtype != np.float64:
+            raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
+        self.typenum = NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64
+        self.shape = fl_lstm_shape(FL_F32 if dtype == np.float32 else FL_F64, input_size, hidden_size,
+                                   num_layers, num_directions)
+        self.source = source
+        check(fl_lstm_create(&self.shape, &self.lstm))
+        if <size_t>len(cells) != num_layers * num_directions:
+            raise ValueError(f"cells: expected {num_layers * num_directions}, got {len(cells)}")
+        for layer in range(num_layers):
+            I = input_size if layer == 0 else num_directions * hidden_size
+            self.step_work += num_directions * hidden_size * (4.0 * (I + hidden_size) + 50.0)
+            for direction in range(num_directions):
+                self.pack(layer, direction, I, cells[layer * num_directions + direction])
+
+    def __dealloc__(self):
+        fl_lstm_destroy(self.lstm)
+
+    def __reduce__(self):
+        if not isinstance(self.source, tuple):
+            raise TypeError("Weights: expected packed ones, got those of a layer: pickle or copy the layer")
+        return packed, self.source
+
+    cdef int pack(self, size_t layer, size_t direction, size_t I, cell) except -1:
+        cdef fl_lstm_weights weights
+        cdef fl_status status
+        cdef npy_intp[2] dims
+        cdef ndarray w, r, b_ih, b_hh
+        weight_ih, weight_hh, bias_ih, bias_hh = cell
+        memset(&weights, 0, sizeof(weights))
+        dims[0] = 4 * <npy_intp>self.shape.hidden_size
+        dims[1] = <npy_intp>I
+        w = read_operand(weight_ih, "weight_ih", self.typenum, 2, dims)
+        weights.weight_ih = PyArray_DATA(w)
+        dims[1] = <npy_intp>self.shape.hidden_size
+        r = read_operand(weight_hh, "weight_hh", self.typenum, 2, dims)
+        weights.weight_hh = PyArray_DATA(r)
+        if bias_ih is not None:
+            b_ih = read_operand(bias_ih, "bias_ih", self.typenum, 1, dims)
+            weights.bias_ih = PyArray_DATA(b_ih)
+        if bias_hh is not None:
+            b_hh = read_operand(bias_hh, "bias_hh", self.typenum, 1, dims)
+            weights.bias_hh = PyArray_DATA(b_hh)
+        with nogil:
+            status = fl_lstm_pack(self.lstm, layer, direction, &weights)
+        check(status)
+
+    @property
+    def dtype(self):
+        return np.dtype(np.float32 if self.typenum == NPY_FLOAT32 else np.float64)
+
+    @property
+    def input_size(self):
+        return self.shape.input_size
+
+    @property
+    def hidden_size(self):
+        return self.shape.hidden_size
+
+    @property
+    def num_layers(self):
+        return self.shape.num_layers
+
+    @property
+    def num_directions(self):
+        return self.shape.num_directions
+
+
+# ---- Layers ------------------------------------------------------------------------------------------------
+
+cdef class Layer:
+    """What LSTM and LSTMCell share.
+
+    Weights are replaced as a whole, so that a call in another thread keeps those it began with.
+    """
+
+    cdef Weights _weights
+    cdef size_t _num_threads  # 0: the limit of the process or thread
+
+    @property
+    def weights(self):
+        """The packed weights in use; `layers` sets them."""
+        return self.ready()
+
+    @weights.setter
+    def weights(self, Weights weights not None):
+        if isinstance(self, LSTMCell) and weights.shape.num_layers * weights.shape.num_directions != 1:
+            raise ValueError("weights: expected those of one layer and direction, got more")
+        self._weights = weights
+
+    @property
+    def num_threads(self):
+        """Most threads for a call of this layer; None is the limit of the calling thread or the process."""
+        return self._num_threads or None
+
+    @num_threads.setter
+    def num_threads(self, value):
+        self._num_threads = 0 if value is None else as_count(value, "num_threads")
+
+    @property
+    def dtype(self):
+        return self.ready().dtype
+
+    @property
+    def input_size(self):
+        return self.ready().input_size
+
+    @property
+    def hidden_size(self):
+        return self.ready().hidden_size
+
+    cdef inline Weights ready(self):
+        if self._weights is None:
+            raise RuntimeError(f"{type(self).__name__}: __init__ has not been called")
+        return self._weights
+
+
+cdef class LSTM(Layer):
+    """The call of `fastlstm.LSTM`."""
+
+    cdef readonly bint batch_first
+    cdef readonly double dropout
+
+    @property
+    def num_layers(self):
+        return self.ready().num_layers
+
+    @property
+    def num_directions(self):
+        return self.ready().num_directions
+
+    def configure(self, bint batch_first, double dropout):
+        """Set what the weights do not say."""
+        self.batch_first = batch_first
+        self.dropout = dropout
+
+    def __call__(self, x, state=None, *, lengths=None, out=None):
+        cdef Weights weights = self.ready()
+        cdef bint batch_first = self.batch_first
+        cdef input_view view
+        cdef fl_lstm_args args
+        cdef fl_status status
+        cdef npy_intp[3] y_dims
+        cdef npy_intp[3] state_dims
+        cdef object h_given = None, c_given = None
+        cdef ndarray x_read, h_0, c_0, y, h_n, c_n, lengths_read = None
+        cdef int batched, axis_t
+        memset(&args, 0, sizeof(args))
+
+        x_read = read_input(x, weights, True, batch_first, &view)
+        batched = view.batched
+        if view.is_index:
+            args.x_index = <const int64_t *>view.data
+        else:
+            args.x = view.data
+        args.T = view.T
+        args.B = view.B
+        args.x_stride_t = view.stride_t
+        args.x_stride_b = view.stride_b
+        args.num_threads = self._num_threads
+
+        state_dims[0] = <npy_intp>(weights.shape.num_layers * weights.shape.num_directions)
+        state_dims[1] = <npy_intp>view.B
+        state_dims[1 + batched] = <npy_intp>weights.shape.hidden_size
+        if state is not None:
+            h_given, c_given = read_pair(state, "state")
+            h_0 = read_operand(h_given, "state[0]", weights.typenum, 2 + batched, state_dims)
+            c_0 = read_operand(c_given, "state[1]", weights.typenum, 2 + batched, state_dims)
+            args.h0 = PyArray_DATA(h_0)
+            args.c0 = PyArray_DATA(c_0)
+        if lengths is not None:
+            lengths_read = read_lengths(lengths, &view)
+            args.lengths = <const int64_t *>PyArray_DATA(lengths_read)
+
+        axis_t = batched and batch_first
+        y_dims[1 - axis_t] = <npy_intp>view.B
+        y_dims[axis_t] = <npy_intp>view.T
+        y_dims[1 + batched] = <npy_intp>(weights.shape.num_directions * weights.shape.hidden_size)
+        if out is None:
+            y = PyArray_EMPTY(2 + batched, y_dims, weights.typenum, 0)
+        else:
+            check_out(out, "out", weights.typenum, 2 + batched, y_dims)
+            check_apart_from_inputs(out, "out", x, x_read, h_given, c_given)
+            if lengths is not None:
+                check_apart(out, "out", lengths, "lengths")
+            y = <ndarray>out
+        args.y = PyArray_DATA(y)
+        args.y_stride_t = PyArray_STRIDES(y)[axis_t] // PyArray_ITEMSIZE(y)
+        args.y_stride_b = PyArray_STRIDES(y)[1 - axis_t] // PyArray_ITEMSIZE(y)
+        h_n = PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
+        c_n = PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
+        args.h_n = PyArray_DATA(h_n)
+        args.c_n = PyArray_DATA(c_n)
+
+        status = run_forward(weights.lstm, &args,
+                             <double>view.T * <double>view.B * weights.step_work > TINY_WORK)
+        if status != FL_OK:
+            if status == FL_ERROR_INDEX:
+                raise wrong_index(x, weights, lengths_read, batch_first)
+            if status == FL_ERROR_LENGTH:
+                raise wrong_length(lengths, &view)
+            check(status)
+        return y, (h_n, c_n)
+
+
+cdef class LSTMCell(Layer):
+    """The call of `fastlstm.LSTMCell`."""
+
+    def __call__(self, x, state=None, out=None):
+        cdef Weights weights = self.ready()
+        cdef input_view view
+        cdef fl_lstm_args args
+        cdef fl_status status
+        cdef npy_intp[2] dims
+        cdef object h_given = None, c_given = None
+        cdef ndarray x_read, h_0, c_0, h_n, c_n
+        cdef char[2048] small
+        cdef char *y = small
+        cdef int batched
+        memset(&args, 0, sizeof(args))
+
+        x_read = read_input(x, weights, False, False, &view)
+        batched = view.batched
+        if view.is_index:
+            args.x_index = <const int64_t *>view.data
+        else:
+            args.x = view.data
+        args.T = 1
+        args.B = view.B
+        args.x_stride_b = view.stride_b
+        args.num_threads = self._num_threads
+
+        dims[0] = <npy_intp>view.B
+        dims[batched] = <npy_intp>weights.shape.hidden_size
+        if state is not None:
+            h_given, c_given = read_pair(state, "state")
+            h_0 = read_operand(h_given, "state[0]", weights.typenum, 1 + batched, dims)
+            c_0 = read_operand(c_given, "state[1]", weights.typenum, 1 + batched, dims)
+            args.h0 = PyArray_DATA(h_0)
+            args.c0 = PyArray_DATA(c_0)
+        if out is None:
+            h_n = <ndarray>PyArray_EMPTY(1 + batched, dims, weights.typenum, 0)
+            c_n = <ndarray>PyArray_EMPTY(1 + batched, dims, weights.typenum, 0)
+        else:
+            h_out, c_out = read_pair(out, "out")
+            check_out(h_out, "out[0]", weights.typenum, 1 + batched, dims)
+            check_out(c_out, "out[1]", weights.typenum, 1 + batched, dims)
+            check_apart_from_inputs(h_out, "out[0]", x, x_read, h_given, c_given)
+            check_apart_from_inputs(c_out, "out[1]", x, x_read, h_given, c_given)
+            check_apart(c_out, "out[1]", h_out, "out[0]")
+            h_n, c_n = <ndarray>h_out, <ndarray>c_out
+        args.h_n = PyArray_DATA(h_n)
+        args.c_n = PyArray_DATA(c_n)
+        # The C core writes the output of the step and the state after it; here they are the same.
+        cdef size_t y_bytes = <size_t>PyArray_SIZE(h_n) * <size_t>PyArray_ITEMSIZE(h_n)
+        if y_bytes > sizeof(small):
+            y = <char *>PyMem_Malloc(y_bytes)
+            if y == NULL:
+                raise MemoryError
+        args.y = y
+        args.y_stride_b = <ptrdiff_t>weights.shape.hidden_size
+        status = run_forward(weights.lstm, &args, <double>view.B * weights.step_work > TINY_WORK)
+        if y != small:
+            PyMem_Free(y)
+        if status != FL_OK:
+            if status == FL_ERROR_INDEX:
+                raise wrong_index(x, weights, None, False)
+            check(status)
+        return h_n, c_n
+
+
+include "_stream.pxi"
+include "_pieces.pxi"
+
+
+# ---- Threads, instruction sets, and what else the machine is -----------------------------------------------
+
+cdef size_t as_count(object value, str name) except 0:
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    try:
+        number = PyNumber_Index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if number < 1:
+        raise ValueError(f"{name}: expected at least 1, got {number}")
+    if number > sys.maxsize:
+        raise OverflowError(f"{name}: expected at most {sys.maxsize}, got {number}")
+    return number
+
+
+def count(value, name):
+    """`value` as an int of at least 1, or an exception that names the argument."""
+    return as_count(value, name)
+
+
+def real_array(value, name, shape, dtype):
+    """Real numbers as a C-contiguous array of this shape, 1-D or 2-D, or an exception with `name`."""
+    cdef npy_intp[2] dims
+    cdef int typenum = NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64
+    rows, *columns = shape
+    dims[0] = rows
+    if columns:
+        dims[1], = columns
+    return read_operand(value, name, typenum, 1 + len(columns), dims)
+
+
+def set_num_threads(size_t num_threads):
+    """fl_set_num_threads."""
+    fl_set_num_threads(num_threads)
+
+
+def get_num_threads():
+    """fl_get_num_threads."""
+    return fl_get_num_threads()
+
+
+def set_local_num_threads(size_t num_threads):
+    """fl_set_local_num_threads."""
+    return fl_set_local_num_threads(num_threads)
+
+
+def cpu_count():
+    """Number of CPUs that this process may use: affinity and cgroup quota, rounded down."""
+    return fl_cpu_count()
+
+
+def isa_active():
+    """Name of the instruction set in use."""
+    return fl_isa_active().decode()
+
+
+def isa_table():
+    """``(name, built, available)`` of every instruction set, slowest first."""
+    cdef fl_isa_info info
+    cdef size_t index
+    table = []
+    for index in range(FL_ISA_COUNT):
+        info = fl_isa_get(index)
+        table.append((info.name.decode(), bool(info.built), bool(info.available)))
+    return table
+
+
+def probe_fma(dtype, double seconds):
+    """Multiply-adds from registers with the active instruction set, in flop/s."""
+    cdef fl_dtype code = FL_F32 if np.dtype(dtype) == np.float32 else FL_F64
+    cdef double rate
+    with nogil:
+        rate = fl_probe_fma(code, seconds)
+    return rate
+
+
+def probe_stream(bytes, double seconds):
+    """Reading a buffer of that size again and again, in bytes/s."""
+    cdef size_t size = as_count(bytes, "bytes")
+    cdef double rate
+    with nogil:
+        rate = fl_probe_stream(size, seconds)
+    if rate == 0:
+        raise MemoryError(f"bytes: no memory for {bytes}")
+    return rate
+
+
+def workspace_bytes(LSTM lstm not None, size_t T, size_t B):
+    """Scratch memory that ``lstm(x)`` takes for x (T, B, I) beside its results."""
+    cdef fl_lstm_args args
+    cdef size_t size = 0
+    memset(&args, 0, sizeof(args))
+    args.T = T
+    args.B = B
+    args.num_threads = lstm._num_threads
+    check(fl_lstm_workspace(lstm.ready().lstm, &args, &size))
+    return size
+
+
+# ---- Import ------------------------------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    #if defined(__clang__)
+    #define FL_COMPILER "clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define FL_COMPILER "gcc " __VERSION__
+    #else
+    #define FL_COMPILER "unknown"
+    #endif
+    """
+    const char *FL_COMPILER
+
+compiler = FL_COMPILER.decode()
+
+
+cdef select_isa(str max_isa):
+    cdef bytes name = (max_isa or "").encode()
+    if fl_isa_select(<const char *>name if max_isa else NULL) != FL_OK:
+        names = ", ".join(name for name, _, available in isa_table() if available)
+        raise ImportError(f"FASTLSTM_MAX_ISA: expected one of {names} on this machine, got {max_isa!r}")
+
+
+cdef tuple threads_from_environment():
+    """The number of threads for this process, 0 for the number of its CPUs, and where it came from."""
+    asked = os.environ.get("FASTLSTM_NUM_THREADS")
+    if asked:
+        if not (asked.isdecimal() and 1 <= int(asked) <= sys.maxsize):
+            raise ImportError(f"FASTLSTM_NUM_THREADS: expected an integer of at least 1, got {asked!r}")
+        return int(asked), "FASTLSTM_NUM_THREADS"
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and 1 <= int(asked) <= sys.maxsize:
+        return int(asked), "OMP_NUM_THREADS"
+    return 0, "CPUs that this process may use"
+
+
+select_isa(os.environ.get("FASTLSTM_MAX_ISA"))
+initial_num_threads, initial_num_threads_source = threads_from_environment()
+fl_set_num_threads(initial_num_threads)

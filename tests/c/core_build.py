@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Compile the C core and programs that use it, without Python's build system.
+
+Flags and instruction sets are those of setup.py, which is read, not run.  From the command line:
+    core_build.py MACHINE DIRECTORY     builds DIRECTORY/run_tests for x86_64 or aarch64 with $CC
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WRAPPED = (
+    "malloc",
+    "calloc",
+    "realloc",
+    "aligned_alloc",
+    "posix_memalign",
+    "free",
+    "pthread_create",
+)
+
+
+def setup_constants() -> dict[str, object]:
+    """Return the literal constants that setup.py assigns at its top level."""
+    constants = {}
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                constants[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                continue  # computed
+    return constants
+
+
+CONSTANTS = setup_constants()
+ISA_FLAGS: dict[str, str] = CONSTANTS["ISA_FLAGS"]  # type: ignore[assignment]
+MACHINE_ISAS: dict[str, list[str]] = CONSTANTS["MACHINE_ISAS"]  # type: ignore[assignment]
+CORE_FLAGS = [*shlex.split(str(CONSTANTS["CORE_FLAGS"])), *shlex.split(str(CONSTANTS["COMMON_FLAGS"]))]
+
+
+def machine_isas(machine: str | None = None) -> list[str]:
+    """Return the instruction sets that are compiled for a machine, by default this one."""
+    return MACHINE_ISAS.get((machine or platform.machine()).lower(), ["generic"])
+
+
+def kernel_isa(source: Path) -> str | None:
+    """Return the instruction set of a kernel file; None for the others, which get baseline flags."""
+    return source.stem.split("_")[1] if source.stem.startswith("kernels_") else None
+
+
+@dataclass
+class Build:
+    """Objects of the core, compiled one way.
+
+    Attributes
+    ----------
+    directory
+        Where objects and programs go; made when missing.
+    isas
+        Instruction sets to compile in.
+    compiler
+        Command, with arguments if need be.
+    flags
+        Further flags, for the compiler and the linker.
+    messages
+        What the compiler said, by source; empty where it said nothing.
+    """
+
+    directory: Path
+    isas: list[str] = field(default_factory=machine_isas)
+    compiler: str = field(default_factory=lambda: os.environ.get("CC", "cc"))
+    flags: list[str] = field(default_factory=lambda: ["-O3"])
+    messages: dict[Path, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str) -> str:
+        """Run the compiler; return what it says beside its output, raise RuntimeError when it fails."""
+        command = [*shlex.split(self.compiler), *self.flags, *CORE_FLAGS, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+        return done.stdout + done.stderr
+
+    def objects(self, sources: list[Path]) -> list[Path]:
+        """Compile sources, two at a time, and return their objects."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        macros = [f"-DFL_HAVE_{isa.upper()}=1" for isa in self.isas if isa != "generic"]
+
+        def compile_one(source: Path) -> Path:
+            target = self.directory / f"{source.stem}.o"
+            isa = kernel_isa(source) or "generic"
+            self.messages[source] = self.run(
+                *macros,
+                *shlex.split(ISA_FLAGS[isa]),
+                f"-I{ROOT / 'csrc'}",
+                "-c",
+                str(source),
+                "-o",
+                str(target),
+            )
+            return target
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(compile_one, sources))
+
+    def core(self) -> list[Path]:
+        """Compile the core."""
+        sources = sorted((ROOT / "csrc").glob("*.c"), key=lambda path: -path.name.startswith("kernels_avx512"))
+        return self.objects([path for path in sources if kernel_isa(path) in (None, *self.isas)])
+
+    def link(self, name: str, objects: list[Path], *flags: str) -> Path:
+        """Link a program."""
+        program = self.directory / name
+        self.run(*map(str, objects), *flags, "-lm", "-o", str(program))
+        return program
+
+    def tests(self, core: list[Path]) -> Path:
+        """Compile the test program and link it with the objects of the core."""
+        sources = sorted((ROOT / "tests" / "c").glob("*.c"))
+        wraps = ",".join(f"--wrap={name}" for name in WRAPPED)
+        return self.link("run_tests", core + self.objects(sources), f"-Wl,{wraps}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in MACHINE_ISAS:
+        sys.exit(f"usage: core_build.py {'|'.join(MACHINE_ISAS)} DIRECTORY")
+    build = Build(Path(sys.argv[2]), machine_isas(sys.argv[1]))
+    print(build.tests(build.core()))

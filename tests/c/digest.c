@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Digests of the output bits over a fixed set of shapes, inputs from the tests' integer generator: equal lines from two
+ * machines or instruction sets mean equal bits.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "problem.h"
+#include "tests.h"
+
+static uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes)
+{
+    const unsigned char *byte = data;
+    for (size_t n = 0; n < bytes; n++)
+        hash = (hash ^ byte[n]) * 1099511628211U; /* FNV-1a */
+    return hash;
+}
+
+static uint64_t hash_result(uint64_t hash, const problem *p, const result *r)
+{
+    const size_t states = p->cells * p->spec.B * p->spec.shape.hidden_size * p->real_size;
+    hash = hash_bytes(hash, r->memory, p->spec.T * p->spec.B * p->width * p->real_size);
+    return hash_bytes(hash_bytes(hash, r->h_n, states), r->c_n, states);
+}
+
+static uint64_t hash_forward(fl_dtype dtype)
+{
+    static const struct {
+        size_t T, B, I, H, L, D, threads;
+        bool ragged, indexed;
+    } shapes[] = {
+        {9, 1, 1, 1, 1, 1, 1, false, false},     {20, 1, 3, 16, 1, 1, 1, false, false},
+        {37, 5, 23, 77, 1, 1, 1, false, false},  {61, 13, 40, 50, 1, 1, 2, true, false},
+        {30, 4, 12, 33, 3, 1, 3, false, false},  {25, 7, 12, 19, 2, 2, 2, true, false},
+        {30, 3, 256, 41, 2, 1, 1, false, true},  {100, 1, 64, 64, 1, 1, 1, false, false},
+        {2, 60, 30, 128, 1, 1, 2, false, false}, {100, 1, 1, 40, 1, 1, 1, false, false},
+    };
+    uint64_t hash = 14695981039346656037U;
+    for (size_t n = 0; n < sizeof shapes / sizeof *shapes; n++) {
+        spec s = spec_plain(dtype, shapes[n].T, shapes[n].B, shapes[n].I, shapes[n].H);
+        problem p;
+        result r;
+        s.shape.num_layers = shapes[n].L;
+        s.shape.num_directions = shapes[n].D;
+        s.ragged = shapes[n].ragged;
+        s.indexed = shapes[n].indexed;
+        s.given_state = n % 2 == 0;
+        random_seed(n);
+        problem_make(&p, &s);
+        problem_run(&p, shapes[n].threads, &r);
+        hash = hash_result(hash, &p, &r);
+        result_free(&r);
+        problem_free(&p);
+    }
+    return hash;
+}
+
+/* Gates, cell updates and activations, over magnitudes from tiny to saturated. */
+static uint64_t hash_pieces(fl_dtype dtype)
+{
+    enum { B = 5, I = 7, H = 37, COUNT = 1000 };
+    const size_t real_size = dtype == FL_F32 ? sizeof(float) : sizeof(double);
+    const spec s = spec_plain(dtype, 1, B, I, H);
+    problem p;
+    guard_arena arena = {0};
+    uint64_t hash = 14695981039346656037U;
+    random_seed(77);
+    problem_make(&p, &s);
+    void *h = guard_new(&arena, B * H, real_size), *gates = guard_new(&arena, B * 4 * H, real_size);
+    void *c = guard_new(&arena, B * H, real_size), *x = guard_new(&arena, COUNT, real_size);
+    void *out = guard_new(&arena, COUNT, real_size);
+    for (ptrdiff_t n = 0; n < B * H; n++) {
+        real_put(dtype, h, n, random_real(1.0));
+        real_put(dtype, c, n, random_real(3.0));
+    }
+    for (ptrdiff_t n = 0; n < COUNT; n++)
+        real_put(dtype, x, n, random_real(n < COUNT / 2 ? 4.0 : n % 3 == 0 ? 0x1p-10 : 100.0));
+    EXPECT_STATUS(fl_gate_matmul(p.lstm, B, p.x, I, h, H, gates, 4 * H), FL_OK);
+    hash = hash_bytes(hash, gates, B * 4 * H * real_size);
+    EXPECT_STATUS(fl_cell_update(dtype, B, H, gates, 4 * H, c, H, h, H, c, H), FL_OK);
+    hash = hash_bytes(hash_bytes(hash, h, B * H * real_size), c, B * H * real_size);
+    fl_sigmoid(dtype, COUNT, x, out);
+    hash = hash_bytes(hash, out, COUNT * real_size);
+    fl_tanh(dtype, COUNT, x, out);
+    hash = hash_bytes(hash, out, COUNT * real_size);
+    guard_release(&arena);
+    problem_free(&p);
+    return hash;
+}
+
+static void digests(void)
+{
+    static const char *const names[] = {"f32", "f64"};
+    printf("\n");
+    for (int d = 0; d < 2; d++) {
+        const fl_dtype dtype = d == 0 ? FL_F32 : FL_F64;
+        printf("digest forward %s %016" PRIx64 "\n", names[d], hash_forward(dtype));
+        printf("digest pieces %s %016" PRIx64 "\n", names[d], hash_pieces(dtype));
+    }
+}
+
+void print_digests(void) { run_test("digests", digests); }

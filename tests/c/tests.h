@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The groups of tests.
+ */
+#ifndef TESTS_H
+#define TESTS_H
+
+void test_values(void);         /* against the oracle */
+void test_bits(void);           /* what must be the same bits */
+void test_errors(void);         /* what a caller can get wrong */
+void test_memory(void);         /* out of memory, leaks, allocation */
+void test_schedules(void);      /* any number of threads: the same bits */
+void test_threads(void);        /* several callers, limits */
+void test_interruptions(void);  /* the interrupt callback, signals */
+void test_fork(void);           /* in children too, where threads can be counted out */
+void print_digests(void);       /* of results over fixed shapes, to compare instruction sets */
+
+#endif

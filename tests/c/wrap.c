@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The linker sends every call of these functions here (-Wl,--wrap=malloc and so on; core_build.py has the list), so that
+ * tests can count allocations and let the nth one fail.  Aligned memory, which is where the core keeps weights, states and
+ * scratch, ends at a page that must not be touched, and is not zero but NaN.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "harness.h"
+
+void *__real_malloc(size_t);
+void *__real_calloc(size_t, size_t);
+void *__real_realloc(void *, size_t);
+void *__real_aligned_alloc(size_t, size_t);
+int __real_posix_memalign(void **, size_t, size_t);
+void __real_free(void *);
+int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+void *__wrap_malloc(size_t);
+void *__wrap_calloc(size_t, size_t);
+void *__wrap_realloc(void *, size_t);
+void *__wrap_aligned_alloc(size_t, size_t);
+int __wrap_posix_memalign(void **, size_t, size_t);
+void __wrap_free(void *);
+int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+atomic_long allocations_live, allocations_made;
+static _Thread_local size_t until_failure;
+static atomic_size_t starts_left = SIZE_MAX;
+
+void allocation_fail(size_t nth) { until_failure = nth; }
+
+void thread_starts_left(size_t count) { atomic_store(&starts_left, count); }
+
+static bool fails_now(void) { return until_failure != 0 && --until_failure == 0; }
+
+static void *counted(void *memory)
+{
+    atomic_fetch_add(&allocations_made, 1);
+    if (memory != NULL)
+        atomic_fetch_add(&allocations_live, 1);
+    return memory;
+}
+
+/* ---- Aligned memory before a guard page --------------------------------------------------------------------- */
+
+#define GUARDED_MOST 64
+
+typedef struct guarded {
+    void *pages;
+    size_t page_bytes;
+    _Atomic(void *) data; /* null: the slot is free; itself: taken, and not yet filled */
+} guarded;
+
+static guarded guarded_blocks[GUARDED_MOST];
+
+/* Null where there is no slot, or the alignment is that of a huge page. */
+static void *guarded_new(size_t alignment, size_t bytes)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t size = (bytes + alignment - 1) / alignment * alignment, body = (size + page - 1) / page * page;
+    for (size_t n = 0; n < GUARDED_MOST && alignment < page; n++) {
+        guarded *block = &guarded_blocks[n];
+        void *expected = NULL;
+        if (!atomic_compare_exchange_strong(&block->data, &expected, block))
+            continue;
+        void *pages = mmap(NULL, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (pages == MAP_FAILED) {
+            atomic_store(&block->data, NULL);
+            return NULL;
+        }
+        char *data = (char *)pages + body - size;
+        memset(pages, 0xff, body);
+        mprotect((char *)pages + body, page, PROT_NONE);
+        block->pages = pages;
+        block->page_bytes = body + page;
+        atomic_store(&block->data, data);
+        return data;
+    }
+    return NULL;
+}
+
+static bool guarded_free(void *memory)
+{
+    for (size_t n = 0; n < GUARDED_MOST; n++)
+        if (atomic_load(&guarded_blocks[n].data) == memory) {
+            munmap(guarded_blocks[n].pages, guarded_blocks[n].page_bytes);
+            atomic_store(&guarded_blocks[n].data, NULL);
+            return true;
+        }
+    return false;
+}
+
+/* ---- The wrappers ------------------------------------------------------------------------------------------- */
+
+void *__wrap_malloc(size_t bytes) { return fails_now() ? NULL : counted(__real_malloc(bytes)); }
+
+void *__wrap_calloc(size_t count, size_t bytes) { return fails_now() ? NULL : counted(__real_calloc(count, bytes)); }
+
+void *__wrap_realloc(void *memory, size_t bytes)
+{
+    if (fails_now())
+        return NULL;
+    return memory == NULL ? counted(__real_realloc(memory, bytes)) : __real_realloc(memory, bytes);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes)
+{
+    return fails_now() ? NULL : counted(__real_aligned_alloc(alignment, bytes));
+}
+
+int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes)
+{
+    if (fails_now())
+        return ENOMEM;
+    void *block = guarded_new(alignment, bytes);
+    const int error = block == NULL ? __real_posix_memalign(&block, alignment, bytes) : 0;
+    if (error == 0)
+        *memory = counted(block);
+    return error;
+}
+
+void __wrap_free(void *memory)
+{
+    if (memory == NULL)
+        return;
+    atomic_fetch_sub(&allocations_live, 1);
+    if (!guarded_free(memory))
+        __real_free(memory);
+}
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument)
+{
+    size_t left = atomic_load(&starts_left);
+    if (left == 0)
+        return EAGAIN;
+    if (left != SIZE_MAX)
+        atomic_store(&starts_left, left - 1);
+    return __real_pthread_create(thread, attributes, run, argument);
+}
