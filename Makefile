@@ -29,6 +29,7 @@ race: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest fastlstm._core
 
 sdist: venv
 	$(BIN)/python -m build --no-isolation --sdist

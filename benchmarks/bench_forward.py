@@ -35,19 +35,19 @@ def prepared(
 
 
 def checked_error(
-    lstm: fastlstm.LSTM, params: dict[str, data.Array], x: data.Array, lengths: Any = None
+    lstm: fastlstm.LSTM, shape: Shape, params: dict[str, data.Array], x: data.Array, lengths: Any = None
 ) -> float:
     y, (h_n, c_n) = lstm(x, lengths=lengths)
     true_y, (true_h, true_c) = reference.lstm(x, params, lengths=lengths, dtype=np.float64)
     error = data.largest_error((y, h_n, c_n), (true_y, true_h, true_c))
-    assert error <= data.tolerance(params["weight_ih_l0"].dtype)
+    assert error <= data.tolerance(params["weight_ih_l0"].dtype, shape)
     return error
 
 
 @shapes
 def test_lstm_float32(benchmark: Any, shape: Shape, num_threads: int) -> None:
     lstm, params, x = prepared(shape)
-    error = checked_error(lstm, params, x)
+    error = checked_error(lstm, shape, params, x)
     run(
         benchmark, lstm, x, group=f"float32 {shape.label}", error=error, flops=shape.flops(), shape=shape.name
     )
@@ -56,7 +56,7 @@ def test_lstm_float32(benchmark: Any, shape: Shape, num_threads: int) -> None:
 @shapes
 def test_lstm_float64(benchmark: Any, shape: Shape, one_thread: None) -> None:
     lstm, params, x = prepared(shape, np.float64)
-    error = checked_error(lstm, params, x)
+    error = checked_error(lstm, shape, params, x)
     run(
         benchmark, lstm, x, group=f"float64 {shape.label}", error=error, flops=shape.flops(), shape=shape.name
     )
@@ -68,7 +68,7 @@ def test_reference_float32(benchmark: Any, shape: Shape, one_thread: None) -> No
     y, (h_n, c_n) = reference.lstm(x, params)
     true_y, (true_h, true_c) = reference.lstm(x, params, dtype=np.float64)
     error = data.largest_error((y, h_n, c_n), (true_y, true_h, true_c))
-    assert error <= data.FLOAT32_TOLERANCE
+    assert error <= data.tolerance(np.float32, shape)
     flops = shape.flops()
     run(
         benchmark,
@@ -87,7 +87,7 @@ def test_lengths(benchmark: Any, num_threads: int) -> None:
     shape = Shape(100, 32, 128, 128)
     lstm, params, x = prepared(shape)
     lengths = np.linspace(0, shape.T, shape.B).astype(np.int64)
-    error = checked_error(lstm, params, x, lengths)
+    error = checked_error(lstm, shape, params, x, lengths)
     flops = shape.flops() * float(lengths.sum()) / (shape.T * shape.B)
     call = partial(lstm, x, lengths=lengths)
     run(benchmark, call, group=f"lengths {shape.label}", error=error, flops=flops, shape=shape.name)
@@ -100,5 +100,5 @@ def test_text(benchmark: Any, is_index: bool, one_thread: None) -> None:
     lstm, params, _ = prepared(shape)
     indices = data.text(shape)
     x = indices if is_index else np.eye(shape.I, dtype=np.float32)[indices]
-    error = checked_error(lstm, params, x)
+    error = checked_error(lstm, shape, params, x)
     run(benchmark, lstm, x, group=f"text {shape.label}", error=error, flops=shape.flops(), shape=shape.name)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.data import largest_error, tolerance
+from benchmarks.data import TOLERANCES, largest_error
 from benchmarks.support import run
 from fastlstm import kernels, reference
 
@@ -88,7 +88,7 @@ def test_cell_update(benchmark: Any, implementation: str, B: int, H: int, dtype:
     error = largest_error(
         call(*arguments), reference.cell_update(gates.astype(np.float64), c.astype(np.float64))
     )
-    assert error <= tolerance(dtype)
+    assert error <= TOLERANCES[dtype]
     run(benchmark, call, *arguments, group=f"cell_update {dtype} B{B} H{H}", error=error, shape=[B, H])
 
 
@@ -103,5 +103,5 @@ def test_activation(benchmark: Any, function: str, implementation: str, length: 
         (twin, (x,)) if implementation == "reference" else (getattr(kernels, function), (x, x.copy()))
     )
     error = largest_error((call(*arguments),), (twin(x.astype(np.float64)),))
-    assert error <= tolerance(dtype)
+    assert error <= TOLERANCES[dtype]
     run(benchmark, call, *arguments, group=f"{function} {dtype} n{length}", error=error, shape=[length])

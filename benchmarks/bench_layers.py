@@ -33,7 +33,7 @@ def checked(shape: Shape) -> tuple[fastlstm.LSTM, dict[str, data.Array], data.Ar
     y, (h_n, c_n) = lstm(x)
     true_y, (true_h, true_c) = reference.lstm(x, params, bidirectional=bidirectional, dtype=np.float64)
     error = data.largest_error((y, h_n, c_n), (true_y, true_h, true_c))
-    assert error <= data.FLOAT32_TOLERANCE
+    assert error <= data.tolerance(np.float32, shape)
     return lstm, params, x, error
 
 

@@ -27,23 +27,24 @@ def prepared(shape: Shape) -> tuple[fastlstm.LSTM, dict[str, data.Array], data.A
     return lstm, params, data.noise(shape, rng)
 
 
-def stream_error(stream: Any, params: dict[str, data.Array], x: data.Array) -> float:
+def stream_error(stream: Any, shape: Shape, params: dict[str, data.Array], x: data.Array) -> float:
     """Error of a stream over x (T, B, I) step by step, and in one block; then it is reset."""
     truth = reference.lstm(x, params, dtype=np.float64)[0]
     stream.reset()
     by_step = np.stack([np.array(stream.step(x_t)) for x_t in x])
     stream.reset()
     error = data.largest_error((by_step, stream.process(x)), (truth, truth))
-    assert error <= data.FLOAT32_TOLERANCE
+    assert error <= data.tolerance(np.float32, shape)
     stream.reset()
     return error
 
 
 @pytest.mark.parametrize("H", STREAM_TARGETS_NS)
 def test_stream_step(benchmark: Any, H: int) -> None:
-    lstm, params, x = prepared(Shape(BLOCK, 1, 1, H, kind="stream"))
+    shape = Shape(BLOCK, 1, 1, H, kind="stream")
+    lstm, params, x = prepared(shape)
     stream = lstm.stream()
-    error = stream_error(stream, params, x)
+    error = stream_error(stream, shape, params, x)
     out = np.empty(H, np.float32)
     flops, sizes = 8.0 * H * (1 + H), [1, 1, 1, H]
     run(
@@ -56,7 +57,7 @@ def test_stream_process(benchmark: Any, H: int) -> None:
     shape = Shape(BLOCK, 1, 1, H, kind="stream")
     lstm, params, x = prepared(shape)
     stream = lstm.stream()
-    error = stream_error(stream, params, x)
+    error = stream_error(stream, shape, params, x)
     block, out = np.ascontiguousarray(x[:, 0]), np.empty((BLOCK, H), np.float32)
     group = f"stream.process {BLOCK} steps I1 B1"
     run(
@@ -81,7 +82,7 @@ def test_cell(benchmark: Any, implementation: str, shape: Shape) -> None:
         call.load_state_dict(params)
         arguments = (x, (h, c), (np.empty_like(h), np.empty_like(c)))
     error = data.largest_error(call(*arguments), truth)
-    assert error <= data.FLOAT32_TOLERANCE
+    assert error <= data.tolerance(np.float32, shape)
     run(
         benchmark,
         call,
@@ -101,7 +102,7 @@ def test_call_overhead(benchmark: Any, with_out: bool) -> None:
     y, (h_n, c_n) = lstm(x)
     true_y, (true_h, true_c) = reference.lstm(x, params, dtype=np.float64)
     error = data.largest_error((y, h_n, c_n), (true_y, true_h, true_c))
-    assert error <= data.FLOAT32_TOLERANCE
+    assert error <= data.tolerance(np.float32, shape)
     out = np.empty_like(y)
     call = partial(lstm, x, out=out) if with_out else partial(lstm, x)
     run(benchmark, call, group="call overhead", error=error, shape=shape.name)

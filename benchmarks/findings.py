@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.data import FLOAT32_TOLERANCE
+from benchmarks.data import tolerance
 from benchmarks.peers import OURS
 from benchmarks.shapes import (
     CALL_OVERHEAD_STEPS,
@@ -74,13 +74,12 @@ def wrong_answers(result: dict[str, Any]) -> list[str]:
         for found in case["results"]:
             if found["peer"] == OURS:
                 where = f"{case['name']}, {found['threads']} thread(s)"
+                allowed = tolerance("float32", shape_of(case))
                 for variant, outcome in found.get("tried", {}).items():
                     if "failed" in outcome:
                         lines.append(f"{where}, {variant}: {outcome['failed']}")
-                    elif not outcome["error"] <= FLOAT32_TOLERANCE:
-                        lines.append(
-                            f"{where}, {variant}: error {outcome['error']:.1e} > {FLOAT32_TOLERANCE:.0e}"
-                        )
+                    elif not outcome["error"] <= allowed:
+                        lines.append(f"{where}, {variant}: error {outcome['error']:.1e} > {allowed:.1e}")
                 if "failed" in found:
                     lines.append(f"{where}: {found['failed']}")
     return lines

@@ -9,15 +9,15 @@
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import tqdm  # type: ignore[import-untyped]
 
 from benchmarks import data, machine, report
 from benchmarks.contestants import Contestant, WorkerError, settle
@@ -25,6 +25,7 @@ from benchmarks.envs import DEFAULT_FOLDER, InstallError, python_of
 from benchmarks.limits import Limits
 from benchmarks.peers import OURS, PEERS
 from benchmarks.peers.base import Case
+from benchmarks.progress import Progress
 from benchmarks.protocol import save_case
 from benchmarks.shapes import (
     QUICK_NAMES,
@@ -163,7 +164,7 @@ def enter(arguments: argparse.Namespace, logs: Path) -> tuple[list[Contestant], 
 
 
 def run_shape(
-    shape: Shape, contestants: Iterable[Contestant], rounds: int, turn_seconds: float, progress: Any
+    shape: Shape, contestants: Iterable[Contestant], rounds: int, turn_seconds: float, progress: Progress
 ) -> list[dict[str, Any]]:
     """All contestants at one shape: prepare each, then rounds of turns.  One result a contestant."""
     results: dict[str, dict[str, Any]] = {}
@@ -173,7 +174,7 @@ def run_shape(
         message = save_case(Path(folder), case, truth)
         del case, truth
         for contestant in contestants:
-            progress.set_postfix_str(f"{shape.name} prepare {contestant.name}")
+            progress.say(f"{shape.name} prepare {contestant.name}")
             result: dict[str, Any] = {
                 "peer": contestant.spec.name,
                 "threads": contestant.threads,
@@ -194,7 +195,7 @@ def run_shape(
         # Rotated, so that nobody always follows the same one.
         first = turn % max(len(running), 1)
         for contestant in running[first:] + running[:first]:
-            progress.set_postfix_str(f"{shape.name} {contestant.name}")
+            progress.say(f"{shape.name} {contestant.name}")
             result = results[contestant.name]
             if "failed" in result:
                 continue
@@ -220,8 +221,6 @@ def run_shape(
 
 def race(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run it all; the result is what the JSON file holds, which is written after every shape."""
-    import os
-
     start = time.perf_counter()
     shapes = chosen_shapes(arguments)
     result: dict[str, Any] = {
@@ -236,8 +235,7 @@ def race(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     limits = Limits.stored() if arguments.alone else Limits()
     for shape in shapes:
-        for threads in arguments.threads:
-            limits.seconds(shape, threads)
+        _limit_seconds(shape, limits, arguments.threads)
     limits.save()
     result["limits"] = limits.figures()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -248,13 +246,12 @@ def race(arguments: argparse.Namespace) -> dict[str, Any]:
                 (shape, _entered(shape, contestants), _rounds(shape, limits, arguments)) for shape in shapes
             ]
             total = sum(len(entered) * (1 + rounds) for _, entered, rounds in plan)
-            tqdm.tqdm.monitor_interval = 0  # no thread of ours may wake in someone's turn
-            with tqdm.tqdm(total=total, unit="turn", dynamic_ncols=True, smoothing=0.02) as progress:
+            with Progress(total) as progress:
                 for shape, entered, rounds in plan:
                     settle(os.getpid())
                     done = len(entered) * (1 + rounds) + progress.n
                     results = run_shape(shape, entered, rounds, arguments.turn_seconds, progress)
-                    progress.update(done - progress.n)
+                    progress.skip_to(done)
                     result["cases"].append(_recorded(shape, results, limits, arguments.threads))
                     result["contestants"] = [_contestant(contestant) for contestant in contestants]
                     result["minutes"] = round((time.perf_counter() - start) / 60, 2)
@@ -262,7 +259,16 @@ def race(arguments: argparse.Namespace) -> dict[str, Any]:
         finally:
             for contestant in contestants:
                 contestant.stop()
+    limits.measure_again()
+    limits.save()
+    for case, shape in zip(result["cases"], shapes, strict=True):
+        case["limit_seconds"] = _limit_seconds(shape, limits, arguments.threads)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _limit_seconds(shape: Shape, limits: Limits, thread_counts: list[int]) -> dict[str, float]:
+    return {str(threads): limits.seconds(shape, threads) for threads in thread_counts}
 
 
 def _entered(shape: Shape, contestants: list[Contestant]) -> list[Contestant]:
@@ -280,13 +286,11 @@ def _rounds(shape: Shape, limits: Limits, arguments: argparse.Namespace) -> int:
 def _recorded(
     shape: Shape, results: list[dict[str, Any]], limits: Limits, thread_counts: list[int]
 ) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "name": shape.name,
         "shape": asdict(shape),
         "flops": shape.flops(),
-        "limit_seconds": {str(threads): limits.seconds(shape, threads) for threads in thread_counts},
+        "limit_seconds": _limit_seconds(shape, limits, thread_counts),
         "results": results,
     }
 
@@ -304,6 +308,11 @@ def _contestant(contestant: Contestant) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run or render; 1 if an answer of fastlstm is wrong or missing."""
     arguments = parse(argv)
+    try:
+        chosen_shapes(arguments)
+    except ValueError as unknown:
+        print(unknown, file=sys.stderr)
+        return 2
     if arguments.list:
         for shape in chosen_shapes(arguments):
             print(f"{shape.name:42} {shape.reason}")

@@ -13,7 +13,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "fp_state.h"
 #include "pool.h"
 
 #define INTERRUPT_NS 20000000.0 /* between two calls of the interrupt callback */
@@ -40,6 +39,7 @@ typedef struct call {
     fl_counter *progress;   /* per thread: steps (hidden groups), chunks (layer groups) or layers (directions) done */
     size_t turn;            /* see fl_steps */
     atomic_bool stop;
+    fl_fp_state *caller_state; /* for the interrupt callback */
     struct timespec last_check;
 } call;
 
@@ -301,7 +301,10 @@ static bool keep_going(part *p)
                               (double)(now.tv_nsec - c->last_check.tv_nsec);
         if (passed > INTERRUPT_NS) {
             c->last_check = now;
-            if (c->args->interrupt(c->args->interrupt_context) != 0)
+            fl_fp_leave(*c->caller_state);
+            const int stop = c->args->interrupt(c->args->interrupt_context);
+            *c->caller_state = fl_fp_enter(true);
+            if (stop != 0)
                 atomic_store(&c->stop, true);
         }
     }
@@ -500,7 +503,7 @@ static void run_thread(void *context, size_t thread)
     p.block_begin = group_begin(blocks, plan->hidden_groups, p.hidden_group);
     p.block_end = group_begin(blocks, plan->hidden_groups, p.hidden_group + 1);
 
-    const fl_fp_state state = fl_fp_enter();
+    const fl_fp_state thread_state = fl_fp_enter(true);
     if (c->lstm->shape.num_directions == 1)
         run_stack(&p);
     else
@@ -509,7 +512,7 @@ static void run_thread(void *context, size_t thread)
         clear_padding(&p);
     if (p.slow_waits > 2 + p.seq / 32)
         fl_pool_rest();
-    fl_fp_leave(state);
+    fl_fp_leave(thread_state);
 }
 
 static void set_states(const fl_lstm *lstm, const fl_lstm_args *args)
@@ -526,13 +529,14 @@ static void set_states(const fl_lstm *lstm, const fl_lstm_args *args)
         memcpy(args->c_n, args->c0, bytes);
 }
 
-fl_status fl_forward_run(const fl_lstm *lstm, const fl_lstm_args *args, const fl_plan *plan, fl_workspace *workspace)
+fl_status fl_forward_run(const fl_lstm *lstm, const fl_lstm_args *args, const fl_plan *plan, fl_workspace *workspace,
+                         fl_fp_state *caller_state)
 {
     memory_map map;
     if (!map_memory(lstm, plan, args->T, args->B, args->lengths != NULL, &map))
         return FL_ERROR_SIZE;
     char *base = workspace->memory;
-    call c = {.lstm = lstm, .args = args, .plan = *plan, .turn = workspace->turn++};
+    call c = {.lstm = lstm, .args = args, .plan = *plan, .turn = workspace->turn++, .caller_state = caller_state};
     c.progress = (fl_counter *)(void *)(base + map.progress);
     c.offsets = (ptrdiff_t *)(void *)(base + map.offsets);
     c.pre = base + map.pre;

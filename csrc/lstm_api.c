@@ -57,8 +57,25 @@ fl_status fl_lstm_workspace(const fl_lstm *lstm, const fl_lstm_args *args, size_
 {
     if (lstm == NULL || args == NULL || bytes == NULL)
         return FL_ERROR_ARGUMENT;
+    const fl_fp_state caller_state = fl_fp_enter(true);
     const fl_plan plan = fl_plan_make(lstm, args->T, args->B, thread_limit(args));
+    fl_fp_leave(caller_state);
     return fl_forward_bytes(lstm, &plan, args->T, args->B, args->lengths != NULL, bytes);
+}
+
+static fl_status run_planned(const fl_lstm *lstm, const fl_lstm_args *args, const fl_plan *plan,
+                             fl_fp_state *caller_state)
+{
+    size_t bytes;
+    fl_status status = fl_forward_bytes(lstm, plan, args->T, args->B, args->lengths != NULL, &bytes);
+    if (status != FL_OK)
+        return status;
+    fl_workspace *workspace = fl_workspace_take(lstm, bytes);
+    if (workspace == NULL)
+        return FL_ERROR_MEMORY;
+    status = fl_forward_run(lstm, args, plan, workspace, caller_state);
+    fl_workspace_return(lstm, workspace);
+    return status;
 }
 
 fl_status fl_lstm_forward(const fl_lstm *lstm, const fl_lstm_args *args)
@@ -66,20 +83,13 @@ fl_status fl_lstm_forward(const fl_lstm *lstm, const fl_lstm_args *args)
     fl_status status = fl_check_args(lstm, args);
     if (status != FL_OK || args->B == 0)
         return status;
+    fl_fp_state caller_state = fl_fp_enter(true);
     fl_plan plan = fl_plan_make(lstm, args->T, args->B, fl_pool_resting() ? 1 : thread_limit(args));
     const size_t acquired = plan.threads > 1 ? fl_pool_acquire(plan.threads) : 1;
     if (acquired < plan.threads)
         plan = fl_plan_make(lstm, args->T, args->B, acquired);
-    size_t bytes;
-    status = fl_forward_bytes(lstm, &plan, args->T, args->B, args->lengths != NULL, &bytes);
-    if (status == FL_OK) {
-        fl_workspace *workspace = fl_workspace_take(lstm, bytes);
-        status = FL_ERROR_MEMORY;
-        if (workspace != NULL) {
-            status = fl_forward_run(lstm, args, &plan, workspace);
-            fl_workspace_return(lstm, workspace);
-        }
-    }
+    status = run_planned(lstm, args, &plan, &caller_state);
     fl_pool_release(acquired);
+    fl_fp_leave(caller_state);
     return status;
 }

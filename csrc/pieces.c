@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "cpu.h"
+#include "fp_state.h"
 #include "lstm.h"
 
 fl_status fl_gate_matmul(const fl_lstm *lstm, size_t B, const void *x, ptrdiff_t ldx, const void *h, ptrdiff_t ldh,
@@ -29,7 +30,9 @@ fl_status fl_gate_matmul(const fl_lstm *lstm, size_t B, const void *x, ptrdiff_t
                         .h_stride_b = ldh,
                         .y = gates,
                         .y_stride_b = ldg};
+    const fl_fp_state caller_state = fl_fp_enter(true);
     lstm->kernels->gate_matmul(&s);
+    fl_fp_leave(caller_state);
     return FL_OK;
 }
 
@@ -39,13 +42,26 @@ fl_status fl_cell_update(fl_dtype dtype, size_t B, size_t H, const void *gates, 
     if ((dtype != FL_F32 && dtype != FL_F64) ||
         (B != 0 && H != 0 && (gates == NULL || c == NULL || h_out == NULL || c_out == NULL)))
         return FL_ERROR_ARGUMENT;
+    const fl_fp_state caller_state = fl_fp_enter(true);
     fl_kernels_active(dtype)->lstm_cell_update(B, H, gates, ldg, c, ldc, h_out, ldh_out, c_out, ldc_out);
+    fl_fp_leave(caller_state);
     return FL_OK;
 }
 
-void fl_sigmoid(fl_dtype dtype, size_t n, const void *x, void *out) { fl_kernels_active(dtype)->sigmoid(n, x, out); }
+/* Not flushed: tanh of a denormal is that denormal. */
+void fl_sigmoid(fl_dtype dtype, size_t n, const void *x, void *out)
+{
+    const fl_fp_state caller_state = fl_fp_enter(false);
+    fl_kernels_active(dtype)->sigmoid(n, x, out);
+    fl_fp_leave(caller_state);
+}
 
-void fl_tanh(fl_dtype dtype, size_t n, const void *x, void *out) { fl_kernels_active(dtype)->tanh(n, x, out); }
+void fl_tanh(fl_dtype dtype, size_t n, const void *x, void *out)
+{
+    const fl_fp_state caller_state = fl_fp_enter(false);
+    fl_kernels_active(dtype)->tanh(n, x, out);
+    fl_fp_leave(caller_state);
+}
 
 static double seconds_now(void)
 {

@@ -69,14 +69,15 @@ def _cell(case: Case) -> Prepared:
 
 
 def _stream(case: Case) -> Prepared:
-    assert case.state is not None
+    state = case.state
+    assert state is not None
     stream = _loaded(case).stream()
     x = np.ascontiguousarray(case.x[:, 0])
     y = np.empty((case.shape.T, case.shape.H), np.float32)
     call = partial(stream.step, x[0], out=y[0]) if case.shape.T == 1 else partial(stream.process, x, out=y)
 
     def answer() -> tuple[Array, Array, Array]:
-        stream.state = case.state
+        stream.state = state
         call()
         h, c = (np.asarray(part).reshape(case.shape.layers, 1, case.shape.H) for part in stream.state)
         return y[:, None], h, c

@@ -288,7 +288,7 @@ cdef class LSTM(Layer):
         y_dims[axis_t] = <npy_intp>view.T
         y_dims[1 + batched] = <npy_intp>(weights.shape.num_directions * weights.shape.hidden_size)
         if out is None:
-            y = PyArray_EMPTY(2 + batched, y_dims, weights.typenum, 0)
+            y = <ndarray>PyArray_EMPTY(2 + batched, y_dims, weights.typenum, 0)
         else:
             check_out(out, "out", weights.typenum, 2 + batched, y_dims)
             check_apart_from_inputs(out, "out", x, x_read, h_given, c_given)
@@ -298,8 +298,8 @@ cdef class LSTM(Layer):
         args.y = PyArray_DATA(y)
         args.y_stride_t = PyArray_STRIDES(y)[axis_t] // PyArray_ITEMSIZE(y)
         args.y_stride_b = PyArray_STRIDES(y)[1 - axis_t] // PyArray_ITEMSIZE(y)
-        h_n = PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
-        c_n = PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
+        h_n = <ndarray>PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
+        c_n = <ndarray>PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
         args.h_n = PyArray_DATA(h_n)
         args.c_n = PyArray_DATA(c_n)
 
@@ -325,8 +325,8 @@ cdef class LSTMCell(Layer):
         cdef npy_intp[2] dims
         cdef object h_given = None, c_given = None
         cdef ndarray x_read, h_0, c_0, h_n, c_n
-        cdef char[2048] small
-        cdef char *y = small
+        cdef double[256] small
+        cdef void *y = small
         cdef int batched
         memset(&args, 0, sizeof(args))
 
@@ -365,13 +365,13 @@ cdef class LSTMCell(Layer):
         # The C core writes the output of the step and the state after it; here they are the same.
         cdef size_t y_bytes = <size_t>PyArray_SIZE(h_n) * <size_t>PyArray_ITEMSIZE(h_n)
         if y_bytes > sizeof(small):
-            y = <char *>PyMem_Malloc(y_bytes)
+            y = PyMem_Malloc(y_bytes)
             if y == NULL:
                 raise MemoryError
         args.y = y
         args.y_stride_b = <ptrdiff_t>weights.shape.hidden_size
         status = run_forward(weights.lstm, &args, <double>view.B * weights.step_work > TINY_WORK)
-        if y != small:
+        if y != <void *>small:
             PyMem_Free(y)
         if status != FL_OK:
             if status == FL_ERROR_INDEX:
@@ -508,16 +508,21 @@ cdef select_isa(str max_isa):
         raise ImportError(f"FASTLSTM_MAX_ISA: expected one of {names} on this machine, got {max_isa!r}")
 
 
+cdef int threads_asked(str text):
+    """A number of threads in decimal digits, 0 for anything else."""
+    return int(text) if len(text) < 10 and text.isascii() and text.isdecimal() else 0
+
+
 cdef tuple threads_from_environment():
     """The number of threads for this process, 0 for the number of its CPUs, and where it came from."""
-    asked = os.environ.get("FASTLSTM_NUM_THREADS")
+    cdef str asked = os.environ.get("FASTLSTM_NUM_THREADS")
     if asked:
-        if not (asked.isdecimal() and 1 <= int(asked) <= sys.maxsize):
+        if threads_asked(asked) == 0:
             raise ImportError(f"FASTLSTM_NUM_THREADS: expected an integer of at least 1, got {asked!r}")
-        return int(asked), "FASTLSTM_NUM_THREADS"
+        return threads_asked(asked), "FASTLSTM_NUM_THREADS"
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and 1 <= int(asked) <= sys.maxsize:
-        return int(asked), "OMP_NUM_THREADS"
+    if threads_asked(asked) != 0:
+        return threads_asked(asked), "OMP_NUM_THREADS"
     return 0, "CPUs that this process may use"
 
 
