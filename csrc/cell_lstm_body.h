@@ -4,21 +4,21 @@
  *     c' = f c + i g,   h = o tanh(c')          (Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000)
  * with i = 1/A, f = 1/F, o = 1/O and g = N/G.  Three divisions serve five activations:
  *     c' = c / F + N / (A G),   h = N_c / (O G_c)
- * No factor overflows: A, F, O < 2^127, G <= 2.
+ * No product overflows: A, F, O < 2^127 (float32; SIGMOID_LIMIT), G <= 2.
  */
 #ifndef FL_CELL_LSTM_BODY_H
 #define FL_CELL_LSTM_BODY_H
 
 FL_INLINE vf lstm_cell(vf gate_i, vf gate_f, vf gate_g, vf gate_o, vf *c)
 {
-    const vf i_denominator = sigmoid_denominator(gate_i);
-    const vf f_denominator = sigmoid_denominator(gate_f);
-    const tanh_parts g = tanh_of(gate_g);
-    const vf o_denominator = sigmoid_denominator(gate_o);
+    const vf i_denominator = sigmoid_denominator(gate_i, 0);
+    const vf f_denominator = sigmoid_denominator(gate_f, 0);
+    const tanh_parts g = tanh_of(gate_g, 0);
+    const vf o_denominator = sigmoid_denominator(gate_o, 0);
     const vf kept = vf_div(*c, f_denominator);
     const vf added = vf_div(g.numerator, vf_mul(i_denominator, g.denominator));
     *c = vf_add(kept, added);
-    const tanh_parts c_squashed = tanh_of(*c);
+    const tanh_parts c_squashed = tanh_of(*c, 0);
     return vf_div(c_squashed.numerator, vf_mul(o_denominator, c_squashed.denominator));
 }
 

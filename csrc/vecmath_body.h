@@ -12,22 +12,30 @@
 #ifndef FL_VECMATH_BODY_H
 #define FL_VECMATH_BODY_H
 
-#define LOG2_E REAL(1.44269504088896340736)
+/* log2 e = LOG2_E + LOG2_E_REST.  Without the rest an exponential is good to about |t| / 8 units in the last place,
+ * which is plenty for a gate (its absolute error is that of rounding); the functions that users call have it. */
+#if FL_REAL_BITS == 32
+#define LOG2_E 0x1.715476p+0F
+#define LOG2_E_REST 0x1.4ae0bep-26F
+#else
+#define LOG2_E 0x1.71547652b82fep+0
+#define LOG2_E_REST 0x1.777d0ffda0d24p-56
+#endif
 
 #if FL_REAL_BITS == 32
 /* 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits; 127 is the exponent bias. */
 #define ROUND_AND_BIAS (REAL(12582912.0) + REAL(127.0))
-/* 2^-t stays normal and finite: |87 log2 e| < 126. */
-#define SIGMOID_LIMIT REAL(87.0)
+/* Twice 2^(88 log2 e) is still finite, and the logistic function of -88 is below the smallest normal number. */
+#define SIGMOID_LIMIT REAL(88.0)
 /* tanh is 1 to working precision from 9.02 on; 2 * 20 log2 e < 126. */
 #define TANH_LIMIT REAL(20.0)
 #else
 #define ROUND_AND_BIAS (REAL(6755399441055744.0) + REAL(1023.0)) /* 1.5 * 2^52 */
-#define SIGMOID_LIMIT REAL(708.0)                                /* 708 log2 e < 1022 */
+#define SIGMOID_LIMIT REAL(709.0)                                /* likewise */
 #define TANH_LIMIT REAL(40.0)                                    /* tanh is 1 from 19.07 on */
 #endif
 
-/* 2^(factor * a) = scale + scale_r * q */
+/* 2^((factor + rest) a) = scale + scale_r * q; `rest` may be 0. */
 typedef struct exp2_parts {
     vf scale, scale_r, q;
 } exp2_parts;
@@ -52,11 +60,13 @@ FL_INLINE vf exp2_q(vf r)
 #endif
 }
 
-FL_INLINE exp2_parts exp2_of(vf a, real factor)
+FL_INLINE exp2_parts exp2_of(vf a, real factor, real rest)
 {
     const vf biased = vf_fma(a, vf_set1(factor), vf_set1(ROUND_AND_BIAS));
     const vf n = vf_sub(biased, vf_set1(ROUND_AND_BIAS));
-    const vf r = vf_fms(a, vf_set1(factor), n);
+    vf r = vf_fms(a, vf_set1(factor), n);
+    if (rest != 0)
+        r = vf_fma(a, vf_set1(rest), r);
     exp2_parts e;
     e.scale = vf_exponent(biased);
     e.scale_r = vf_mul(e.scale, r);
@@ -65,24 +75,24 @@ FL_INLINE exp2_parts exp2_of(vf a, real factor)
 }
 
 /* 1 + exp(-a): the denominator of the logistic function; finite, NaN for NaN. */
-FL_INLINE vf sigmoid_denominator(vf a)
+FL_INLINE vf sigmoid_denominator(vf a, real rest)
 {
     a = vf_min(vf_set1(SIGMOID_LIMIT), vf_max(vf_set1(-SIGMOID_LIMIT), a));
-    const exp2_parts e = exp2_of(a, -LOG2_E);
+    const exp2_parts e = exp2_of(a, -LOG2_E, -rest);
     return vf_fma(e.scale_r, e.q, vf_add(e.scale, vf_set1(1)));
 }
 
-FL_INLINE vf sigmoid(vf a) { return vf_div(vf_set1(1), sigmoid_denominator(a)); }
+FL_INLINE vf sigmoid(vf a) { return vf_div(vf_set1(1), sigmoid_denominator(a, LOG2_E_REST)); }
 
 /* tanh(a) = numerator / denominator = sign(a) (1 - E) / (1 + E), E = exp(-2 |a|). */
 typedef struct tanh_parts {
     vf numerator, denominator;
 } tanh_parts;
 
-FL_INLINE tanh_parts tanh_of(vf a)
+FL_INLINE tanh_parts tanh_of(vf a, real rest)
 {
     const vf magnitude = vf_min(vf_set1(TANH_LIMIT), vf_abs(a));
-    const exp2_parts e = exp2_of(magnitude, -2 * LOG2_E);
+    const exp2_parts e = exp2_of(magnitude, -2 * LOG2_E, -2 * rest);
     tanh_parts t;
     t.numerator = vf_or(vf_fnma(e.scale_r, e.q, vf_sub(vf_set1(1), e.scale)), vf_sign(a));
     t.denominator = vf_fma(e.scale_r, e.q, vf_add(e.scale, vf_set1(1)));
@@ -91,7 +101,7 @@ FL_INLINE tanh_parts tanh_of(vf a)
 
 FL_INLINE vf hyperbolic_tangent(vf a)
 {
-    const tanh_parts t = tanh_of(a);
+    const tanh_parts t = tanh_of(a, LOG2_E_REST);
     return vf_div(t.numerator, t.denominator);
 }
 

@@ -120,8 +120,9 @@ def test_thread_sanitizer(race_checked):
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 @pytest.mark.parametrize("isa", CHECKED)
 def test_valgrind(built, isa):
-    command = ["valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full", "--fair-sched=yes"]
-    run_tests([*command, built.program], isa, "short")
+    leaks = ["--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]
+    command = ["valgrind", "--quiet", "--error-exitcode=9", *leaks, built.program]
+    run_tests(command, isa, "memory")
 
 
 # ---- The example ------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ build=tests/c/core_build.py
 emulated=(qemu-aarch64 -L /usr/aarch64-linux-gnu "$directory/aarch64/run_tests")
 
 CC=aarch64-linux-gnu-gcc python3 "$build" aarch64 "$directory/aarch64"
-"${emulated[@]}" neon full
-"${emulated[@]}" generic short
+"${emulated[@]}" neon foreign
+"${emulated[@]}" generic foreign
 
 digests() { grep '^digest ' || true; } # no line at all is caught below
 "${emulated[@]}" neon digest | digests >"$directory/neon"

@@ -34,6 +34,7 @@ class Peer:
         return {"torch": torch.__version__, "threads": str(torch.get_num_threads())}
 
     def variants(self, case: Case) -> dict[str, Callable[[], Prepared]]:
+        torch._dynamo.reset()  # the case before has used up some of the compilations that are allowed
         modules: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {"LSTM": lambda: _lstm(case)}
         if case.shape.T == 1 and case.state is not None:
             modules["LSTMCell"] = lambda: _cell(case)
@@ -55,7 +56,6 @@ def _traced(module: Any, arguments: tuple[Any, ...]) -> Any:
 
 def _compiled(module: Any, arguments: tuple[Any, ...]) -> Any:
     del arguments
-    torch._dynamo.reset()
     return torch.compile(module)
 
 

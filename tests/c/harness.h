@@ -19,7 +19,7 @@ typedef enum effort {
 extern effort harness_effort;
 
 /* `full` rounds, or few where time is dear. */
-static inline size_t rounds(size_t full) { return harness_effort == EFFORT_FULL ? full : full / 12 + 1; }
+static inline size_t rounds(size_t full) { return harness_effort == EFFORT_FULL ? full : full / 24 + 1; }
 
 /* Run this test alone; null: all. */
 extern const char *harness_only;
@@ -32,7 +32,7 @@ int finish_tests(void); /* prints the totals as the last line; the exit code */
 #define EXPECT(condition, ...) expect((condition), #condition, __FILE__, __LINE__, __VA_ARGS__)
 bool expect(bool condition, const char *text, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
-#define EXPECT_STATUS(call, wanted) expect_status((call), (wanted), #call, __FILE__, __LINE__)
+#define EXPECT_STATUS(call, wanted) expect_status((int)(call), (int)(wanted), #call, __FILE__, __LINE__)
 bool expect_status(int got, int wanted, const char *text, const char *file, int line);
 /* The running test has failed an expectation. */
 bool test_failed(void);

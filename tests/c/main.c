@@ -3,7 +3,7 @@
  * Tests of the C core through fastlstm.h alone.  Arguments: the instruction set, which must then be the active one, and
  * what to run (and, if wanted, the name of the only test to run):
  *     full      everything
- *     short     everything, in few rounds, for slow emulators of this machine
+ *     memory    what touches memory, in few rounds on few threads, for slow emulators of this machine (Valgrind)
  *     foreign   everything but fork, for emulators of other machines (QEMU cannot fork a process with threads);
  *               few rounds of what uses several threads
  *     threads   what uses several threads, in few rounds, for race detectors
@@ -27,15 +27,15 @@ static void instruction_set_is_active(void)
 typedef struct mode {
     const char *name;
     effort computing, threading;
-    bool values, threads, interruptions, fork, digest;
+    bool values, floating_point, threads, interruptions, fork, digest;
 } mode;
 
 static const mode modes[] = {
-    {"full", EFFORT_FULL, EFFORT_FULL, true, true, true, true, true},
-    {"short", EFFORT_SHORT, EFFORT_SHORT, true, true, true, true, false},
-    {"foreign", EFFORT_FULL, EFFORT_SHORT, true, true, true, false, false},
-    {"threads", EFFORT_SHORT, EFFORT_SHORT, false, true, false, false, false},
-    {"digest", EFFORT_FULL, EFFORT_FULL, false, false, false, false, true},
+    {"full", EFFORT_FULL, EFFORT_FULL, true, true, true, true, true, true},
+    {"memory", EFFORT_SHORT, EFFORT_SHORT, true, false, false, false, false, false},
+    {"foreign", EFFORT_FULL, EFFORT_SHORT, true, true, true, true, false, false},
+    {"threads", EFFORT_SHORT, EFFORT_SHORT, false, false, true, false, false, false},
+    {"digest", EFFORT_FULL, EFFORT_FULL, false, false, false, false, false, true},
 };
 
 static void run_mode(const mode *how)
@@ -47,6 +47,8 @@ static void run_mode(const mode *how)
         test_errors();
         test_memory();
     }
+    if (how->floating_point)
+        test_floating_point();
     harness_effort = how->threading;
     if (how->threads) {
         test_schedules();
@@ -67,7 +69,7 @@ int main(int count, char **arguments)
         if (strcmp(count > 2 ? arguments[2] : "full", modes[n].name) == 0)
             how = &modes[n];
     if (count < 2 || count > 4 || how == NULL) {
-        fprintf(stderr, "usage: %s generic|avx2|avx512|neon [full|short|foreign|threads|digest [TEST]]\n", arguments[0]);
+        fprintf(stderr, "usage: %s generic|avx2|avx512|neon [full|memory|foreign|threads|digest [TEST]]\n", arguments[0]);
         return 2;
     }
     wanted_isa = arguments[1];

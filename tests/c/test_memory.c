@@ -115,7 +115,8 @@ static void stream_without_memory(void)
     problem_free(&p);
 }
 
-/* The same call again takes no more memory: neither what lives on, nor, with one caller, any at all. */
+/* The same call again leaves nothing behind, and on one thread it takes nothing either: the scratch memory of the call
+ * before is enough.  (On a busy machine the number of threads that take part may change, and with it what they need.) */
 static void calls_leave_memory_flat(void)
 {
     for (size_t threads = 1; threads <= 3; threads += 2) {
@@ -130,7 +131,8 @@ static void calls_leave_memory_flat(void)
         for (size_t repeat = 0; repeat < rounds(200); repeat++)
             EXPECT_STATUS(fl_lstm_forward(p.lstm, &args), FL_OK);
         EXPECT(atomic_load(&allocations_live) == live, "%ld blocks, then %ld", live, atomic_load(&allocations_live));
-        EXPECT(atomic_load(&allocations_made) == made, "%ld allocations", atomic_load(&allocations_made) - made);
+        EXPECT(threads > 1 || atomic_load(&allocations_made) == made, "%ld allocations",
+               atomic_load(&allocations_made) - made);
         result_free(&r);
         problem_free(&p);
     }

@@ -3,7 +3,9 @@
  * Several callers at once, fork, interruption, signals, limits.  (test_schedules.c has the threads of one call.)
  */
 #define _GNU_SOURCE
+#include <fenv.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -222,14 +224,15 @@ static void fork_while_computing(void)
 
 typedef struct interruption {
     pthread_t caller;
-    size_t asked, on_other_thread;
+    size_t asked, on_other_thread, rounding_changed;
 } interruption;
 
-/* Goes on twice, then stops. */
+/* Goes on twice, then stops.  It is the caller's code, and runs in the caller's floating-point state. */
 static int stop_at_third(void *context)
 {
     interruption *self = context;
     self->on_other_thread += !pthread_equal(self->caller, pthread_self());
+    self->rounding_changed += fegetround() != FE_DOWNWARD;
     return ++self->asked == 3;
 }
 
@@ -249,8 +252,13 @@ static void interrupt_endless(const spec *s, size_t threads)
     args.x_stride_t = args.y_stride_t = 0;
     args.interrupt = stop_at_third;
     args.interrupt_context = &context;
-    EXPECT_STATUS(fl_lstm_forward(p.lstm, &args), FL_ERROR_INTERRUPTED);
+    fesetround(FE_DOWNWARD);
+    const fl_status status = fl_lstm_forward(p.lstm, &args);
+    EXPECT(fegetround() == FE_DOWNWARD, "rounding mode %d after the call", fegetround());
+    fesetround(FE_TONEAREST);
+    EXPECT_STATUS(status, FL_ERROR_INTERRUPTED);
     EXPECT(context.asked == 3, "asked %zu times", context.asked);
+    EXPECT(context.rounding_changed == 0, "the callback does not see the caller's rounding mode");
     EXPECT(context.on_other_thread == 0, "called by another thread");
     result_free(&r);
     /* Layer and pool are as good as new. */

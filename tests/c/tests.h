@@ -6,6 +6,7 @@
 #define TESTS_H
 
 void test_values(void);         /* against the oracle */
+void test_floating_point(void); /* corner cases that emulators get wrong */
 void test_bits(void);           /* what must be the same bits */
 void test_errors(void);         /* what a caller can get wrong */
 void test_memory(void);         /* out of memory, leaks, allocation */
