@@ -21,7 +21,8 @@
 #define CHUNK_BYTES ((size_t)1 << 20)   /* output of a layer, passed on to the next */
 #define HOIST_MIN_ROWS 48               /* so that a panel of W is reused often even when rows are long */
 #define HOIST_MAX_ROWS 512
-#define MERGE_INPUTS 4                  /* inputs that cost less merged than stored and loaded */
+#define MERGE_INPUTS 16                 /* inputs that cost less merged than stored and loaded, for one row */
+#define MERGE_INPUTS_ROWS 64            /* and for a tile of four rows and more */
 #define MERGE_ROWS 12                   /* rows from which a step alone reuses W enough, */
 #define MERGE_ROWS_FAR 48               /* and where W comes from the last cache or beyond */
 
@@ -49,14 +50,15 @@ static size_t wanted_rows(const fl_lstm *lstm)
     return rows < HOIST_MIN_ROWS ? HOIST_MIN_ROWS : rows > HOIST_MAX_ROWS ? HOIST_MAX_ROWS : rows;
 }
 
-static size_t merge_rows(const fl_lstm *lstm, size_t I)
+static bool merges(const fl_lstm *lstm, size_t I, size_t rows)
 {
-    return I * lstm->layout.gate_row * lstm->real_size > fl_cache_last() / 8 ? MERGE_ROWS_FAR : MERGE_ROWS;
+    const bool far = I * lstm->layout.gate_row * lstm->real_size > fl_cache_last() / 8;
+    return I <= (rows < 4 ? MERGE_INPUTS : MERGE_INPUTS_ROWS) || rows >= (far ? MERGE_ROWS_FAR : MERGE_ROWS);
 }
 
 size_t fl_hoisted_steps(const fl_lstm *lstm, size_t I, size_t rows, size_t T)
 {
-    if (I <= MERGE_INPUTS || rows >= merge_rows(lstm, I) || rows == 0)
+    if (rows == 0 || merges(lstm, I, rows))
         return 0;
     const size_t wanted = (wanted_rows(lstm) + rows - 1) / rows;
     const size_t steps = wanted < T ? wanted : T;
@@ -65,8 +67,13 @@ size_t fl_hoisted_steps(const fl_lstm *lstm, size_t I, size_t rows, size_t T)
 
 size_t fl_hoisted_rows(const fl_lstm *lstm, size_t I, size_t rows, size_t T, bool ragged)
 {
-    if (!ragged || I <= MERGE_INPUTS || T == 0)
-        return fl_hoisted_steps(lstm, I, rows, T) * rows;
+    if (I <= MERGE_INPUTS || T == 0)
+        return 0;
+    if (!ragged) { /* row groups differ by one row */
+        const size_t more = fl_hoisted_steps(lstm, I, rows, T) * rows;
+        const size_t fewer = rows > 1 ? fl_hoisted_steps(lstm, I, rows - 1, T) * (rows - 1) : 0;
+        return more > fewer ? more : fewer;
+    }
     /* Any number of active rows: ceil(wanted / rows) * rows < wanted + rows, and rows < MERGE_ROWS_FAR. */
     const size_t bound = wanted_rows(lstm) + MERGE_ROWS_FAR;
     return rows < bound / T ? rows * T : bound;

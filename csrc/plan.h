@@ -25,7 +25,7 @@ fl_plan fl_plan_make(const fl_lstm *lstm, size_t T, size_t B, size_t max_threads
  * merged into the step. */
 size_t fl_hoisted_steps(const fl_lstm *lstm, size_t I, size_t rows, size_t T);
 
-/* Most rows of one such product, for any part of a batch of `rows` rows when it is ragged. */
+/* Most rows of one such product, for row groups of at most `rows` rows, of any number of active rows when ragged. */
 size_t fl_hoisted_rows(const fl_lstm *lstm, size_t I, size_t rows, size_t T, bool ragged);
 
 /* Estimated nanoseconds of one recurrent step of one cell on one thread: `rows` rows, 1/share of the hidden units. */

@@ -4,8 +4,9 @@
  * accumulators from the bias to the cell update.  NR, NB and NT are constants at every call, so that after inlining each
  * accumulator is one register.
  *
- * Lanes run over hidden units and tiles over outputs; never over k.  So each gate is one chain of multiply-adds, k
- * ascending, whatever the tile: the same bits for every batch, tile, thread and vector width.
+ * Lanes run over hidden units and tiles over outputs; never over k.  So each gate is one sum in one order, whatever the
+ * tile: bias, inputs, hidden state, k ascending in partial sums of K_BLOCK.  Hence the same bits for every batch, tile,
+ * thread and vector width.
  */
 #ifndef FL_TILE_BODY_H
 #define FL_TILE_BODY_H
@@ -25,6 +26,10 @@
 #endif
 #define MAX_ACCUMULATORS 24
 
+/* Length of a chain of multiply-adds.  Partial sums of this length, added to the total, lose far less to rounding than one
+ * long chain onto a large value: it decides the bits of every result, so it is the same for all. */
+#define K_BLOCK 64
+
 /* One time step, pointers at its first batch row. */
 typedef struct step_view {
     const real *pre, *x, *h;
@@ -35,35 +40,41 @@ typedef struct step_view {
 
 FL_INLINE size_t row_at(const fl_steps *s, size_t position) { return s->rows ? s->rows[position] : position; }
 
-/* acc += a[r][k] * panel[k], k = 0..K-1.  `w` is the first panel, the next ones and the tail's follow at `panel`
- * elements. */
-FL_INLINE void accumulate(vf *acc, const int NR, const int NB, const int NT, const real *const *a, size_t K,
+/* total += sum over k of a[r][k] * panel[k], K_BLOCK at a time: each partial sum is a chain of multiply-adds from zero.
+ * `w` is the first panel, the next ones and the tail's follow at `panel` elements. */
+FL_INLINE void accumulate(vf *total, const int NR, const int NB, const int NT, const real *const *a, size_t K,
                           const real *w, size_t panel)
 {
     const int NV = 4 * NB + NT;
-    for (size_t k = 0; k < K; k++) {
-        vf input[MAX_ROWS];
-        FL_UNROLL for (int r = 0; r < NR; r++) input[r] = vf_set1(a[r][k]);
-        FL_UNROLL for (int b = 0; b < NB; b++)
-        {
-            FL_UNROLL for (int v = 0; v < 4; v++)
+    vf acc[MAX_ACCUMULATORS];
+    for (size_t k = 0, end; k < K; k = end) {
+        end = K - k > K_BLOCK ? k + K_BLOCK : K;
+        FL_UNROLL for (int v = 0; v < NR * NV; v++) acc[v] = vf_set1(0);
+        for (; k < end; k++) {
+            vf input[MAX_ROWS];
+            FL_UNROLL for (int r = 0; r < NR; r++) input[r] = vf_set1(a[r][k]);
+            FL_UNROLL for (int b = 0; b < NB; b++)
             {
-                const vf weight = vf_load(w + (size_t)b * panel + (4 * k + (size_t)v) * VF_LANES);
+                FL_UNROLL for (int v = 0; v < 4; v++)
+                {
+                    const vf weight = vf_load(w + (size_t)b * panel + (4 * k + (size_t)v) * VF_LANES);
+                    FL_UNROLL for (int r = 0; r < NR; r++)
+                        acc[r * NV + 4 * b + v] = vf_fma(input[r], weight, acc[r * NV + 4 * b + v]);
+                }
+            }
+            FL_UNROLL for (int v = 0; v < NT; v++)
+            {
+                const vf weight = vf_load(w + (size_t)NB * panel + ((size_t)NT * k + (size_t)v) * VF_LANES);
                 FL_UNROLL for (int r = 0; r < NR; r++)
-                    acc[r * NV + 4 * b + v] = vf_fma(input[r], weight, acc[r * NV + 4 * b + v]);
+                    acc[r * NV + 4 * NB + v] = vf_fma(input[r], weight, acc[r * NV + 4 * NB + v]);
             }
         }
-        FL_UNROLL for (int v = 0; v < NT; v++)
-        {
-            const vf weight = vf_load(w + (size_t)NB * panel + ((size_t)NT * k + (size_t)v) * VF_LANES);
-            FL_UNROLL for (int r = 0; r < NR; r++)
-                acc[r * NV + 4 * NB + v] = vf_fma(input[r], weight, acc[r * NV + 4 * NB + v]);
-        }
+        FL_UNROLL for (int v = 0; v < NR * NV; v++) total[v] = vf_add(total[v], acc[v]);
     }
 }
 
 /* Gates of the tile at `position` (first row) and block j (first block). */
-FL_INLINE void tile_gates(vf *acc, const fl_steps *s, const step_view *at, size_t position, size_t j, const int NR,
+FL_INLINE void tile_gates(vf *total, const fl_steps *s, const step_view *at, size_t position, size_t j, const int NR,
                           const int NB, const int NT)
 {
     const int NV = 4 * NB + NT;
@@ -75,20 +86,20 @@ FL_INLINE void tile_gates(vf *acc, const fl_steps *s, const step_view *at, size_
         FL_UNROLL for (int r = 0; r < NR; r++)
         {
             const real *pre = at->pre + (ptrdiff_t)(position + (size_t)r) * s->pre_stride_row + offset;
-            FL_UNROLL for (int v = 0; v < NV; v++) acc[r * NV + v] = vf_load(pre + (size_t)v * VF_LANES);
+            FL_UNROLL for (int v = 0; v < NV; v++) total[r * NV + v] = vf_load(pre + (size_t)v * VF_LANES);
         }
     } else {
         const real *bias = (const real *)s->bias + offset;
         FL_UNROLL for (int v = 0; v < NV; v++)
         {
             const vf b = vf_load(bias + (size_t)v * VF_LANES);
-            FL_UNROLL for (int r = 0; r < NR; r++) acc[r * NV + v] = b;
+            FL_UNROLL for (int r = 0; r < NR; r++) total[r * NV + v] = b;
         }
     }
     if (at->x) {
         FL_UNROLL for (int r = 0; r < NR; r++)
             row[r] = at->x + (ptrdiff_t)row_at(s, position + (size_t)r) * s->x_stride_b;
-        accumulate(acc, NR, NB, NT, row, s->I, (const real *)s->W + j * x_panel, x_panel);
+        accumulate(total, NR, NB, NT, row, s->I, (const real *)s->W + j * x_panel, x_panel);
     } else if (at->x_index) {
         FL_UNROLL for (int r = 0; r < NR; r++)
         {
@@ -98,16 +109,16 @@ FL_INLINE void tile_gates(vf *acc, const fl_steps *s, const step_view *at, size_
             {
                 const real *panel = w + (size_t)b * x_panel + 4 * (size_t)k * VF_LANES;
                 FL_UNROLL for (int v = 0; v < 4; v++)
-                    acc[r * NV + 4 * b + v] = vf_add(acc[r * NV + 4 * b + v], vf_load(panel + (size_t)v * VF_LANES));
+                    total[r * NV + 4 * b + v] = vf_add(total[r * NV + 4 * b + v], vf_load(panel + (size_t)v * VF_LANES));
             }
             const real *tail = w + (size_t)NB * x_panel + (size_t)NT * (size_t)k * VF_LANES;
             FL_UNROLL for (int v = 0; v < NT; v++)
-                acc[r * NV + 4 * NB + v] = vf_add(acc[r * NV + 4 * NB + v], vf_load(tail + (size_t)v * VF_LANES));
+                total[r * NV + 4 * NB + v] = vf_add(total[r * NV + 4 * NB + v], vf_load(tail + (size_t)v * VF_LANES));
         }
     }
     FL_UNROLL for (int r = 0; r < NR; r++)
         row[r] = at->h + (ptrdiff_t)row_at(s, position + (size_t)r) * at->h_stride_b;
-    accumulate(acc, NR, NB, NT, row, s->layout.H, (const real *)s->R + j * h_panel, h_panel);
+    accumulate(total, NR, NB, NT, row, s->layout.H, (const real *)s->R + j * h_panel, h_panel);
 }
 
 /* The gates i, f, g, o of row r, block b (b == NB: the packed tail) as four vectors. */

@@ -3,6 +3,7 @@
  * Tests of the C core through fastlstm.h alone.  Arguments: the instruction set, which must then be the active one, and
  * what to run (and, if wanted, the name of the only test to run):
  *     full      everything
+ *     short     everything, in few rounds, for sanitizers
  *     memory    what touches memory, in few rounds on few threads, for slow emulators of this machine (Valgrind)
  *     foreign   everything but fork, for emulators of other machines (QEMU cannot fork a process with threads);
  *               few rounds of what uses several threads
@@ -32,6 +33,7 @@ typedef struct mode {
 
 static const mode modes[] = {
     {"full", EFFORT_FULL, EFFORT_FULL, true, true, true, true, true, true},
+    {"short", EFFORT_SHORT, EFFORT_SHORT, true, true, true, true, true, false},
     {"memory", EFFORT_SHORT, EFFORT_SHORT, true, false, false, false, false, false},
     {"foreign", EFFORT_FULL, EFFORT_SHORT, true, true, true, true, false, false},
     {"threads", EFFORT_SHORT, EFFORT_SHORT, false, false, true, false, false, false},
@@ -69,7 +71,7 @@ int main(int count, char **arguments)
         if (strcmp(count > 2 ? arguments[2] : "full", modes[n].name) == 0)
             how = &modes[n];
     if (count < 2 || count > 4 || how == NULL) {
-        fprintf(stderr, "usage: %s generic|avx2|avx512|neon [full|memory|foreign|threads|digest [TEST]]\n", arguments[0]);
+        fprintf(stderr, "usage: %s generic|avx2|avx512|neon [full|short|memory|foreign|threads|digest [TEST]]\n", arguments[0]);
         return 2;
     }
     wanted_isa = arguments[1];
