@@ -79,6 +79,12 @@ size_t fl_hoisted_rows(const fl_lstm *lstm, size_t I, size_t rows, size_t T, boo
     return rows < bound / T ? rows * T : bound;
 }
 
+size_t fl_unit_lines(const fl_lstm *lstm)
+{
+    const size_t line_blocks = FL_ALIGNMENT / (lstm->layout.lanes * lstm->real_size);
+    return (lstm->layout.blocks + line_blocks - 1) / line_blocks;
+}
+
 /* Steps that pass through the stack together: enough rows for the products, and little memory. */
 static size_t chunk_steps(const fl_lstm *lstm, size_t T, size_t B)
 {
@@ -152,7 +158,7 @@ fl_plan fl_plan_make(const fl_lstm *lstm, size_t T, size_t B, size_t max_threads
         for (size_t rows = 1; rows <= share && rows <= B; rows++) {
             for (size_t layers = 1; layers <= share / rows && layers <= most_layers; layers++) {
                 size_t hidden = layers > 1 ? 1 : share / rows;
-                hidden = hidden < lstm->layout.blocks ? hidden : lstm->layout.blocks;
+                hidden = hidden < fl_unit_lines(lstm) ? hidden : fl_unit_lines(lstm);
                 for (;; hidden = 1) {
                     const fl_plan plan = grid(lstm, T, B, rows, directions, layers, hidden);
                     const double time = plan_nanoseconds(lstm, &plan, T, B);

@@ -25,6 +25,9 @@ fl_plan fl_plan_make(const fl_lstm *lstm, size_t T, size_t B, size_t max_threads
  * merged into the step. */
 size_t fl_hoisted_steps(const fl_lstm *lstm, size_t I, size_t rows, size_t T);
 
+/* Cache lines of one row of hidden units: what hidden groups divide among them. */
+size_t fl_unit_lines(const fl_lstm *lstm);
+
 /* Most rows of one such product, for row groups of at most `rows` rows, of any number of active rows when ragged. */
 size_t fl_hoisted_rows(const fl_lstm *lstm, size_t I, size_t rows, size_t T, bool ragged);
 

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -236,6 +237,7 @@ def start_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # so that it can be killed with all that it forked
     )
 
 
@@ -244,7 +246,7 @@ def result_of_child(child: subprocess.Popen[str]) -> Any:
     try:
         stdout, stderr = child.communicate(timeout=HANG)
     except subprocess.TimeoutExpired:
-        child.kill()
+        os.killpg(child.pid, signal.SIGKILL)
         stdout, stderr = child.communicate()
         stderr += "\n(it hung)"
     assert child.returncode == 0, f"exit status {child.returncode} of {child.args}\n{stdout}\n{stderr}"
