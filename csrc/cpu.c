@@ -37,7 +37,7 @@ static const isa_entry isa_entries[FL_ISA_COUNT] = {
 };
 
 static const isa_entry *active = &isa_entries[0];
-static size_t cache_l2 = (size_t)512 << 10, cache_last = (size_t)8 << 20;
+static size_t cache_l1 = (size_t)32 << 10, cache_l2 = (size_t)512 << 10, cache_last = (size_t)8 << 20;
 
 #if defined(__x86_64__)
 static uint64_t enabled_states(void)
@@ -92,8 +92,10 @@ fl_isa_info fl_isa_get(size_t index)
 /* The system's word, or a guess; asked once, because the question costs a trap under a hypervisor. */
 static void read_caches(void)
 {
-#if defined(_SC_LEVEL2_CACHE_SIZE) && defined(_SC_LEVEL3_CACHE_SIZE)
-    const long l2 = sysconf(_SC_LEVEL2_CACHE_SIZE), last = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+    const long l1 = sysconf(_SC_LEVEL1_DCACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE), last = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    if (l1 > 0)
+        cache_l1 = (size_t)l1;
     if (l2 > 0)
         cache_l2 = (size_t)l2;
     if (last > 0)
@@ -121,6 +123,8 @@ fl_status fl_isa_select(const char *max_isa)
 const char *fl_isa_active(void) { return active->name; }
 
 const fl_kernels *fl_kernels_active(fl_dtype dtype) { return dtype == FL_F32 ? active->f32 : active->f64; }
+
+size_t fl_cache_l1(void) { return cache_l1; }
 
 size_t fl_cache_l2(void) { return cache_l2; }
 

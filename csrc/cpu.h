@@ -10,7 +10,8 @@
 /* Kernels of the active instruction set (see fl_isa_select). */
 const fl_kernels *fl_kernels_active(fl_dtype dtype);
 
-/* Bytes of a core's private L2 and of the last level; guesses where the system does not tell. */
+/* Bytes of a core's L1 for data and of its private L2 and of the last level; guesses where the system does not tell. */
+size_t fl_cache_l1(void);
 size_t fl_cache_l2(void);
 size_t fl_cache_last(void);
 

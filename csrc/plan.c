@@ -29,7 +29,7 @@
 static double bytes_nanoseconds(double bytes)
 {
     const double l2 = 0.8 * (double)fl_cache_l2(), l3 = 0.8 * (double)fl_cache_last();
-    if (bytes < 32768.0)
+    if (bytes < (double)fl_cache_l1())
         return 0.0;
     return bytes / (bytes < l2 ? L2_BYTES_PER_NS : bytes < l3 ? L3_BYTES_PER_NS : MEMORY_BYTES_PER_NS);
 }
