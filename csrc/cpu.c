@@ -93,7 +93,8 @@ fl_isa_info fl_isa_get(size_t index)
 static void read_caches(void)
 {
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
-    const long l1 = sysconf(_SC_LEVEL1_DCACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE), last = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    const long l1 = sysconf(_SC_LEVEL1_DCACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    const long last = sysconf(_SC_LEVEL3_CACHE_SIZE);
     if (l1 > 0)
         cache_l1 = (size_t)l1;
     if (l2 > 0)

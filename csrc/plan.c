@@ -88,7 +88,7 @@ size_t fl_unit_lines(const fl_lstm *lstm)
 /* Steps that pass through the stack together: enough rows for the products, and little memory. */
 static size_t chunk_steps(const fl_lstm *lstm, size_t T, size_t B)
 {
-    if (lstm->shape.num_layers == 1 || lstm->shape.num_directions == 2)
+    if (lstm->shape.num_layers == 1 || lstm->shape.num_directions == 2 || B == 0)
         return T;
     size_t steps = CHUNK_BYTES / (B * lstm->layout.H * lstm->real_size + 1);
     const size_t least = (HOIST_MIN_ROWS + B - 1) / B;

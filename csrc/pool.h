@@ -11,9 +11,11 @@
 
 #define FL_MAX_THREADS 64
 
-/* A counter that one thread raises and others wait for, on a cache line (and its prefetched neighbour) of its own. */
+/* A counter that one thread raises and others wait for, on a cache line of its own, and without its neighbour, which
+ * some processors fetch along. */
 typedef struct fl_counter {
-    _Alignas(128) _Atomic uint64_t value;
+    _Alignas(64) _Atomic uint64_t value;
+    char padding[120];
 } fl_counter;
 
 /* Wait until counter >= target: spin for some 20 us, then give the CPU away, then sleep in short naps, so that an

@@ -58,7 +58,13 @@ def built(compiled) -> Built:
 
 @pytest.fixture(scope="session")
 def address_checked(tmp_path_factory) -> Path:
-    flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    flags = [
+        "-O1",
+        "-g",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-fno-omit-frame-pointer",
+    ]
     build = Build(tmp_path_factory.mktemp("asan"), isas=CHECKED, flags=flags)
     return build.tests(build.core())
 
@@ -102,7 +108,11 @@ def test_program_refuses_other_instruction_sets(built, isa):
 def test_fused_instruction_sets_give_the_same_bits(built):
     digests = {}
     for isa in FUSED:
-        lines = [line for line in run_tests([built.program], isa, "digest").splitlines() if line.startswith("digest ")]
+        lines = [
+            line
+            for line in run_tests([built.program], isa, "digest").splitlines()
+            if line.startswith("digest ")
+        ]
         assert len(lines) == 4
         digests[isa] = lines
     assert all(lines == digests[FUSED[0]] for lines in digests.values()), digests
@@ -110,7 +120,9 @@ def test_fused_instruction_sets_give_the_same_bits(built):
 
 @pytest.mark.parametrize("isa", CHECKED)
 def test_address_and_undefined_behaviour_sanitizers(address_checked, isa):
-    run_tests([address_checked], isa, "short", ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1")
+    run_tests(
+        [address_checked], isa, "short", ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1"
+    )
 
 
 def test_thread_sanitizer(race_checked):

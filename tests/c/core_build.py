@@ -113,7 +113,9 @@ class Build:
 
     def core(self) -> list[Path]:
         """Compile the core."""
-        sources = sorted((ROOT / "csrc").glob("*.c"), key=lambda path: -path.name.startswith("kernels_avx512"))
+        sources = sorted(
+            (ROOT / "csrc").glob("*.c"), key=lambda path: -path.name.startswith("kernels_avx512")
+        )
         return self.objects([path for path in sources if kernel_isa(path) in (None, *self.isas)])
 
     def link(self, name: str, objects: list[Path], *flags: str) -> Path:

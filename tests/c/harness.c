@@ -42,8 +42,6 @@ int finish_tests(void)
     return failed != 0 || passed == 0;
 }
 
-bool test_failed(void) { return failures_here != 0; }
-
 bool expect(bool condition, const char *text, const char *file, int line, const char *format, ...)
 {
     if (!condition && failures_here++ < MOST_MESSAGES) {

@@ -34,8 +34,6 @@ bool expect(bool condition, const char *text, const char *file, int line, const 
     __attribute__((format(printf, 5, 6)));
 #define EXPECT_STATUS(call, wanted) expect_status((int)(call), (int)(wanted), #call, __FILE__, __LINE__)
 bool expect_status(int got, int wanted, const char *text, const char *file, int line);
-/* The running test has failed an expectation. */
-bool test_failed(void);
 
 /* ---- Random numbers: the same on every machine; each test starts from the same seed ----------------------- */
 

@@ -4,12 +4,13 @@
  * what to run (and, if wanted, the name of the only test to run):
  *     full      everything
  *     short     everything, in few rounds, for sanitizers
- *     memory    what touches memory, in few rounds on few threads, for slow emulators of this machine (Valgrind)
+ *     memory    what touches memory, in few rounds, for slow emulators of this machine (Valgrind)
  *     foreign   everything but fork, for emulators of other machines (QEMU cannot fork a process with threads);
  *               few rounds of what uses several threads
  *     threads   what uses several threads, in few rounds, for race detectors
  *     digest    only print digests of results
- * Prints the name of each test before it runs, so that a crash has a name.  The last line is "N passed, N failed"; the exit code is 0 where none failed.
+ * Prints the name of each test before it runs, so that a crash has a name.  The last line is "N passed, N failed"; the
+ * exit code is 0 where none failed.
  */
 #include <stdio.h>
 #include <string.h>
@@ -71,7 +72,8 @@ int main(int count, char **arguments)
         if (strcmp(count > 2 ? arguments[2] : "full", modes[n].name) == 0)
             how = &modes[n];
     if (count < 2 || count > 4 || how == NULL) {
-        fprintf(stderr, "usage: %s generic|avx2|avx512|neon [full|short|memory|foreign|threads|digest [TEST]]\n", arguments[0]);
+        fprintf(stderr, "usage: %s generic|avx2|avx512|neon [full|short|memory|foreign|threads|digest [TEST]]\n",
+                arguments[0]);
         return 2;
     }
     wanted_isa = arguments[1];

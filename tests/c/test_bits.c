@@ -233,7 +233,8 @@ static void pieces_equal_forward(void)
             const ptrdiff_t row = (ptrdiff_t)H;
             void *gates = guard_new(&more, 4 * s.B * H, p.real_size);
             EXPECT_STATUS(fl_gate_matmul(p.lstm, s.B, p.x, p.x_layout.stride_b, p.h0, row, gates, 4 * row), FL_OK);
-            EXPECT_STATUS(fl_cell_update(dtypes[d], s.B, H, gates, 4 * row, p.c0, row, pieces.h_n, row, pieces.c_n, row),
+            EXPECT_STATUS(fl_cell_update(dtypes[d], s.B, H, gates, 4 * row, p.c0, row, pieces.h_n, row, pieces.c_n,
+                                         row),
                           FL_OK);
             memcpy(pieces.y, pieces.h_n, s.B * H * p.real_size);
             EXPECT(results_equal(&p, &whole, &pieces), "%s", spec_text(&s));

@@ -117,7 +117,7 @@ static void stream_without_memory(void)
 }
 
 /* The same call again leaves nothing behind, and on one thread it takes nothing either: the scratch memory of the call
- * before is enough.  (On a busy machine the number of threads that take part may change, and with it what they need.) */
+ * before is enough.  (On a busy machine the number of threads that take part may change, and with it their needs.) */
 static void calls_leave_memory_flat(void)
 {
     for (size_t threads = 1; threads <= 3; threads += 2) {

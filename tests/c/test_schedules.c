@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The same bits for any number of threads, over shapes that between them use every way of splitting a call: rows, hidden
- * units, layers, directions, and ragged batches of them.  Races show here, the more so under a race detector.
+ * The same bits for any number of threads, over shapes that between them use every way of splitting a call: rows,
+ * hidden units, layers, directions, and ragged batches of them.  Races show here, the more so under a race detector.
  */
 #include "problem.h"
 #include "tests.h"

@@ -154,7 +154,8 @@ static void gate_matmul(void)
                 for (size_t j = 0; j < H; j++)
                     real_put(dtype, h, (ptrdiff_t)(b * ldh + j), random_real(1.0));
             }
-            EXPECT_STATUS(fl_gate_matmul(p.lstm, B, x, (ptrdiff_t)ldx, h, (ptrdiff_t)ldh, gates, (ptrdiff_t)ldg), FL_OK);
+            EXPECT_STATUS(
+                fl_gate_matmul(p.lstm, B, x, (ptrdiff_t)ldx, h, (ptrdiff_t)ldh, gates, (ptrdiff_t)ldg), FL_OK);
             double worst = 0.0;
             for (size_t b = 0; b < B; b++)
                 for (size_t row = 0; row < ldg && (b + 1 < B || row < 4 * H); row++) {
@@ -200,8 +201,8 @@ static void cell_update(void)
                     real_put(dtype, c, (ptrdiff_t)(b * ld + j), random_real(2.0));
             }
             memcpy(same, c, elements * real_size);
-            EXPECT_STATUS(fl_cell_update(dtype, B, H, gates, (ptrdiff_t)ldg, c, (ptrdiff_t)ld, h_out, (ptrdiff_t)ld, c_out,
-                                         (ptrdiff_t)ld),
+            EXPECT_STATUS(fl_cell_update(dtype, B, H, gates, (ptrdiff_t)ldg, c, (ptrdiff_t)ld, h_out, (ptrdiff_t)ld,
+                                         c_out, (ptrdiff_t)ld),
                           FL_OK);
             double worst = 0.0;
             for (size_t b = 0; b < B; b++)
@@ -210,7 +211,8 @@ static void cell_update(void)
                     for (size_t n = 0; n < 4; n++)
                         gate[n] = real_get(dtype, gates, (ptrdiff_t)(b * ldg + n * H + j));
                     const ptrdiff_t at = (ptrdiff_t)(b * ld + j);
-                    const double c_new = real_get(dtype, c, at) / (1.0 + exp(-gate[1])) + tanh(gate[2]) / (1.0 + exp(-gate[0]));
+                    const double kept = real_get(dtype, c, at) / (1.0 + exp(-gate[1]));
+                    const double c_new = kept + tanh(gate[2]) / (1.0 + exp(-gate[0]));
                     worst = fmax(worst, fabs(real_get(dtype, c_out, at) - c_new));
                     worst = fmax(worst, fabs(real_get(dtype, h_out, at) - tanh(c_new) / (1.0 + exp(-gate[3]))));
                 }
@@ -219,7 +221,8 @@ static void cell_update(void)
                                          same, (ptrdiff_t)ld),
                           FL_OK);
             for (size_t b = 0; b < B; b++)
-                EXPECT(memcmp((char *)same + b * ld * real_size, (char *)c_out + b * ld * real_size, H * real_size) == 0,
+                EXPECT(memcmp((char *)same + b * ld * real_size, (char *)c_out + b * ld * real_size,
+                              H * real_size) == 0,
                        "B=%zu H=%zu: c_out == c gives other bits", B, H);
             guard_release(&arena);
         }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The linker sends every call of these functions here (-Wl,--wrap=malloc and so on; core_build.py has the list), so that
- * tests can count allocations and let the nth one fail.  Aligned memory, which is where the core keeps weights, states and
- * scratch, ends at a page that must not be touched, and is not zero but NaN.
+ * The linker sends every call of these functions here (-Wl,--wrap=malloc and so on; core_build.py has the list), so
+ * that tests can count allocations and let the nth one fail.  Aligned memory, which is where the core keeps weights,
+ * states and scratch, ends at a page that must not be touched, and is not zero but NaN.
  */
 #define _GNU_SOURCE
 #include <errno.h>
