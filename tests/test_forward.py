@@ -81,13 +81,18 @@ def test_a_batch_of_every_length(threads):
         assert all(not out[length:, row].any() for row, length in enumerate(case.lengths))
 
 
-def test_what_lies_beyond_the_end_of_a_row_does_not_matter():
-    case = Case(Config(T=12, B=9, I=5, H=20, L=2, bidirectional=True, has_lengths=True))
-    expected = case.run()
-    assert case.lengths is not None
-    for row, length in enumerate(case.lengths):
-        case.x[length:, row] = np.nan
-    assert_same_bits(case.run(), expected)
+@pytest.mark.every_isa
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_lies_beyond_the_end_of_a_row_does_not_matter(threads):
+    for B, H, bidirectional, is_index in itertools.product((9, 33), (20, 129), (False, True), (False, True)):
+        config = Config(20, B, 5, H, 2, bidirectional, has_lengths=True, is_index=is_index)
+        case = Case(config)
+        layer = case.layer(num_threads=threads)
+        expected = case.run(layer)
+        for row, length in enumerate(case.lengths):
+            case.x[length:, row] = [-1, 5, -(2**63), 2**63 - 1][row % 4] if is_index else np.nan
+        assert_same_bits(case.run(layer), expected, config)
+        assert_close(expected, case.truth(), config)
 
 
 @pytest.mark.every_isa

@@ -157,6 +157,7 @@ def lstm(
     ----------
     x : array_like, (T, B, I), or (B, T, I) if `batch_first`, or (T, I) unbatched
         Input.  Integers are always indices, of one dimension less: the input is the one-hot row of each.
+        What stands behind the end of a row is not looked at.
     params : mapping
         Parameters by PyTorch's names; the number of layers is the number of ``weight_ih_l{layer}``.
     state : tuple of array_like, (L*D, B, H), or (L*D, H) unbatched, optional
@@ -203,6 +204,12 @@ def lstm(
     h_n, c_n = (_initial_state(index, state, states_shape, is_batched, dtype) for index in range(2))
     if lengths is not None:
         lengths = _checked_lengths(lengths, T, B)
+    if _is_index(sequence):
+        used = sequence if lengths is None else sequence[np.arange(T)[:, np.newaxis] < lengths]
+        if used.size and not (used.min() >= 0 and used.max() < input_size):
+            raise ValueError(
+                f"x: expected indices from 0 to {input_size - 1}, got {used.min()} to {used.max()}"
+            )
 
     for layer in range(num_layers):
         outputs = []
@@ -247,10 +254,7 @@ def _time_major(x: Array, input_size: int, batch_first: bool) -> tuple[Array, bo
         kind = "integers (indices of one-hot rows)" if is_index else "floating"
         expected = f"{batched_ndim - 1} or {batched_ndim} dimensions if {kind}"
         raise ValueError(f"x: expected {expected}, got {x.ndim}")
-    if is_index:
-        if x.size and not (x.min() >= 0 and x.max() < input_size):
-            raise ValueError(f"x: expected indices from 0 to {input_size - 1}, got {x.min()} to {x.max()}")
-    elif x.shape[-1] != input_size:
+    if not is_index and x.shape[-1] != input_size:
         raise ValueError(f"x: expected {input_size} features in the last dimension, got {x.shape[-1]}")
     if x.ndim < batched_ndim:
         return x[:, np.newaxis], False
