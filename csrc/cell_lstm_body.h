@@ -22,4 +22,22 @@ FL_INLINE vf lstm_cell(vf gate_i, vf gate_f, vf gate_g, vf gate_o, vf *c)
     return vf_div(c_squashed.numerator, vf_mul(o_denominator, c_squashed.denominator));
 }
 
+/* The cell as tile_body.h takes it. */
+FL_INLINE void lstm_finish(const fl_steps *s, const step_view *at, size_t position, size_t block, const vf gate[4])
+{
+    const ptrdiff_t row = (ptrdiff_t)row_at(s, position);
+    const size_t lanes = block_lanes(&s->layout, block);
+    real *c_unit = (real *)s->c + row * s->c_stride_b + block * VF_LANES;
+    vf c = load_lanes(c_unit, lanes);
+    const vf h = lstm_cell(gate[0], gate[1], gate[2], gate[3], &c);
+    store_lanes(c_unit, c, lanes);
+    store_lanes(at->y + row * s->y_stride_b + block * VF_LANES, h, lanes);
+}
+
+static __attribute__((noinline)) void lstm_finish_tile(const fl_steps *s, const step_view *at, size_t position, size_t j,
+                                                       const tile_store *store, size_t NR, size_t NB, size_t NT)
+{
+    finish_stored(s, at, position, j, store, NR, NB, NT, lstm_finish);
+}
+
 #endif

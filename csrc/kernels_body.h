@@ -7,9 +7,9 @@
 
 #include "vecmath_body.h"
 
-#include "cell_lstm_body.h"
-
 #include "tile_body.h"
+
+#include "cell_lstm_body.h"
 
 #include "steps_body.h"
 

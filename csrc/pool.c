@@ -11,6 +11,10 @@
 #include <sched.h>
 #include <signal.h>
 #include <time.h>
+#include <unistd.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -31,6 +35,12 @@ typedef struct worker {
     size_t index;
     void (*job)(void *, size_t);
     void *context;
+#if defined(__linux__)
+    atomic_int thread_id; /* 0: not running yet */
+    atomic_int cpu;       /* where it finished its last job */
+    bool moved;           /* by move_away(); `allowed` is to be restored */
+    cpu_set_t allowed;
+#endif
 } worker;
 
 static struct {
@@ -101,12 +111,57 @@ static void wait_for_order(worker *self, uint64_t target)
     pthread_mutex_unlock(&self->mutex);
 }
 
+/* The scheduler likes to wake a worker on the CPU of its caller, where each would wait for the other to give way, call
+ * after call (measured: 118 instead of 7 us).  So one that last ran there is sent elsewhere, and allowed back as soon as
+ * it runs. */
+static void move_away(worker *other)
+{
+#if defined(__linux__)
+    const int here = sched_getcpu(), thread_id = atomic_load(&other->thread_id);
+    cpu_set_t elsewhere;
+    if (here < 0 || here >= CPU_SETSIZE || thread_id == 0 || atomic_load(&other->cpu) != here || other->moved ||
+        sched_getaffinity(thread_id, sizeof other->allowed, &other->allowed) != 0)
+        return;
+    elsewhere = other->allowed;
+    CPU_CLR((size_t)here, &elsewhere);
+    other->moved = CPU_COUNT(&elsewhere) > 0 && sched_setaffinity(thread_id, sizeof elsewhere, &elsewhere) == 0;
+#else
+    (void)other;
+#endif
+}
+
+static void note_arrival(worker *self)
+{
+#if defined(__linux__)
+    if (self->moved) {
+        self->moved = false;
+        (void)sched_setaffinity(0, sizeof self->allowed, &self->allowed); /* it was allowed before */
+    }
+#else
+    (void)self;
+#endif
+}
+
+static void note_place(worker *self)
+{
+#if defined(__linux__)
+    atomic_store_explicit(&self->cpu, sched_getcpu(), memory_order_relaxed);
+#else
+    (void)self;
+#endif
+}
+
 static void *worker_main(void *argument)
 {
     worker *self = argument;
+#if defined(__linux__)
+    atomic_store(&self->thread_id, (int)syscall(SYS_gettid));
+#endif
     for (uint64_t turn = 1;; turn++) {
         wait_for_order(self, turn);
+        note_arrival(self);
         self->job(self->context, self->index);
+        note_place(self);
         atomic_store_explicit(&self->done.value, turn, memory_order_release);
     }
     return NULL;
@@ -130,6 +185,11 @@ static bool start_worker(size_t index)
     atomic_store(&self->order.value, 0);
     atomic_store(&self->done.value, 0);
     atomic_store(&self->asleep, false);
+#if defined(__linux__)
+    atomic_store(&self->thread_id, 0);
+    atomic_store(&self->cpu, -1);
+    self->moved = false;
+#endif
     pthread_mutex_init(&self->mutex, NULL);
     pthread_cond_init(&self->wake, NULL);
     self->index = index;
@@ -174,6 +234,7 @@ void fl_pool_run(void (*job)(void *context, size_t index), void *context, size_t
         worker *other = &pool.workers[index];
         other->job = job;
         other->context = context;
+        move_away(other);
         atomic_fetch_add(&other->order.value, 1);
         if (atomic_load(&other->asleep)) {
             pthread_mutex_lock(&other->mutex);

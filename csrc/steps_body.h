@@ -53,7 +53,8 @@ FL_INLINE block_range range_of(const fl_steps *s)
 
 /* One row: several full blocks beside each other; the packed tail joins the last of them, because alone it would be one
  * or two chains and all latency. */
-static void lstm_one_row(const fl_steps *s, const step_view *at, const block_range *range, bool down)
+FL_INLINE void walk_one_row(const fl_steps *s, const step_view *at, const block_range *range, bool down,
+                            finish_block *finish)
 {
     tile_cut cut = cut_blocks(range->full_end - range->begin, range->most);
     cut.tiles += cut.tiles == 0; /* the tail alone */
@@ -64,7 +65,7 @@ static void lstm_one_row(const fl_steps *s, const step_view *at, const block_ran
         const size_t j = range->begin + begin;
 #define TILE(NB, NT)                                 \
     case 8 * (NT) + (NB):                            \
-        lstm_tile_of_one(s, at, j, (NB), (NT));      \
+        tile_of_one(s, at, j, (NB), (NT), finish);   \
         break
         switch (8 * tail + blocks) {
             TILE(1, 0);
@@ -90,16 +91,17 @@ static void lstm_one_row(const fl_steps *s, const step_view *at, const block_ran
 }
 
 /* Full blocks of two or three rows, several blocks a tile. */
-static void lstm_few_rows(const fl_steps *s, const step_view *at, const block_range *range, bool down)
+FL_INLINE void walk_few_rows(const fl_steps *s, const step_view *at, const block_range *range, bool down,
+                             finish_tile *finish)
 {
     const tile_cut cut = cut_blocks(range->full_end - range->begin, s->B == 2 ? MAX_BLOCKS_2 : MAX_BLOCKS_3);
     for (size_t n = 0; n < cut.tiles; n++) {
         const size_t tile = down ? cut.tiles - 1 - n : n;
         const size_t begin = cut_begin(&cut, tile), blocks = cut_begin(&cut, tile + 1) - begin;
         const size_t j = range->begin + begin;
-#define TILE(NR, NB)                               \
-    case 8 * (NR) + (NB):                          \
-        lstm_tile(s, at, 0, j, (NR), (NB), 0);     \
+#define TILE(NR, NB)                                      \
+    case 8 * (NR) + (NB):                                 \
+        tile_of_rows(s, at, 0, j, (NR), (NB), 0, finish); \
         break
         switch (8 * s->B + blocks) {
             TILE(2, 1);
@@ -118,9 +120,9 @@ static void lstm_few_rows(const fl_steps *s, const step_view *at, const block_ra
 }
 
 /* All rows of one block. */
-static void lstm_block(const fl_steps *s, const step_view *at, size_t j)
+FL_INLINE void walk_block(const fl_steps *s, const step_view *at, size_t j, finish_tile *finish)
 {
-#define TILE(NR, NB, NT) lstm_tile(s, at, position, j, NR, NB, NT)
+#define TILE(NR, NB, NT) tile_of_rows(s, at, position, j, NR, NB, NT, finish)
     for (size_t position = 0, rows; position < s->B; position += rows) {
         rows = next_tile_rows(s->B - position);
         if (j < s->layout.full_blocks)
@@ -135,7 +137,7 @@ static void lstm_block(const fl_steps *s, const step_view *at, size_t j)
 
 /* Every other step walks the blocks downwards: what the last step left in the nearest cache comes first then, where
  * walking round and round would find nothing of a matrix that is larger than the cache. */
-static void lstm_steps(const fl_steps *s)
+FL_INLINE void walk_steps(const fl_steps *s, finish_block *finish_one, finish_tile *finish_rows)
 {
     const block_range range = range_of(s);
     const size_t end = range.full_end + (range.tail_vectors != 0);
@@ -143,14 +145,14 @@ static void lstm_steps(const fl_steps *s)
     for (size_t t = 0; t < s->T; t++) {
         const bool down = (s->turn + t) % 2 != 0;
         if (s->B == 1) {
-            lstm_one_row(s, &at, &range, down);
+            walk_one_row(s, &at, &range, down, finish_one);
         } else if (s->B <= 3) {
-            lstm_few_rows(s, &at, &range, down);
+            walk_few_rows(s, &at, &range, down, finish_rows);
             if (range.tail_vectors != 0)
-                lstm_block(s, &at, range.full_end);
+                walk_block(s, &at, range.full_end, finish_rows);
         } else {
             for (size_t n = range.begin; n < end; n++)
-                lstm_block(s, &at, down ? end - 1 - (n - range.begin) : n);
+                walk_block(s, &at, down ? end - 1 - (n - range.begin) : n, finish_rows);
         }
         at.h = at.y;
         at.h_stride_b = s->y_stride_b;
@@ -164,22 +166,27 @@ static void lstm_steps(const fl_steps *s)
     }
 }
 
+static void lstm_steps(const fl_steps *s) { walk_steps(s, lstm_finish, lstm_finish_tile); }
+
+/* No cell: the gates themselves, as (B, 4H). */
+FL_INLINE void gates_finish(const fl_steps *s, const step_view *at, size_t position, size_t block, const vf gate[4])
+{
+    real *gates = at->y + (ptrdiff_t)row_at(s, position) * s->y_stride_b + block * VF_LANES;
+    for (size_t n = 0; n < 4; n++)
+        store_lanes(gates + n * s->layout.H, gate[n], block_lanes(&s->layout, block));
+}
+
+static __attribute__((noinline)) void gates_finish_tile(const fl_steps *s, const step_view *at, size_t position, size_t j,
+                                                        const tile_store *store, size_t NR, size_t NB, size_t NT)
+{
+    finish_stored(s, at, position, j, store, NR, NB, NT, gates_finish);
+}
+
 static void gate_matmul(const fl_steps *s)
 {
     const step_view at = {s->pre, s->x, s->h, s->x_index, s->y, s->h_stride_b};
-#define TILE(NR, NB, NT) gates_tile(s, &at, position, j, NR, NB, NT)
-    for (size_t j = s->block_begin; j < s->block_end; j++) {
-        for (size_t position = 0, rows; position < s->B; position += rows) {
-            rows = next_tile_rows(s->B - position);
-            if (j < s->layout.full_blocks)
-                TILE_OF_ROWS(TILE, rows, 1, 0)
-            else if (s->layout.tail_vectors == 2)
-                TILE_OF_ROWS(TILE, rows, 0, 2)
-            else
-                TILE_OF_ROWS(TILE, rows, 0, 1)
-        }
-    }
-#undef TILE
+    for (size_t j = s->block_begin; j < s->block_end; j++)
+        walk_block(s, &at, j, gates_finish_tile);
 }
 
 /* pre = bias + x W for NR rows and one block. */

@@ -149,107 +149,70 @@ FL_INLINE void store_lanes(real *p, vf a, size_t n)
         vf_store_n(p, a, n);
 }
 
-/* Cell update of one row and block; `gate` holds i, f, g, o before activation. */
-FL_INLINE void lstm_update(const fl_steps *s, const step_view *at, size_t position, size_t block, const vf gate[4])
-{
-    const ptrdiff_t row = (ptrdiff_t)row_at(s, position);
-    const size_t lanes = block_lanes(&s->layout, block);
-    real *c_unit = (real *)s->c + row * s->c_stride_b + block * VF_LANES;
-    vf c = load_lanes(c_unit, lanes);
-    const vf h = lstm_cell(gate[0], gate[1], gate[2], gate[3], &c);
-    store_lanes(c_unit, c, lanes);
-    store_lanes(at->y + row * s->y_stride_b + block * VF_LANES, h, lanes);
-}
+/* What a cell does with the gates of one row and block, i, f, g, o before activation.  The functions below take it as a
+ * parameter; all are inlined, so that it costs no call. */
+typedef void finish_block(const fl_steps *s, const step_view *at, size_t position, size_t block, const vf gate[4]);
 
 /* One row: latency counts, the gates never leave the registers. */
-FL_INLINE void lstm_tile_of_one(const fl_steps *s, const step_view *at, size_t j, const int NB, const int NT)
+FL_INLINE void tile_of_one(const fl_steps *s, const step_view *at, size_t j, const int NB, const int NT,
+                           finish_block *finish)
 {
     vf acc[MAX_ACCUMULATORS], gate[4];
     tile_gates(acc, s, at, 0, j, 1, NB, NT);
     FL_UNROLL for (int b = 0; b < NB + (NT != 0); b++)
     {
         unpack_gates(gate, acc, 0, b, NB, NT);
-        lstm_update(s, at, 0, j + (size_t)b, gate);
+        finish(s, at, 0, j + (size_t)b, gate);
     }
 }
 
-/* A vector of each row's gates on its way from the accumulators to the cell update, in the nearest cache.  Through
- * memory, because with the update inlined next to it the compiler runs out of registers for the product. */
+/* The gates of several rows on their way from the accumulators to the cell, in the nearest cache.  Through memory,
+ * because with the cell inlined next to it the compiler runs out of registers for the product. */
 typedef struct tile_store {
     _Alignas(64) real vectors[MAX_ACCUMULATORS][VF_LANES];
 } tile_store;
 
-FL_INLINE void store_tile(tile_store *store, const vf *acc, const int count)
-{
-    FL_UNROLL for (int v = 0; v < count; v++) vf_store(store->vectors[v], acc[v]);
-}
+/* A whole stored tile: a function of its own for each cell, not inlined, made from finish_stored(). */
+typedef void finish_tile(const fl_steps *s, const step_view *at, size_t position, size_t j, const tile_store *store,
+                         size_t NR, size_t NB, size_t NT);
 
-/* The i, f, g, o of row r and block b from a stored tile. */
-FL_INLINE void load_gates(vf gate[4], const tile_store *store, size_t r, size_t b, size_t NB, size_t NT)
-{
-    const real(*v)[VF_LANES] = store->vectors + r * (4 * NB + NT) + 4 * b;
-    if (b < NB) {
-        for (int n = 0; n < 4; n++)
-            gate[n] = vf_load(v[n]);
-    } else if (NT == 2) {
-        const vf i_f = vf_load(v[0]), g_o = vf_load(v[1]);
-        gate[0] = vf_half(i_f, 0);
-        gate[1] = vf_half(i_f, 1);
-        gate[2] = vf_half(g_o, 0);
-        gate[3] = vf_half(g_o, 1);
-    } else {
-        const vf all = vf_load(v[0]);
-        gate[0] = vf_quarter(all, 0);
-        gate[1] = vf_quarter(all, 1);
-        gate[2] = vf_quarter(all, 2);
-        gate[3] = vf_quarter(all, 3);
-    }
-}
-
-static __attribute__((noinline)) void lstm_update_tile(const fl_steps *s, const step_view *at, size_t position, size_t j,
-                                                       const tile_store *store, size_t NR, size_t NB, size_t NT)
+FL_INLINE void finish_stored(const fl_steps *s, const step_view *at, size_t position, size_t j, const tile_store *store,
+                             size_t NR, size_t NB, size_t NT, finish_block *finish)
 {
     vf gate[4];
-    for (size_t b = 0; b < NB + (NT != 0); b++)
+    for (size_t b = 0; b < NB + (NT != 0); b++) {
         for (size_t r = 0; r < NR; r++) {
-            load_gates(gate, store, r, b, NB, NT);
-            lstm_update(s, at, position + r, j + b, gate);
+            const real(*v)[VF_LANES] = store->vectors + r * (4 * NB + NT) + 4 * b;
+            if (b < NB) {
+                for (int n = 0; n < 4; n++)
+                    gate[n] = vf_load(v[n]);
+            } else if (NT == 2) {
+                const vf i_f = vf_load(v[0]), g_o = vf_load(v[1]);
+                gate[0] = vf_half(i_f, 0);
+                gate[1] = vf_half(i_f, 1);
+                gate[2] = vf_half(g_o, 0);
+                gate[3] = vf_half(g_o, 1);
+            } else {
+                const vf all = vf_load(v[0]);
+                gate[0] = vf_quarter(all, 0);
+                gate[1] = vf_quarter(all, 1);
+                gate[2] = vf_quarter(all, 2);
+                gate[3] = vf_quarter(all, 3);
+            }
+            finish(s, at, position + r, j + b, gate);
         }
+    }
 }
 
 /* Several rows. */
-FL_INLINE void lstm_tile(const fl_steps *s, const step_view *at, size_t position, size_t j, const int NR, const int NB,
-                         const int NT)
+FL_INLINE void tile_of_rows(const fl_steps *s, const step_view *at, size_t position, size_t j, const int NR, const int NB,
+                            const int NT, finish_tile *finish)
 {
     vf acc[MAX_ACCUMULATORS];
     tile_store store;
     tile_gates(acc, s, at, position, j, NR, NB, NT);
-    store_tile(&store, acc, NR * (4 * NB + NT));
-    lstm_update_tile(s, at, position, j, &store, (size_t)NR, (size_t)NB, (size_t)NT);
-}
-
-static __attribute__((noinline)) void gates_write_tile(const fl_steps *s, const step_view *at, size_t position, size_t j,
-                                                       const tile_store *store, size_t NR, size_t NB, size_t NT)
-{
-    const size_t lanes = block_lanes(&s->layout, j);
-    vf gate[4];
-    for (size_t r = 0; r < NR; r++) {
-        real *gates = at->y + (ptrdiff_t)row_at(s, position + r) * s->y_stride_b + j * VF_LANES;
-        load_gates(gate, store, r, 0, NB, NT);
-        for (size_t n = 0; n < 4; n++)
-            store_lanes(gates + n * s->layout.H, gate[n], lanes);
-    }
-}
-
-/* Gates of one block, stored before activation as (B, 4H). */
-FL_INLINE void gates_tile(const fl_steps *s, const step_view *at, size_t position, size_t j, const int NR, const int NB,
-                          const int NT)
-{
-    vf acc[MAX_ACCUMULATORS];
-    tile_store store;
-    tile_gates(acc, s, at, position, j, NR, NB, NT);
-    store_tile(&store, acc, NR * (4 * NB + NT));
-    gates_write_tile(s, at, position, j, &store, (size_t)NR, (size_t)NB, (size_t)NT);
+    FL_UNROLL for (int v = 0; v < NR * (4 * NB + NT); v++) vf_store(store.vectors[v], acc[v]);
+    finish(s, at, position, j, &store, (size_t)NR, (size_t)NB, (size_t)NT);
 }
 
 /* Rows of the next tile when `rest` rows are left: as few tiles as possible, of sizes as equal as possible. */

@@ -67,7 +67,13 @@ def test_float32_activations_over_every_211th_number(name):
 def test_float64_activations(name, rng):
     function, truth_of, limit = FUNCTIONS[name]
     magnitudes = np.concatenate(
-        [np.exp(rng.uniform(-50, 7, 60_000)), rng.uniform(0, 45, 60_000), [1e-310, 1e300]]
+        [
+            np.exp(rng.uniform(-50, 7, 60_000)),
+            rng.uniform(0, 45, 60_000),
+            rng.uniform(0.08, 0.18, 400_000),  # where the roundings of tanh weigh most
+            rng.uniform(0, 708, 60_000),
+            [1e-310, 1e300],
+        ]
     )
     x = np.concatenate([magnitudes, -magnitudes])
     got = function(x)

@@ -183,6 +183,7 @@ def interrupted(call, out):
 
 def ctrl_c(threads):
     """Long calls of every schedule; afterwards the layer must give what it gave before."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
     outcomes = {}
     for name, config in {
         "units": Config(T=30_000, B=1, I=4, H=512),
