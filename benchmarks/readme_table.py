@@ -1,0 +1,101 @@
+"""The race's table for the README: from `results/race.json`, between the README's two race marks.
+
+python -m benchmarks.readme_table
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from . import report, tables
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- race -->\n", "<!-- /race -->"
+HEAD = [
+    "shape (T,B,I,H)",
+    "fastlstm, 1 thread",
+    "best peer",
+    "peer / ours",
+    "of limit",
+    "fastlstm, 2 threads",
+    "best peer",
+    "peer / ours",
+    "of limit",
+]
+
+
+def _label(shape: dict[str, Any]) -> str:
+    label = f"({shape['T']},{shape['B']},{shape['I']},{shape['H']})"
+    if shape["layers"] > 1:
+        label += f" {shape['layers']} layers"
+    if shape["directions"] > 1:
+        label += f" × {shape['directions']} directions"
+    return label
+
+
+def _cells(case: dict[str, Any], threads: int) -> list[str]:
+    """Our time and error, the best peer's, their ratio, and the part of the limit that we reach."""
+    done = [r for r in case["results"] if r["threads"] == threads and r.get("seconds")]
+    ours = next((r for r in done if r["peer"] == "fastlstm"), None)
+    peers = [r for r in done if r["peer"] not in ("fastlstm", "numpy")]
+    if ours is None or not peers:
+        return ["–"] * 4
+    best = min(peers, key=lambda r: float(r["seconds"]))
+    limit = case["limit_seconds"].get(str(threads))
+    return [
+        f"{tables.duration(ours['seconds'])} ({tables.error(ours['error'])})",
+        f"{best['peer']} {tables.duration(best['seconds'])} ({tables.error(best['error'])})",
+        tables.ratio(best["seconds"] / ours["seconds"]),
+        tables.percent(limit / ours["seconds"]) if limit else "–",
+    ]
+
+
+def section(result: dict[str, Any]) -> str:
+    """The README's section about speed, in Markdown."""
+    rows = [
+        [_label(case["shape"]), *_cells(case, 1), *_cells(case, 2)]
+        for case in result["cases"]
+        if case["shape"]["kind"] != "call"
+    ]
+    machine = result["machine"]
+    versions = ", ".join(f"{peer} {version}" for peer, version in report.peer_versions(result).items())
+    slower = [row[0] for row in rows if any(_is_loss(cell) for cell in (row[3], row[7]))]
+    lost = "none in this run" if not slower else ", ".join(slower)
+    return "\n".join(
+        [
+            f"Measured on {machine['cpu']}, {machine['cpus']} CPUs, {machine['time'][:10]}; {versions}. float32; time",
+            "a call and, in brackets, the largest error against a float64 truth. T = 2000 is `stream.process` on a block,",
+            "(1,1,1,16) `stream.step`.",
+            "The limit is the input product at the measured FMA peak plus, for each step, the slower of that peak and",
+            "streaming the recurrent weights from the cache that holds them; it counts no activations, and above",
+            "100 % a part of the weights stayed in a nearer cache. All figures, the other peers and how each was run:",
+            "[race.md](benchmarks/results/race.md), [method](benchmarks/README.md).",
+            "",
+            tables.markdown_table(HEAD, rows),
+            "",
+            f"Where a peer was faster: {lost}. Below the limit we stay where activations weigh (narrow layers, odd",
+            "sizes), where a single step must fetch all weights, and where two threads hand over small steps.",
+            "",
+            "![race](benchmarks/results/race.png)",
+            "",
+        ]
+    )
+
+
+def _is_loss(cell: str) -> bool:
+    return cell.endswith("x") and float(cell.rstrip("x")) < 1
+
+
+def main() -> None:
+    """Replace the section in the README."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "race.json").read_text())
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    after = rest.partition(END)[2]
+    readme.write_text(before + BEGIN + section(result) + END + after)
+
+
+if __name__ == "__main__":
+    main()
