@@ -31,7 +31,7 @@ def _label(shape: dict[str, Any]) -> str:
     if shape["layers"] > 1:
         label += f" {shape['layers']} layers"
     if shape["directions"] > 1:
-        label += f" × {shape['directions']} directions"
+        label += f" x {shape['directions']} directions"
     return label
 
 
@@ -41,14 +41,14 @@ def _cells(case: dict[str, Any], threads: int) -> list[str]:
     ours = next((r for r in done if r["peer"] == "fastlstm"), None)
     peers = [r for r in done if r["peer"] not in ("fastlstm", "numpy")]
     if ours is None or not peers:
-        return ["–"] * 4
+        return ["-"] * 4
     best = min(peers, key=lambda r: float(r["seconds"]))
     limit = case["limit_seconds"].get(str(threads))
     return [
         f"{tables.duration(ours['seconds'])} ({tables.error(ours['error'])})",
         f"{best['peer']} {tables.duration(best['seconds'])} ({tables.error(best['error'])})",
         tables.ratio(best["seconds"] / ours["seconds"]),
-        tables.percent(limit / ours["seconds"]) if limit else "–",
+        tables.percent(limit / ours["seconds"]) if limit else "-",
     ]
 
 
@@ -63,25 +63,23 @@ def section(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{peer} {version}" for peer, version in report.peer_versions(result).items())
     slower = [row[0] for row in rows if any(_is_loss(cell) for cell in (row[3], row[7]))]
     lost = "none in this run" if not slower else ", ".join(slower)
-    return "\n".join(
-        [
-            f"Measured on {machine['cpu']}, {machine['cpus']} CPUs, {machine['time'][:10]}; {versions}. float32; time",
-            "a call and, in brackets, the largest error against a float64 truth. T = 2000 is `stream.process` on a block,",
-            "(1,1,1,16) `stream.step`.",
-            "The limit is the input product at the measured FMA peak plus, for each step, the slower of that peak and",
-            "streaming the recurrent weights from the cache that holds them; it counts no activations, and above",
-            "100 % a part of the weights stayed in a nearer cache. All figures, the other peers and how each was run:",
-            "[race.md](benchmarks/results/race.md), [method](benchmarks/README.md).",
-            "",
-            tables.markdown_table(HEAD, rows),
-            "",
-            f"Where a peer was faster: {lost}. Below the limit we stay where activations weigh (narrow layers, odd",
-            "sizes), where a single step must fetch all weights, and where two threads hand over small steps.",
-            "",
-            "![race](benchmarks/results/race.png)",
-            "",
-        ]
-    )
+    return f"""\
+Measured on {machine["cpu"]}, {machine["cpus"]} CPUs, {machine["time"][:10]}; {versions}.
+
+float32; time a call and, in brackets, the largest error against a float64 truth. T = 2000 is `stream.process`
+on a block, (1,1,1,16) `stream.step`. The limit is the input product at the measured FMA peak plus, for each
+step, the slower of that peak and streaming the recurrent weights from the cache that holds them; it counts no
+activations, and above 100 % a part of the weights stayed in a nearer cache. All figures, the other peers and
+goals that were missed: [race.md](benchmarks/results/race.md); [method](benchmarks/README.md); `make race`
+repeats it.
+
+{tables.markdown_table(HEAD, rows)}
+
+Where a peer was faster: {lost}. We stay below the limit where activations weigh (narrow layers, odd sizes),
+where a single step must fetch all weights, and where two threads hand over small steps.
+
+![race](benchmarks/results/race.png)
+"""
 
 
 def _is_loss(cell: str) -> bool:
