@@ -17,8 +17,7 @@ from fastlstm import kernels, reference
 
 from .helpers import Case, Config, assert_close, assert_same_bits
 
-# Largest errors in units in the last place.  tanh is a quotient of two rounded sums: seven roundings meet
-# near 0.114, where they weigh almost a unit each; 3.86 was measured there, in both dtypes.
+# Largest errors in units in the last place: a quotient of two rounded sums.
 SIGMOID_ULP = 4
 TANH_ULP = 4
 STRIDE = 211  # of all 2^32 float32 numbers; prime, so that no pattern of the bits is left out
