@@ -1,8 +1,9 @@
-"""Fit the polynomials of csrc/vecmath_body.h: q(r) = (1 - exp(-r)) / r for |r| <= ln(2) / 2, with q(0) = 1 exactly.
+"""Fit the polynomials of csrc/vecmath_body.h.
 
-Least squares of the relative error at Chebyshev points, in 60 digits, which is within a factor of two of the
-minimax error.  Needs mpmath.  Prints the coefficients, lowest degree first, as C literals, and the largest relative
-error of the polynomial with these rounded coefficients.
+q(r) = (1 - exp(-r)) / r for |r| <= ln(2) / 2, with q(0) = 1 exactly: least squares of the relative error at
+Chebyshev points, in 60 digits, which is within a factor of two of the minimax error.  Needs mpmath.  Prints
+the coefficients, lowest degree first, as C literals, and the largest relative error of the polynomial with
+these rounded coefficients.
 """
 
 from __future__ import annotations
