@@ -24,7 +24,7 @@ def active():
 def run_marked(isa, folder):
     """Run the tests marked every_isa under `isa`; how many of each outcome."""
     report = folder / f"{isa}.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "every_isa", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-m", "every_isa", "-p", "no:cacheprovider"]
     finished = subprocess.run(
         [*command, f"--junitxml={report}", "tests"],
         cwd=ROOT,
