@@ -12,7 +12,8 @@
 #include "layout.h"
 
 /* A run of time steps of one layer and direction, for a set of batch rows and a range of hidden blocks.  At every
- * step the gates are (bias, or `pre`) + x W + h R, summed as tile_body.h says, and the cell update follows at once.  The new h goes to y, whence the next step reads it. */
+ * step the gates are (bias, or `pre`) + x W + h R, summed as tile_body.h says, and the cell update follows at once.
+ * The new h goes to y, whence the next step reads it. */
 typedef struct fl_steps {
     fl_layout layout;
     size_t T;                       /* steps */

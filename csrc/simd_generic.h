@@ -49,7 +49,6 @@ FL_INLINE vf vf_sub(vf a, vf b) { return a - b; }
 FL_INLINE vf vf_mul(vf a, vf b) { return a * b; }
 FL_INLINE vf vf_div(vf a, vf b) { return a / b; }
 FL_INLINE vf vf_fma(vf a, vf b, vf c) { return a * b + c; }  /* a*b + c, rounded once where FMA exists */
-FL_INLINE vf vf_fms(vf a, vf b, vf c) { return a * b - c; }  /* a*b - c */
 FL_INLINE vf vf_fnma(vf a, vf b, vf c) { return c - a * b; } /* c - a*b */
 /* min and max against a limit that is a number: a NaN in `a` stays NaN. */
 FL_INLINE vf vf_min(vf limit, vf a)

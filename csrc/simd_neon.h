@@ -44,7 +44,6 @@ FL_INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
 FL_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 FL_INLINE vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
 FL_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
-FL_INLINE vf vf_fms(vf a, vf b, vf c) { return vfmaq_f32(vnegq_f32(c), a, b); }
 FL_INLINE vf vf_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); }
 FL_INLINE vf vf_min(vf limit, vf a) { return vminq_f32(limit, a); }
 FL_INLINE vf vf_max(vf limit, vf a) { return vmaxq_f32(limit, a); }
@@ -93,7 +92,6 @@ FL_INLINE vf vf_sub(vf a, vf b) { return vsubq_f64(a, b); }
 FL_INLINE vf vf_mul(vf a, vf b) { return vmulq_f64(a, b); }
 FL_INLINE vf vf_div(vf a, vf b) { return vdivq_f64(a, b); }
 FL_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f64(c, a, b); }
-FL_INLINE vf vf_fms(vf a, vf b, vf c) { return vfmaq_f64(vnegq_f64(c), a, b); }
 FL_INLINE vf vf_fnma(vf a, vf b, vf c) { return vfmsq_f64(c, a, b); }
 FL_INLINE vf vf_min(vf limit, vf a) { return vminq_f64(limit, a); }
 FL_INLINE vf vf_max(vf limit, vf a) { return vmaxq_f64(limit, a); }
