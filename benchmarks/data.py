@@ -38,7 +38,7 @@ def tolerance(dtype: Any, shape: Shape) -> float:
     root of their number.
     """
     terms = max(shape.input_sizes()) + shape.H
-    if shape.kind == "training":
+    if shape.is_training:
         terms += shape.T * shape.B  # which a weight's gradient sums
     return TOLERANCES[np.dtype(dtype).name] * float(np.sqrt(max(1.0, terms / PROMISED_TERMS)))
 
@@ -51,22 +51,34 @@ def generator(shape: Shape) -> np.random.Generator:
 def parameters(shape: Shape, rng: np.random.Generator, dtype: Any = np.float32) -> dict[str, Array]:
     """Weights as PyTorch initialises and names them: uniform within 1/sqrt(H)."""
     bound = 1 / np.sqrt(shape.H)
-    params = {}
-    for layer, input_size in enumerate(shape.input_sizes()):
-        for suffix in ("", "_reverse")[: shape.directions]:
-            for name, size in (
-                (f"weight_ih_l{layer}{suffix}", (4 * shape.H, input_size)),
-                (f"weight_hh_l{layer}{suffix}", (4 * shape.H, shape.H)),
-                (f"bias_ih_l{layer}{suffix}", (4 * shape.H,)),
-                (f"bias_hh_l{layer}{suffix}", (4 * shape.H,)),
-            ):
-                params[name] = rng.uniform(-bound, bound, size).astype(dtype)
-    return params
+    return {
+        f"{kind}_l{layer}{suffix}": rng.uniform(-bound, bound, size).astype(dtype)
+        for layer, input_size in enumerate(shape.input_sizes())
+        for suffix in ("", "_reverse")[: shape.directions]
+        for kind, size in _parameter_sizes(shape, input_size).items()
+    }
+
+
+def _parameter_sizes(shape: Shape, input_size: int) -> dict[str, tuple[int, ...]]:
+    """Parameters of one layer and direction: PyTorch's names, and fastlstm's where it has none."""
+    form, H, P = shape.form, shape.H, shape.P
+    rows = form.gates * H
+    sizes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size)}
+    if form.is_recurrent:
+        sizes["weight_hh"] = (rows, P)
+    sizes["bias_ih"] = (rows,)
+    if form.is_recurrent:
+        sizes["bias_hh"] = (rows,)
+    if form.peepholes:
+        sizes["weight_ch"] = (form.peepholes * H,)
+    if form.is_projected:
+        sizes["weight_hr"] = (P, H)
+    return sizes
 
 
 def output_gradient(shape: Shape, rng: np.random.Generator, dtype: Any = np.float32) -> Array:
-    """Standard normal gradient of the output (T, B, D*H)."""
-    return rng.standard_normal((shape.T, shape.B, shape.directions * shape.H)).astype(dtype)
+    """Standard normal gradient of the output (T, B, D*P)."""
+    return rng.standard_normal((shape.T, shape.B, shape.directions * shape.P)).astype(dtype)
 
 
 def noise(shape: Shape, rng: np.random.Generator, dtype: Any = np.float32) -> Array:
@@ -105,7 +117,7 @@ def error_of(shape: Shape, answer: tuple[Array, ...], truth: tuple[Array, ...]) 
     Of a training step: of each gradient, relative to the largest element of that gradient, because a sum over
     all steps has another size than the gradient of one step's input.
     """
-    if shape.kind != "training":
+    if not shape.is_training:
         return largest_error(answer, truth)
     return max(
         largest_error((got,), (expected,)) / max(float(np.max(np.abs(expected))), float(np.finfo(float).tiny))

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from statistics import geometric_mean
 from typing import Any
 
+from benchmarks import comparisons
+from benchmarks.cells import PLAIN
 from benchmarks.data import tolerance
 from benchmarks.peers import OURS
 from benchmarks.shapes import (
@@ -56,7 +58,7 @@ def geometric_means(result: dict[str, Any]) -> dict[int, dict[str, float]]:
     """For each number of threads: a peer's time over ours, and the best peer's, averaged over the shapes."""
     ratios: dict[int, dict[str, list[float]]] = {}
     for case in result["cases"]:
-        for threads in thread_counts(case) if case["shape"]["kind"] != "call" else ():
+        for threads in thread_counts(case) if _counts(shape_of(case)) else ():
             ours, best = our_seconds(case, threads), best_peer(case, threads)
             if ours is None or best is None:
                 continue
@@ -69,6 +71,11 @@ def geometric_means(result: dict[str, Any]) -> dict[int, dict[str, float]]:
         threads: {peer: geometric_mean(values) for peer, values in of_count.items()}
         for threads, of_count in ratios.items()
     }
+
+
+def _counts(shape: Shape) -> bool:
+    """Whether a case belongs into an average: no call's overhead, and not the padded batch."""
+    return shape.kind != "call" and not (shape.is_family and shape.cell == PLAIN)
 
 
 def call_overheads(result: dict[str, Any]) -> dict[str, float]:
@@ -90,7 +97,7 @@ def call_overheads(result: dict[str, Any]) -> dict[str, float]:
 def wrong_answers(result: dict[str, Any]) -> list[str]:
     """Cases where fastlstm gave no answer or one that is off by more than the tolerance."""
     lines = []
-    for case in result["cases"]:
+    for case in (*result["cases"], *result.get("compared", [])):
         for found in case["results"]:
             if found["peer"] == OURS:
                 where = f"{case['name']}, {found['threads']} thread(s)"
@@ -102,7 +109,7 @@ def wrong_answers(result: dict[str, Any]) -> list[str]:
                         lines.append(f"{where}, {variant}: error {outcome['error']:.1e} > {allowed:.1e}")
                 if "failed" in found:
                     lines.append(f"{where}: {found['failed']}")
-    return lines
+    return list(dict.fromkeys(lines))
 
 
 def losses(result: dict[str, Any]) -> list[str]:
@@ -120,6 +127,7 @@ def _losses(result: dict[str, Any]) -> Iterator[str]:
         one, two = our_seconds(case, 1), our_seconds(case, 2)
         if one is not None and two is not None and two > one * (1 + NOISE):
             yield f"{case['name']}: two threads take {duration(two)}, one {duration(one)}"
+    yield from comparisons.missed(result)
     overhead = call_overheads(result).get(OURS)
     if overhead is not None and overhead > CALL_OVERHEAD_TARGET_SECONDS:
         yield f"call overhead: {duration(overhead)}, goal {duration(CALL_OVERHEAD_TARGET_SECONDS)}"
@@ -161,7 +169,7 @@ def doubts(result: dict[str, Any]) -> list[str]:
             name = f"{contestant['peer']}, {contestant['threads']} thread(s)"
             lines.append(f"{name} still ran when the next turn began, {contestant['never_quiet']} times")
     most: dict[tuple[str, int], tuple[float, str]] = {}
-    for case in result["cases"]:
+    for case in (*result["cases"], *result.get("compared", [])):
         for found in case["results"]:
             if found.get("cores", 0) > found["threads"] + CORES_MARGIN:
                 key = (found["peer"], found["threads"])

@@ -8,6 +8,11 @@ from the level that share lives in.  It is a bound from two resources only: the 
 operations, activations, the input weights' way from memory, and hand-over between threads are not in it, so a
 shape that is bound by those stays below it.  The limit of a training step is its arithmetic at the FMA peak
 alone: 24 T B H (I + H) operations for every layer and direction.
+
+Of the other cells the same, with the numbers of their own matrices (`Shape.recurrent_weights`), and where
+rows have different lengths, with the rows that each step has.  MinGRU and MinLSTM have no recurrent weights:
+their limit is the slower of the product at the FMA peak and each sequence's way from or to memory once
+(`traffic`).
 """
 
 import argparse
@@ -18,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.shapes import RACE, Shape
+from benchmarks.shapes import PARTS, RACE, Shape, family_shapes
 
 PROBE_SECONDS = 0.02
 PROBE_REPEATS = 8  # the best of them: a limit is what the machine can do undisturbed
@@ -65,11 +70,17 @@ class Limits:
     def seconds(self, shape: Shape, threads: int = 1) -> float:
         """The limit of a float32 call; see the top of this file."""
         peak = self.fma() * threads
-        if shape.kind == "training":
+        if not shape.form.is_recurrent:
+            share = traffic(shape) / threads
+            return max(shape.flops() / peak, share / self.bandwidth(round(share)))
+        if shape.is_training:
             return shape.flops() / peak
-        share = 16 * shape.H**2 / threads
-        step = max(shape.step_flops() / peak, share / self.bandwidth(round(share)))
-        return shape.input_flops() / peak + shape.steps() * step
+        share = 4 * shape.recurrent_weights() / threads
+        fetched = share / self.bandwidth(round(share))
+        steps = sum(
+            count * max(shape.step_flops(rows) / peak, fetched) for rows, count in shape.rows().items()
+        )
+        return shape.input_flops() / peak + shape.layers * shape.directions * steps
 
     def figures(self) -> dict[str, Any]:
         """All that was measured so far, for a file."""
@@ -92,6 +103,15 @@ class Limits:
         return cls(figures) if figures.pop("key", None) == _key() else cls()
 
 
+def traffic(shape: Shape) -> int:
+    """Bytes (float32) that a call of a cell without recurrence reads or writes at least: its sequences, once.
+
+    Forward x and y; backward those again, and both gradients.
+    """
+    sequences = shape.I + shape.directions * shape.H
+    return 4 * shape.T * shape.B * sequences * (3 if shape.is_training else 1)
+
+
 def _key() -> list[str]:
     from fastlstm import _core
 
@@ -109,9 +129,9 @@ def main() -> None:
     limits = Limits.stored() if arguments.stored else Limits()
     print(f"{machine.cpu_model()}: FMA peak of one core {limits.fma() / 1e9:.1f} GFLOP/s float32")
     print(f"{limits.fma(np.float64) / 1e9:.1f} GFLOP/s float64")
-    for shape in RACE:
+    for shape in (*RACE, *(shape for shape in family_shapes(PARTS) if shape not in RACE)):
         one, two = (limits.seconds(shape, threads) * 1e6 for threads in (1, 2))
-        bandwidth = limits.bandwidth(16 * shape.H**2) / 1e9
+        bandwidth = limits.bandwidth(4 * shape.recurrent_weights()) / 1e9
         print(f"{shape.name:42} {one:12.2f} us  2 threads {two:12.2f} us  weights {bandwidth:6.1f} GB/s")
     limits.save()
 

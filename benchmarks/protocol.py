@@ -48,6 +48,6 @@ def load_case(message: Mapping[str, Any]) -> tuple[Case, tuple[Array, ...]]:
         if shape.has_state
         else None
     )
-    dy = np.load(folder / "dy.npy") if shape.kind == "training" else None
+    dy = np.load(folder / "dy.npy") if shape.is_training else None
     truth = tuple(np.load(folder / f"truth_{index}.npy", mmap_mode="r") for index in range(message["truths"]))
     return Case(shape, params, np.load(folder / "x.npy"), state, dy), truth

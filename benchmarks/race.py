@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The race: fastlstm against its peers, same weights and inputs, round by round (the method is in README.md).
 
-``python -m benchmarks.race``            everything; writes race.json, race.md, race.png, and for training
+``python -m benchmarks.race``            the plain LSTM; writes race.json, race.md, race.png, and for training
                                          race_training.json, .md and .png, to benchmarks/results
 ``python -m benchmarks.race --training`` training steps alone; ``--forward``: all but those
+``python -m benchmarks.race --family``   GRU, RNN, the LSTM's other forms, rows of different lengths, forward,
+                                         to race_family.*; with ``--training`` their training steps, to
+                                         race_family_training.*
 ``python -m benchmarks.race --quick``    one shape of each regime
 ``python -m benchmarks.race --alone``    fastlstm alone against the stored limits of this machine
 ``python -m benchmarks.race --render F`` table, plot and findings of a result again
@@ -15,21 +18,20 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from benchmarks import data, machine, report
+from benchmarks import machine, report
+from benchmarks.cells import RACED
 from benchmarks.contestants import Contestant, WorkerError, settle
 from benchmarks.envs import DEFAULT_FOLDER, InstallError, python_of
+from benchmarks.heats import LONG_CALL_SECONDS, Cases, Heat, run_heat
 from benchmarks.limits import Limits
 from benchmarks.peers import OURS, PEERS
-from benchmarks.peers.base import Case, gradients
 from benchmarks.progress import Progress
-from benchmarks.protocol import save_case
 from benchmarks.shapes import (
+    FAMILY_SIZES,
     PARTS,
     QUICK_NAMES,
     RACE,
@@ -37,17 +39,15 @@ from benchmarks.shapes import (
     STEP_HIDDEN_SIZES,
     TRAINING,
     Shape,
+    compared,
+    family_shapes,
     select,
     step_shapes,
 )
 
 RESULTS = Path(__file__).parent / "results"
-PREPARE_TIMEOUT_SECONDS = 300.0
-TURN_TIMEOUT_SECONDS = 120.0
-LONG_CALL_SECONDS = 0.1  # shapes whose limit is above it take LONG_CALL_ROUNDS rounds
-LONG_CALL_ROUNDS = 3
-# Who takes so many times the fastest's time for a long call has no turns beyond the first.
-SLOW_FACTOR = 5.0
+LONG_CALL_ROUNDS = 3  # of shapes whose limit is above LONG_CALL_SECONDS
+LONG_COMPARED_ROUNDS = 5  # of fastlstm with itself: few contestants, and a ratio wants more
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -93,10 +93,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="one shape of each regime, three rounds")
     parts = parser.add_mutually_exclusive_group()
-    for part in PARTS:
+    for part in ("forward", "training"):
         parts.add_argument(
-            f"--{part}", action="store_const", const=(part,), dest="parts", help=f"the {part} part alone"
+            f"--{part}", action="store_const", const=part, dest="only", help=f"the {part} part alone"
         )
+    parser.add_argument(
+        "--family", action="store_true", help="the other cells: forward, or training with --training"
+    )
     parser.add_argument(
         "--alone", action="store_true", help="fastlstm alone, against stored limits where there are any"
     )
@@ -104,8 +107,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--output",
         type=Path,
         default=RESULTS / "race.json",
-        help="the JSON file; table and plot go beside it, and so do those of training, with _training at the "
-        "end of the name (default: benchmarks/results/race.json)",
+        help="the JSON file; table and plot go beside it, and so do those of the other parts, named "
+        "with _training, _family or _family_training at the end (default: benchmarks/results/race.json)",
     )
     parser.add_argument(
         "--envs", type=Path, default=DEFAULT_FOLDER, help="folder of the peers' virtual environments"
@@ -117,7 +120,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--threads: expected numbers of at least 1")
     if chosen.alone:
         chosen.peers = [OURS]
-    chosen.parts = chosen.parts or tuple(PARTS)
+    if chosen.family:
+        chosen.parts = ("family_training" if chosen.only == "training" else "family",)
+    else:
+        chosen.parts = (chosen.only,) if chosen.only else ("forward", "training")
     if not any(part in PEERS[peer].modules for peer in chosen.peers for part in chosen.parts):
         parser.error(f"--peers: none of {', '.join(chosen.peers)} takes part in {', '.join(chosen.parts)}")
     if chosen.rounds is None:
@@ -130,29 +136,35 @@ def chosen_shapes(arguments: argparse.Namespace) -> list[Shape]:
     steps = step_shapes(arguments.step_hidden, arguments.step_batch)
     shapes = [shape for shape in RACE if shape.kind == "sequence"]
     shapes += [*steps, *(shape for shape in RACE if shape.kind in ("stream", "call")), *TRAINING]
+    shapes = [shape for shape in shapes if shape.part in arguments.parts] + family_shapes(arguments.parts)
     if arguments.shapes:
-        shapes = select(shapes, arguments.shapes)
-    elif arguments.quick:
-        shapes = select(shapes, QUICK_NAMES)
-    return [shape for shape in shapes if shape.part in arguments.parts]
+        return select(shapes, arguments.shapes)
+    if arguments.quick:
+        quick = select((*RACE, *shapes), QUICK_NAMES)
+        return [shape for shape in shapes if shape in quick]
+    return shapes
 
 
-def make_case(shape: Shape) -> tuple[Case, tuple[data.Array, ...]]:
-    """Weights and input of a shape, and the float64 truth."""
-    from fastlstm import reference
+def planned(
+    shapes: list[Shape], contestants: list[Contestant], limits: Limits, arguments: argparse.Namespace
+) -> list[Heat]:
+    """Heats in their order: all contestants, then, at each size of the family, fastlstm with itself."""
 
-    rng = data.generator(shape)
-    params, x = data.parameters(shape, rng), data.noise(shape, rng)
-    bidirectional = shape.directions == 2
-    if shape.kind == "training":
-        dy = data.output_gradient(shape, rng)
-        dx, _, grads = reference.lstm_backward(x, params, dy=dy, bidirectional=bidirectional, dtype="float64")
-        assert dx is not None
-        case = Case(shape, params, x, None, dy)
-        return case, gradients(case, dx, grads)
-    case = Case(shape, params, x, data.states(shape, rng) if shape.has_state else None)
-    y, (h_n, c_n) = reference.lstm(x, params, case.state, bidirectional=bidirectional, dtype="float64")
-    return case, (y, h_n, c_n)
+    def against_peers(shape: Shape) -> Heat:
+        return Heat((shape,), _entered(shape, contestants), _rounds((shape,), limits, arguments))
+
+    heats = [against_peers(shape) for shape in shapes if not shape.is_family]
+    ours = tuple(contestant for contestant in contestants if contestant.spec.name == OURS)
+    for kind in dict.fromkeys(shape.kind for shape in shapes if shape.is_family):
+        for group in compared(kind):
+            own = [shape for shape in shapes if shape.kind == kind and shape.size == group[0].size]
+            if group[0].size in FAMILY_SIZES:
+                heats += [against_peers(shape) for shape in own if shape.cell in RACED]
+            chosen = tuple(shape for shape in group if shape in own)
+            if chosen and ours:
+                rounds = _rounds(chosen, limits, arguments, is_compared=True)
+                heats.append(Heat(chosen, ours, rounds, is_compared=True))
+    return heats
 
 
 def enter(
@@ -189,73 +201,6 @@ def enter(
     return contestants, absent
 
 
-def run_shape(
-    shape: Shape, contestants: Iterable[Contestant], rounds: int, turn_seconds: float, progress: Progress
-) -> list[dict[str, Any]]:
-    """All contestants at one shape: prepare each, then rounds of turns.  One result a contestant."""
-    results: dict[str, dict[str, Any]] = {}
-    running: list[Contestant] = []
-    with tempfile.TemporaryDirectory(prefix="fastlstm-race-") as folder:
-        case, truth = make_case(shape)
-        message = save_case(Path(folder), case, truth)
-        del case, truth
-        for contestant in contestants:
-            progress.say(f"{shape.name} prepare {contestant.name}")
-            result: dict[str, Any] = {
-                "peer": contestant.spec.name,
-                "threads": contestant.threads,
-                "rounds": [],
-            }
-            results[contestant.name] = result
-            try:
-                contestant.start()
-                result |= contestant.ask(
-                    {"op": "prepare", "seconds": turn_seconds, **message}, PREPARE_TIMEOUT_SECONDS
-                )
-                running.append(contestant)
-            except WorkerError as failure:
-                result["failed"] = str(failure)
-            contestant.settle()
-            progress.update()
-    for turn in range(rounds):
-        # Rotated, so that nobody always follows the same one.
-        first = turn % max(len(running), 1)
-        for contestant in running[first:] + running[:first]:
-            progress.say(f"{shape.name} {contestant.name}")
-            result = results[contestant.name]
-            if "failed" in result or (turn and _is_slow(result, results.values())):
-                continue
-            try:
-                timing = contestant.ask({"op": "run", "seconds": turn_seconds}, TURN_TIMEOUT_SECONDS)
-                result["rounds"].append(timing)
-            except WorkerError as failure:
-                result["failed"] = str(failure)
-            contestant.settle()
-            progress.update()
-    for contestant in running:
-        try:
-            contestant.ask({"op": "release"}, TURN_TIMEOUT_SECONDS)
-        except WorkerError as failure:
-            results[contestant.name].setdefault("failed", str(failure))
-        contestant.settle()
-    for result in results.values():
-        if result["rounds"]:
-            result["seconds"] = median(timing["best"] for timing in result["rounds"])
-            result["cores"] = median(timing["cores"] for timing in result["rounds"])
-    return list(results.values())
-
-
-def _is_slow(result: dict[str, Any], results: Iterable[dict[str, Any]]) -> bool:
-    """Whether its long calls take several times those of the fastest with as many threads."""
-    seconds = {
-        found["peer"]: found["rounds"][0]["best"]
-        for found in results
-        if found["threads"] == result["threads"] and found["rounds"]
-    }
-    own = seconds.get(result["peer"], 0.0)
-    return bool(own > max(LONG_CALL_SECONDS, SLOW_FACTOR * min(seconds.values(), default=own)))
-
-
 def race(arguments: argparse.Namespace, part: str, output: Path) -> dict[str, Any]:
     """Run a part; the result is what the JSON file holds, which is written after every shape."""
     start = time.perf_counter()
@@ -277,30 +222,35 @@ def race(arguments: argparse.Namespace, part: str, output: Path) -> dict[str, An
     limits.save()
     result["limits"] = limits.figures()
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fastlstm-logs-") as logs:
-        contestants, result["absent"] = enter(arguments, part, Path(logs))
+    with tempfile.TemporaryDirectory(prefix="fastlstm-race-") as scratch:
+        contestants, result["absent"] = enter(arguments, part, Path(scratch))
+        result["left_out"] = {
+            name: dict(PEERS[name].left_out) for name in arguments.peers if part in PEERS[name].modules
+        }
+        cases = Cases(Path(scratch))
         try:
-            plan = [
-                (shape, _entered(shape, contestants), _rounds(shape, limits, arguments)) for shape in shapes
-            ]
-            total = sum(len(entered) * (1 + rounds) for _, entered, rounds in plan)
-            with Progress(total) as progress:
-                for shape, entered, rounds in plan:
+            heats = planned(shapes, contestants, limits, arguments)
+            with Progress(sum(heat.turns() for heat in heats)) as progress:
+                for heat in heats:
                     settle(os.getpid())
-                    done = len(entered) * (1 + rounds) + progress.n
-                    results = run_shape(shape, entered, rounds, arguments.turn_seconds, progress)
+                    done = heat.turns() + progress.n
+                    results = run_heat(heat, cases, arguments.turn_seconds, progress)
                     progress.skip_to(done)
-                    result["cases"].append(_recorded(shape, results, limits, arguments.threads))
+                    of_kind = result.setdefault("compared", []) if heat.is_compared else result["cases"]
+                    of_kind += [
+                        _recorded(shape, found, limits, arguments.threads) for shape, found in results.items()
+                    ]
                     result["contestants"] = [_contestant(contestant) for contestant in contestants]
                     result["minutes"] = round((time.perf_counter() - start) / 60, 2)
                     output.write_text(json.dumps(result, indent=1) + "\n")
         finally:
             for contestant in contestants:
                 contestant.stop()
+            cases.clear()
     limits.measure_again()
     limits.save()
-    for case, shape in zip(result["cases"], shapes, strict=True):
-        case["limit_seconds"] = _limit_seconds(shape, limits, arguments.threads)
+    for case in (*result["cases"], *result.get("compared", [])):
+        case["limit_seconds"] = _limit_seconds(Shape(**case["shape"]), limits, arguments.threads)
     output.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
@@ -309,16 +259,22 @@ def _limit_seconds(shape: Shape, limits: Limits, thread_counts: list[int]) -> di
     return {str(threads): limits.seconds(shape, threads) for threads in thread_counts}
 
 
-def _entered(shape: Shape, contestants: list[Contestant]) -> list[Contestant]:
-    """A stream is one thread's, and so is the cost of a call."""
-    if shape.kind in ("stream", "call"):
-        return [contestant for contestant in contestants if contestant.threads == 1]
-    return contestants
+def _entered(shape: Shape, contestants: list[Contestant]) -> tuple[Contestant, ...]:
+    """A stream is one thread's, and so is the cost of a call; not every peer has every cell."""
+    return tuple(
+        contestant
+        for contestant in contestants
+        if (contestant.threads == 1 or shape.kind not in ("stream", "call"))
+        and shape.cell not in contestant.spec.left_out
+    )
 
 
-def _rounds(shape: Shape, limits: Limits, arguments: argparse.Namespace) -> int:
-    is_long = limits.seconds(shape) > LONG_CALL_SECONDS
-    return int(min(arguments.rounds, LONG_CALL_ROUNDS) if is_long else arguments.rounds)
+def _rounds(
+    shapes: tuple[Shape, ...], limits: Limits, arguments: argparse.Namespace, is_compared: bool = False
+) -> int:
+    long_rounds = LONG_COMPARED_ROUNDS if is_compared else LONG_CALL_ROUNDS
+    is_long = max(limits.seconds(shape) for shape in shapes) > LONG_CALL_SECONDS
+    return int(min(arguments.rounds, long_rounds) if is_long else arguments.rounds)
 
 
 def _recorded(

@@ -1,4 +1,4 @@
-"""The race's tables for the README, from `results/race.json` and `results/race_training.json`.
+"""The race's tables for the README, from `results/race*.json`.
 
 Each goes between two marks of the README; a result or a pair of marks that is not there is left out.
 
@@ -11,11 +11,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import findings, report, tables
+from . import comparisons, findings, report, tables
+from .cells import CELLS, PLAIN, RACED
 
 ROOT = Path(__file__).resolve().parent.parent
 # The result, and the mark: the table stands between <!-- mark --> and <!-- /mark -->.
-SECTIONS = {"race.json": "race", "race_training.json": "race-training"}
+SECTIONS = {
+    "race.json": "race",
+    "race_training.json": "race-training",
+    "race_family.json": "race-family",
+    "race_family_training.json": "race-family-training",
+}
 HEAD = [
     "shape (T,B,I,H)",
     "fastlstm, 1 thread",
@@ -57,16 +63,16 @@ def _cells(case: dict[str, Any], threads: int) -> list[str]:
 
 def section(result: dict[str, Any]) -> str:
     """The README's section about speed, in Markdown."""
+    if report.part_of(result).startswith("family"):
+        return _family_section(result)
     rows = [
         [_label(case["shape"]), *_cells(case, 1), *_cells(case, 2)]
         for case in result["cases"]
         if case["shape"]["kind"] != "call"
     ]
-    machine = result["machine"]
-    versions = ", ".join(f"{peer} {version}" for peer, version in report.peer_versions(result).items())
     slower = [row[0] for row in rows if any(_is_loss(cell) for cell in (row[3], row[7]))]
     lost = "none in this run" if not slower else ", ".join(slower)
-    measured = f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['time'][:10]}; {versions}"
+    measured = _measured(result)
     if report.part_of(result) == "training":
         return _training_section(result, measured, rows, lost)
     return f"""\
@@ -88,12 +94,78 @@ where a single step must fetch all weights, and where two threads hand over smal
 """
 
 
-def _training_section(result: dict[str, Any], measured: str, rows: list[list[str]], lost: str) -> str:
-    means = "; ".join(
-        f"{threads} thread{'s' if threads > 1 else ''}: "
-        + ", ".join(f"{peer} {tables.ratio(value)}" for peer, value in of.items())
+def _measured(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    versions = ", ".join(f"{peer} {version}" for peer, version in report.peer_versions(result).items())
+    return f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['time'][:10]}; {versions}"
+
+
+def _family_section(result: dict[str, Any]) -> str:
+    """A row for each cell and number of threads, a column for each size: cells are many."""
+    is_training = report.part_of(result) == "family_training"
+    cases = {
+        (shape.cell, shape.size): case for case in result["cases"] for shape in [findings.shape_of(case)]
+    }
+    sizes = list(dict.fromkeys(size for _, size in cases))
+    threads = sorted({count for case in result["cases"] for count in findings.thread_counts(case)})
+    rows, lost = [], []
+    for cell in RACED:
+        for count in threads if cell != PLAIN else ():
+            title = f"{CELLS[cell].title}, {_threads(count)}"
+            values = [_family_cell(cases.get((cell, size)), count) for size in sizes]
+            if any(values):
+                rows.append([title, *values])
+            lost += [
+                f"{title} {findings.shape_of(cases[cell, size]).label}"
+                for size, value in zip(sizes, values, strict=True)
+                if _is_loss(value.rpartition(" ")[0])
+            ]
+    compared = [
+        f"fastlstm compared with itself, {_threads(count)}:\n\n"
+        + tables.markdown_table(*comparisons.rows(result, count))
+        for count in comparisons.thread_counts(result)
+    ]
+    name = "race_family_training" if is_training else "race_family"
+    what = "A training step (forward, backward, all gradients)" if is_training else "Forward"
+    head = ["", *(f"({', '.join(map(str, size))})".replace(" ", "") for size in sizes)]
+    body = f"""\
+{what}, float32, shapes (T,B,I,H), measured on {_measured(result)}.
+
+Our time, and the best peer's over ours. Rows of different lengths are uniform in 1..T. Times, errors, limits,
+all peers and who was left out: [{name}.md](benchmarks/results/{name}.md); [method](benchmarks/README.md);
+`make race ARGS="--family{" --training" if is_training else ""}"` repeats it.
+
+{tables.markdown_table(head, rows)}
+
+Time of a peer over ours, geometric mean over the cells and shapes that it has ({_means(result)}).
+Where a peer was faster: {", ".join(lost) or "none in this run"}.
+"""
+    return "\n\n".join([body.rstrip("\n"), *compared]) + "\n"
+
+
+def _family_cell(case: dict[str, Any] | None, threads: int) -> str:
+    """Our time, the best peer's over ours, and its name."""
+    if case is None:
+        return ""
+    ours, best = findings.our_seconds(case, threads), findings.best_peer(case, threads)
+    if ours is None or best is None:
+        return ""
+    return f"{tables.duration(ours)}, {tables.ratio(best[1] / ours)} {best[0]}"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _means(result: dict[str, Any]) -> str:
+    """Geometric means of all peers."""
+    return "; ".join(
+        f"{_threads(threads)}: " + ", ".join(f"{peer} {tables.ratio(value)}" for peer, value in of.items())
         for threads, of in sorted(findings.geometric_means(result).items())
     )
+
+
+def _training_section(result: dict[str, Any], measured: str, rows: list[list[str]], lost: str) -> str:
     head = [cell.replace("of limit", "of FMA peak") for cell in HEAD]
     return f"""\
 A training step, measured on {measured}.
@@ -107,14 +179,16 @@ that were missed: [race_training.md](benchmarks/results/race_training.md); [meth
 
 {tables.markdown_table(head, rows)}
 
-Time of a peer over ours, geometric mean over the shapes ({means}). Where a peer was faster: {lost}.
+Time of a peer over ours, geometric mean over the shapes ({_means(result)}). Where a peer was faster: {lost}.
 
 ![training race](benchmarks/results/race_training.png)
 """
 
 
 def _is_loss(cell: str) -> bool:
-    return cell.endswith("x") and float(cell.rstrip("x")) < 1
+    """Whether a cell ends in a ratio, such as ``"0.95x"``, below 1."""
+    ratio = cell.rpartition(" ")[2]
+    return ratio.endswith("x") and float(ratio.rstrip("x")) < 1
 
 
 def main() -> None:

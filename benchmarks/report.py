@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import comparisons
+from benchmarks.cells import CELLS
 from benchmarks.findings import (
     best_peer,
     by_peer,
@@ -29,7 +31,12 @@ TITLES = {
     "stream": "Streams, a step: blocks of samples, and one sample a call",
     "training": "A training step: forward, backward, all gradients, shape (T,B,I,H)",
 }
-PLOT_TITLES = {"forward": "LSTM forward", "training": "LSTM training step"}
+PLOT_TITLES = {
+    "forward": "LSTM forward",
+    "training": "LSTM training step",
+    "family": "the family forward",
+    "family_training": "the family, a training step",
+}
 COLORS = {
     "fastlstm": "#1b7837",
     "torch": "#d6604d",
@@ -56,18 +63,25 @@ def markdown(result: dict[str, Any]) -> str:
     head = f"{described['cpu']}, {described['cpus']} CPUs, {described['system']}, {described['time']}; "
     head += f"{versions}."
     peak = f"the FMA peak ({result['limits']['fma']['float32'] / 1e9:.0f} GFLOP/s a core)"
-    if part_of(result) == "training":
+    is_family = part_of(result).startswith("family")
+    if part_of(result) in ("training", "family_training"):
+        flops = "three times those of the forward products" if is_family else "24 T B H (I + H)"
         how = (
             "float32. From x and the gradient of y to the gradients of x and of all parameters. A cell is "
             "time (largest error of a gradient against a float64 truth, relative to the largest element of "
-            "that gradient). The limit is 24 T B H (I + H) operations for each layer and direction at "
-            f"{peak}."
+            f"that gradient). The limit is {flops} operations for each layer and direction at {peak}."
         )
     else:
         how = (
             "float32. A cell is time (largest error against a float64 truth). The limit is the input product "
             f"at {peak} plus, for each step, the slower of that peak and streaming the recurrent weights "
             "from the cache that holds them."
+        )
+    if is_family:
+        how += (
+            " Of rows of different lengths it counts the real steps alone; that of MinGRU and MinLSTM is the "
+            "slower of the peak and one way of their sequences from or to memory. The plain LSTM stands here "
+            "for the padded batch."
         )
     return "\n\n".join([head, how, *_tables(result, markdown_table, "### "), *_lists(result, "### ", "- ")])
 
@@ -89,19 +103,37 @@ def peer_versions(result: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _groups(result: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Cases that share a table, with its title."""
+    groups = [
+        (title, [case for case in result["cases"] if case["shape"]["kind"] == kind])
+        for kind, title in TITLES.items()
+    ]
+    for cell, form in CELLS.items():
+        of_cell = [
+            case for case in result["cases"] if shape_of(case).is_family and shape_of(case).cell == cell
+        ]
+        step = ", a training step" if part_of(result) == "family_training" else ""
+        groups.append((f"{form.title}{step}, shape (T,B,I,H)", of_cell))
+    return groups
+
+
 def _tables(result: dict[str, Any], table: Table, mark: str) -> list[str]:
     parts = []
-    for kind, title in TITLES.items():
-        cases = [case for case in result["cases"] if case["shape"]["kind"] == kind]
+    for title, cases in _groups(result):
         for threads in sorted({count for case in cases for count in thread_counts(case)}):
             peers = _peers_of(result, cases, threads)
             rows = [_row(case, threads, peers) for case in cases if threads in thread_counts(case)]
-            extra = ["goal"] if kind == "stream" else []
-            share = "of peak" if kind == "training" else "of limit"
+            shape = shape_of(cases[0])
+            extra = ["goal"] if shape.kind == "stream" else []
+            share = "of peak" if shape.is_training else "of limit"
             head = ["shape", "limit", *extra, *peers, share, "best peer / ours"]
             parts.append(
                 f"{mark}{title}, {threads} thread{'s' if threads > 1 else ''}\n\n{table(head, rows)}"
             )
+    for threads in comparisons.thread_counts(result):
+        title = f"fastlstm compared with itself, {threads} thread{'s' if threads > 1 else ''}"
+        parts.append(f"{mark}{title}\n\n{table(*comparisons.rows(result, threads))}")
     means = geometric_means(result)
     if means:
         peers = [peer for peer in ("best peer", *COLORS) if any(peer in of for of in means.values())]
@@ -126,7 +158,13 @@ def _tables(result: dict[str, Any], table: Table, mark: str) -> list[str]:
 def _peers_of(result: dict[str, Any], cases: list[dict[str, Any]], threads: int) -> list[str]:
     """All peers that were meant to take part with so many threads, the absent ones too."""
     found = {peer for case in cases for peer in by_peer(case, threads)}
-    found |= {absent["peer"] for absent in result["absent"] if absent["threads"] == threads}
+    left_out = result.get("left_out", {})
+    found |= {
+        absent["peer"]
+        for absent in result["absent"]
+        if absent["threads"] == threads
+        and not all(shape_of(case).cell in left_out.get(absent["peer"], {}) for case in cases)
+    }
     return [peer for peer in COLORS if peer in found] + sorted(found - set(COLORS))
 
 
@@ -154,14 +192,20 @@ def _row(case: dict[str, Any], threads: int, peers: list[str]) -> list[str]:
 def _lists(result: dict[str, Any], mark: str, bullet: str) -> list[str]:
     failures = [
         f"{found['peer']}, {found['threads']} thread(s), {case['name']}: {found['failed']}"
-        for case in result["cases"]
+        for case in (*result["cases"], *result.get("compared", []))
         for found in case["results"]
         if "failed" in found
     ]
     sections = {
         "Wrong answers of ours": wrong_answers(result),
         "Where we lose": losses(result) or ["nowhere in this run"],
-        "What failed": failures,
+        "Who was left out": [
+            f"{peer}, {CELLS[cell].title}: {why}"
+            for peer, cells in result.get("left_out", {}).items()
+            for cell, why in cells.items()
+            if any(shape_of(case).is_family and shape_of(case).cell == cell for case in result["cases"])
+        ],
+        "What failed": list(dict.fromkeys(failures)),
         "To know before believing": doubts(result),
     }
     return [
@@ -185,7 +229,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(
         1, len(counts), figsize=(7 * len(counts), 1.5 + 0.27 * len(cases)), sharey=True, squeeze=False
     )
-    labels = [f"{shape_of(case).kind} {shape_of(case).label}" for case in cases]
+    shapes = [shape_of(case) for case in cases]
+    labels = [f"{shape.cell if shape.is_family else shape.kind} {shape.label}" for shape in shapes]
     for axis, threads in zip(axes[0], counts, strict=True):
         for peer in _peers_of(result, cases, threads):
             places, values = [], []

@@ -4,16 +4,28 @@
 Letters: T time, B batch, I input features, H hidden units, layers, directions.
 """
 
+import zlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import numpy as np
+
+from benchmarks.cells import CELLS, COMPARED, PLAIN, RACED, Form
+
 # What a case measures.  "sequence": a whole call from a zero state.  "step": one time step from a given
 # state.  "stream": from a given state, with an object that keeps it between calls where the peer has one.
 # "call": the plainest call, of which only the part that is no arithmetic is of interest.  "training": forward
-# and backward from a zero state, to the gradients of the input and of all parameters.
+# and backward from a zero state, to the gradients of the input and of all parameters.  "family" is "sequence"
+# and "family_training" is "training" for the other cells (cells.py).
 # Each part of the race has its own contestants, files and tables.
-PARTS = {"forward": ("sequence", "step", "stream", "call"), "training": ("training",)}
+PARTS = {
+    "forward": ("sequence", "step", "stream", "call"),
+    "training": ("training",),
+    "family": ("family",),
+    "family_training": ("family_training",),
+}
 
 
 @dataclass(frozen=True)
@@ -30,13 +42,42 @@ class Shape:
     reason: str = ""
     target_seconds: float | None = None  # a call, one thread
     is_index: bool = False  # integer input that stands for one-hot rows
+    cell: str = PLAIN  # of cells.CELLS
+
+    @property
+    def form(self) -> Form:
+        """The cell."""
+        return CELLS[self.cell]
+
+    @property
+    def is_training(self) -> bool:
+        """Whether a call is forward and backward."""
+        return self.part in ("training", "family_training")
+
+    @property
+    def is_family(self) -> bool:
+        """Whether it belongs to the race of the other cells."""
+        return self.part in ("family", "family_training")
+
+    @property
+    def size(self) -> tuple[int, int, int, int]:
+        """T, B, I, H."""
+        return self.T, self.B, self.I, self.H
+
+    @property
+    def P(self) -> int:
+        """Width of h."""
+        return self.form.width(self.H)
 
     @property
     def name(self) -> str:
         stack = (f"-L{self.layers}" if self.layers > 1 else "") + (
             f"-D{self.directions}" if self.directions > 1 else ""
         )
-        return f"{self.kind}-T{self.T}-B{self.B}-I{self.I}-H{self.H}{stack}"
+        kind = self.kind
+        if self.is_family:
+            kind = f"{self.cell}-training" if self.is_training else self.cell
+        return f"{kind}-T{self.T}-B{self.B}-I{self.I}-H{self.H}{stack}"
 
     @property
     def part(self) -> str:
@@ -58,31 +99,57 @@ class Shape:
 
     def input_sizes(self) -> list[int]:
         """Input features of each layer."""
-        return [self.I] + [self.directions * self.H] * (self.layers - 1)
+        return [self.I] + [self.directions * self.P] * (self.layers - 1)
+
+    def lengths(self) -> list[int] | None:
+        """Steps of each row, uniform in 1..T and always the same; None where every row has T."""
+        if not self.form.is_ragged:
+            return None
+        rng = np.random.default_rng(zlib.crc32(f"lengths-T{self.T}-B{self.B}".encode()))
+        return [int(length) for length in rng.integers(1, self.T + 1, self.B)]
+
+    def real_steps(self) -> int:
+        """Steps of all rows together: T*B where none is shorter."""
+        lengths = self.lengths()
+        return self.T * self.B if lengths is None else sum(lengths)
+
+    def rows(self) -> Counter[int]:
+        """Rows that a time step has, and in how many time steps."""
+        lengths = self.lengths()
+        if lengths is None:
+            return Counter({self.B: self.T})
+        return Counter(sum(length > t for length in lengths) for t in range(max(lengths)))
 
     def input_flops(self) -> float:
         """Floating-point operations of the input products forward; a gathered row: an addition an element."""
-        rows = float(self.T * self.B * self.directions)
-        per_row = [8 * self.H * size for size in self.input_sizes()]
+        rows = float(self.real_steps() * self.directions)
+        per_row = [2 * self.form.gates * self.H * size for size in self.input_sizes()]
         if self.is_index:
-            per_row[0] = 4 * self.H
+            per_row[0] = self.form.gates * self.H
         return rows * sum(per_row)
 
-    def step_flops(self) -> float:
-        """Floating-point operations of the recurrent product forward: a step of one layer and direction."""
-        return 8.0 * self.B * self.H * self.H
+    def recurrent_weights(self) -> int:
+        """Numbers in the matrices that one layer and direction reads at every step."""
+        if not self.form.is_recurrent:
+            return 0
+        projection = self.P * self.H if self.form.is_projected else 0
+        return self.form.gates * self.H * self.P + projection
 
-    def steps(self) -> int:
-        """Time steps that all layers and directions take together."""
-        return self.T * self.layers * self.directions
+    def step_flops(self, rows: int | None = None) -> float:
+        """Floating-point operations of the recurrent product forward: a step of one layer and direction.
+
+        Of the whole batch, or of so many rows.
+        """
+        return 2.0 * (self.B if rows is None else rows) * self.recurrent_weights()
 
     def flops(self) -> float:
         """Multiplications and additions of the matrix products of one call; activations are not counted.
 
         Training has every product three times: the gradient of each of its factors is one of the same size.
         """
-        forward = self.input_flops() + self.steps() * self.step_flops()
-        return 3 * forward if self.kind == "training" else forward
+        recurrent = self.layers * self.directions * self.step_flops(self.real_steps())
+        forward = self.input_flops() + recurrent
+        return 3 * forward if self.is_training else forward
 
 
 def _sequence(T: int, B: int, I: int, H: int, reason: str, layers: int = 1, directions: int = 1) -> Shape:
@@ -170,7 +237,44 @@ TRAINING = (
     _training(1000, 8, 32, 128, "a long sequence with a narrow input"),
 )
 
-RACE = (*SEQUENCES, *step_shapes(STEP_HIDDEN_SIZES, STEP_BATCH_SIZES), *STREAMS, *CALLS, *TRAINING)
+FAMILY_SIZES = (
+    (100, 1, 64, 64),
+    (100, 1, 256, 256),
+    (100, 8, 256, 256),
+    (100, 32, 256, 256),
+    (50, 64, 512, 512),
+)
+# A narrow input, where an output costs few operations: cells without recurrence are bound by memory.
+NARROW_SIZE = (1000, 64, 1, 256)
+NARROW_CELLS = ("mingru", "minlstm")
+
+
+def _family(cell: str, size: tuple[int, int, int, int], kind: str) -> Shape:
+    return Shape(*size, kind=kind, reason=CELLS[cell].title, cell=cell)
+
+
+def compared(kind: str) -> tuple[tuple[Shape, ...], ...]:
+    """Shapes at which fastlstm is compared with itself, those of one size together."""
+    return (
+        *(tuple(_family(cell, size, kind) for cell in COMPARED) for size in FAMILY_SIZES),
+        tuple(_family(cell, NARROW_SIZE, kind) for cell in NARROW_CELLS),
+    )
+
+
+FAMILY, FAMILY_TRAINING = (
+    tuple(_family(cell, size, kind) for size in FAMILY_SIZES for cell in RACED)
+    for kind in ("family", "family_training")
+)
+
+RACE = (
+    *SEQUENCES,
+    *step_shapes(STEP_HIDDEN_SIZES, STEP_BATCH_SIZES),
+    *STREAMS,
+    *CALLS,
+    *TRAINING,
+    *FAMILY,
+    *FAMILY_TRAINING,
+)
 
 # One of each regime, none that takes long.
 QUICK_NAMES = (
@@ -188,6 +292,11 @@ QUICK_NAMES = (
     "training-T100-B1-I64-H64",
     "training-T100-B32-I128-H128",
     "training-T100-B16-I128-H128-L2-D2",
+    *(
+        shape.name
+        for shape in (*FAMILY, *FAMILY_TRAINING)
+        if shape.size in (FAMILY_SIZES[0], FAMILY_SIZES[2])
+    ),
 )
 
 
@@ -210,6 +319,17 @@ def select(shapes: Iterable[Shape], patterns: Iterable[str]) -> list[Shape]:
             )
         chosen.update(matching)
     return [shape for shape in shapes if shape in chosen]
+
+
+def family_shapes(parts: Iterable[str]) -> list[Shape]:
+    """Every shape of the family's parts, size by size: those against peers, then those compared alone."""
+    kinds = [kind for part in parts for kind in PARTS[part] if kind.startswith("family")]
+    shapes: dict[Shape, None] = {}
+    for kind in kinds:
+        for group in compared(kind):
+            raced = (_family(cell, group[0].size, kind) for cell in RACED if group[0].size in FAMILY_SIZES)
+            shapes |= dict.fromkeys((*raced, *group))
+    return list(shapes)
 
 
 def is_memory_bound_in_l3(shape: Shape, l2_bytes: int) -> bool:

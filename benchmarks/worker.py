@@ -6,8 +6,8 @@ sleeps in a read.  What the peer itself prints goes to standard error.
 
 ``{"op": "hello"}``              versions
 ``{"op": "prepare", ...case}``   build every variant of the case, check its answer, keep the fastest right one
-``{"op": "run", "seconds": s}``  time that one for a turn
-``{"op": "release"}``            forget the case
+``{"op": "run", "case": name, "seconds": s}``  time that one for a turn
+``{"op": "release"}``            forget all cases
 """
 
 import argparse
@@ -31,11 +31,11 @@ WRONG_ERROR = 1e-4
 
 
 class Worker:
-    """One peer with the case it is prepared for."""
+    """One peer with the cases it is prepared for, by the names of their shapes."""
 
     def __init__(self, peer: PeerProtocol) -> None:
         self._peer = peer
-        self._prepared: Prepared | None = None
+        self._prepared: dict[str, Prepared] = {}
 
     def handle(self, message: dict[str, Any]) -> dict[str, Any]:
         operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -47,8 +47,8 @@ class Worker:
         return operations[message["op"]](message)
 
     def _prepare(self, message: dict[str, Any]) -> dict[str, Any]:
-        self._release(message)
         case, truth = load_case(message)
+        self._prepared.pop(case.shape.name, None)
         tried: dict[str, dict[str, Any]] = {}
         best = ""
         for name, build in self._peer.variants(case).items():
@@ -64,7 +64,7 @@ class Worker:
                 tried[name] = {"failed": f"{type(failure).__name__}: {failure}"[:300]}
                 continue
             if not best or tried[name]["seconds"] < tried[best]["seconds"]:
-                best, self._prepared = name, prepared
+                best, self._prepared[case.shape.name] = name, prepared
             del prepared
         gc.collect()
         if not best:
@@ -75,13 +75,14 @@ class Worker:
         return {"variant": best, "error": tried[best]["error"], "tried": tried}
 
     def _run(self, message: dict[str, Any]) -> dict[str, Any]:
-        if self._prepared is None:
-            return {"failed": "no case is prepared"}
-        return measure(self._prepared.call, message["seconds"])._asdict()
+        prepared = self._prepared.get(message["case"])
+        if prepared is None:
+            return {"failed": f"{message['case']} is not prepared"}
+        return measure(prepared.call, message["seconds"])._asdict()
 
     def _release(self, message: dict[str, Any]) -> dict[str, Any]:
         del message
-        self._prepared = None
+        self._prepared.clear()
         gc.collect()
         return {}
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * fl_lstm_backward: check, plan, take memory, run the stages on all threads, finish.  What a stage is: backward_call.h.
+ * fl_stack_backward: check, plan, take memory, run the stages on all threads, finish.  What a stage is: backward_call.h.
  */
 #include <string.h>
 
@@ -15,19 +15,26 @@
 #define WORTH_NANOSECONDS 60000.0 /* work that gains from a second thread */
 #define SPLIT_ROWS 2         /* rows that each thread should have, for threads to divide rows */
 
-static back_plan make_plan(const fl_lstm *lstm, size_t T, size_t B, size_t max_threads)
+size_t fl_back_chunk(size_t T, size_t B)
 {
-    back_plan plan = {.threads = 1, .groups = 1};
+    if (B == 0)
+        return 1;
     size_t rows = T * B / CHUNKS;
     rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows > CHUNK_ROWS_MAX ? CHUNK_ROWS_MAX : rows;
-    plan.chunk = (rows + B / 2) / B;
-    plan.chunk = plan.chunk == 0 ? 1 : plan.chunk < T ? plan.chunk : T;
+    const size_t chunk = (rows + B / 2) / B;
+    return chunk == 0 || T == 0 ? 1 : chunk < T ? chunk : T;
+}
+
+static back_plan make_plan(const fl_stack *stack, size_t T, size_t B, size_t max_threads)
+{
+    back_plan plan = {.threads = 1, .groups = 1, .chunk = fl_back_chunk(T, B)};
     plan.chunks = (T + plan.chunk - 1) / plan.chunk;
-    const fl_lstm_shape *shape = &lstm->shape;
-    const double H = (double)lstm->layout.H, D = (double)shape->num_directions;
-    const double deeper = (double)(shape->num_layers - 1) * D * H;
-    const double inputs = (double)shape->input_size + deeper + (double)shape->num_layers * H;
-    const double vectors = 8.0 * inputs * H * D / (double)lstm->layout.lanes;
+    const fl_stack_shape *shape = &stack->shape;
+    const double P = (double)stack->sizes.P, D = (double)shape->num_directions;
+    const double deeper = (double)(shape->num_layers - 1) * D * P;
+    const double inputs = (double)shape->input_size + deeper + (double)shape->num_layers * P;
+    const double rows = (double)(stack->sizes.gates * stack->sizes.H);
+    const double vectors = 2.0 * inputs * rows * D / (double)stack->layout.lanes;
     const double alone = (double)T * (double)B * vectors * FL_FMA_NS;
     if (max_threads > 1 && alone > WORTH_NANOSECONDS) {
         plan.threads = max_threads;
@@ -91,20 +98,21 @@ static void run_job(back_call *c, size_t begin, size_t end)
 
 /* ---- The call --------------------------------------------------------------------------------------------- */
 
-static fl_status check(const fl_lstm *lstm, const fl_tape *tape, const fl_backward_args *args)
+static fl_status check(const fl_stack *stack, const fl_tape *tape, const fl_backward_args *args)
 {
-    if (lstm == NULL || tape == NULL || args == NULL || tape->lstm != lstm || args->gradients == NULL ||
+    if (stack == NULL || tape == NULL || args == NULL || tape->stack != stack || args->gradients == NULL ||
         args->weights == NULL)
         return FL_ERROR_ARGUMENT;
     const bool is_index = tape->args.call.x_index != NULL;
-    if (tape->args.call.B != 0 && (args->dh0 == NULL || args->dc0 == NULL || (is_index && args->dx != NULL)))
+    const bool needs_dc = stack->sizes.states != 0;
+    if (tape->args.call.B != 0 &&
+        (args->dh0 == NULL || (needs_dc && args->dc0 == NULL) || (is_index && args->dx != NULL)))
         return FL_ERROR_ARGUMENT;
-    for (size_t cell = 0; cell < lstm->shape.num_layers * lstm->shape.num_directions; cell++) {
-        const fl_lstm_gradients *gradients = &args->gradients[cell];
-        if (gradients->weight_ih == NULL || gradients->weight_hh == NULL || args->weights[cell].weight_ih == NULL ||
-            args->weights[cell].weight_hh == NULL)
+    if (args->dcells != NULL && !needs_dc)
+        return FL_ERROR_ARGUMENT;
+    for (size_t cell = 0; cell < stack->shape.num_layers * stack->shape.num_directions; cell++)
+        if (!fl_parameters_are_complete(stack, &args->weights[cell], &args->gradients[cell]))
             return FL_ERROR_ARGUMENT;
-    }
     return FL_OK;
 }
 
@@ -116,17 +124,15 @@ static void copy_or_clear(void *to, const void *from, size_t bytes)
         memcpy(to, from, bytes);
 }
 
-static void clear_gradients(const fl_lstm *lstm, const fl_backward_args *args)
+static void clear_gradients(const fl_stack *stack, const fl_backward_args *args)
 {
-    const size_t D = lstm->shape.num_directions, gates = 4 * lstm->layout.H * lstm->real_size;
-    for (size_t cell = 0; cell < lstm->shape.num_layers * D; cell++) {
-        const fl_lstm_gradients *gradients = &args->gradients[cell];
-        memset(gradients->weight_ih, 0, lstm->cells[cell].I * gates);
-        memset(gradients->weight_hh, 0, lstm->layout.H * gates);
-        if (gradients->bias_ih != NULL)
-            memset(gradients->bias_ih, 0, gates);
-        if (gradients->bias_hh != NULL)
-            memset(gradients->bias_hh, 0, gates);
+    const size_t D = stack->shape.num_directions;
+    for (size_t cell = 0; cell < stack->shape.num_layers * D; cell++) {
+        fl_parameter parameters[FL_PARAMETERS];
+        fl_parameters(stack, stack->cells[cell].I, &args->weights[cell], &args->gradients[cell], parameters);
+        for (size_t n = 0; n < FL_PARAMETERS; n++)
+            if (parameters[n].gradient != NULL && parameters[n].size != 0)
+                memset(parameters[n].gradient, 0, parameters[n].size * stack->real_size);
     }
 }
 
@@ -134,13 +140,13 @@ static void clear_gradients(const fl_lstm *lstm, const fl_backward_args *args)
 static void clear_padding(const back_call *c)
 {
     const fl_backward_args *args = c->args;
-    const ptrdiff_t real_size = (ptrdiff_t)c->lstm->real_size;
-    if (c->lengths == NULL || args->dx == NULL)
+    const ptrdiff_t real_size = (ptrdiff_t)c->stack->real_size;
+    if (c->lengths == NULL || args->dx == NULL || args->dx_at != NULL)
         return;
     for (size_t b = 0; b < c->B; b++)
         for (size_t t = (size_t)c->lengths[b]; t < c->T; t++)
             memset((char *)args->dx + ((ptrdiff_t)t * args->dx_stride_t + (ptrdiff_t)b * args->dx_stride_b) * real_size, 0,
-                   c->lstm->shape.input_size * (size_t)real_size);
+                   c->stack->shape.input_size * (size_t)real_size);
 }
 
 #define TRANSPOSE_BLOCK 16
@@ -157,24 +163,36 @@ static void transpose(size_t rows, size_t columns, size_t real_size, const char 
 /* What is left when all stages are done. */
 static void finish_gradients(const back_call *c)
 {
-    const size_t gates = 4 * c->H, real_size = c->lstm->real_size;
+    const size_t gates = c->G * c->H, real_size = c->stack->real_size;
     for (size_t cell = 0; cell < c->L * c->D; cell++) {
-        const fl_lstm_gradients *gradients = &c->args->gradients[cell];
-        if (gradients->bias_ih != NULL && gradients->bias_hh != NULL)
+        const fl_gradients *gradients = &c->args->gradients[cell];
+        if (gradients->bias_ih != NULL && gradients->bias_hh != NULL && !fl_back_has_own_bias_hh(c))
             memcpy(gradients->bias_hh, gradients->bias_ih, gates * real_size);
         if (cell < c->D && c->tape->args.call.x_index != NULL)
-            transpose(c->lstm->shape.input_size, gates, real_size, c->index_gradient[cell], gradients->weight_ih);
+            transpose(c->stack->shape.input_size, gates, real_size, c->index_gradient[cell], gradients->weight_ih);
     }
 }
 
 static void pack_panels(const back_call *c)
 {
-    const size_t lanes = c->lstm->layout.lanes, real_size = c->lstm->real_size;
+    const fl_stack *stack = c->stack;
+    const size_t lanes = stack->layout.lanes, real_size = stack->real_size, head = fl_head_size(stack);
+    const bool has_heads = stack->shape.cell.kind == FL_CELL_SLSTM;
+    /* Matrices (rows, N) of R, one behind the other. */
+    const size_t gates = stack->path == FL_PATH_ROWS ? 1 : c->G, rows = has_heads ? head : c->H, N = head;
+    const size_t matrices = stack->sizes.recurs ? c->G * c->H / (gates * rows) : 0;
+    const fl_panels R = fl_panels_of(N, lanes), hr = fl_panels_of(c->H, lanes);
     for (size_t cell = 0; cell < c->L * c->D; cell++) {
-        const fl_panels R = fl_panels_of(c->H, lanes), W = fl_panels_of(c->lstm->cells[cell].I, lanes);
-        fl_pack_gate_panels(&R, real_size, c->H, c->args->weights[cell].weight_hh, c->R_panels[cell]);
+        const fl_panels W = fl_panels_of(stack->cells[cell].I, lanes);
+        const fl_weights *weights = &c->args->weights[cell];
+        for (size_t n = 0; n < matrices; n++)
+            fl_pack_gate_panels(&R, real_size, gates, rows,
+                                (const char *)weights->weight_hh + n * gates * rows * N * real_size,
+                                c->R_panels[cell] + n * gates * rows * R.vectors * lanes * real_size);
         if (c->W_panels[cell] != NULL)
-            fl_pack_gate_panels(&W, real_size, c->H, c->args->weights[cell].weight_ih, c->W_panels[cell]);
+            fl_pack_gate_panels(&W, real_size, c->G, c->H, weights->weight_ih, c->W_panels[cell]);
+        if (c->hr_panels[cell] != NULL)
+            fl_pack_gate_panels(&hr, real_size, 1, c->P, weights->weight_hr, c->hr_panels[cell]);
     }
 }
 
@@ -205,28 +223,31 @@ static fl_status run(back_call *c, fl_tape *tape, back_window *w)
     return FL_OK;
 }
 
-fl_status fl_lstm_backward(const fl_lstm *lstm, fl_tape *tape, const fl_backward_args *args)
+fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args)
 {
-    fl_status status = check(lstm, tape, args);
+    fl_status status = check(stack, tape, args);
     if (status != FL_OK)
         return status;
-    const fl_lstm_args *call = &tape->args.call;
-    const size_t L = lstm->shape.num_layers, D = lstm->shape.num_directions, H = lstm->layout.H, B = call->B;
-    const size_t state_bytes = L * D * B * H * lstm->real_size;
-    if (state_bytes != 0) {
-        copy_or_clear(args->dh0, args->dh_n, state_bytes);
-        copy_or_clear(args->dc0, args->dc_n, state_bytes);
-    }
+    const fl_forward_args *call = &tape->args.call;
+    const size_t L = stack->shape.num_layers, D = stack->shape.num_directions, B = call->B;
+    const size_t rows_bytes = L * D * B * stack->real_size, states = fl_states_width(stack);
+    if (rows_bytes != 0)
+        copy_or_clear(args->dh0, args->dh_n, rows_bytes * stack->sizes.P);
+    if (rows_bytes * states != 0)
+        copy_or_clear(args->dc0, args->dc_n, rows_bytes * states);
     if (B == 0 || call->T == 0) {
-        clear_gradients(lstm, args);
+        clear_gradients(stack, args);
         return FL_OK;
     }
-    back_call c = {.lstm = lstm,
+    back_call c = {.stack = stack,
                    .tape = tape,
                    .args = args,
                    .L = L,
                    .D = D,
-                   .H = H,
+                   .H = stack->sizes.H,
+                   .P = stack->sizes.P,
+                   .G = stack->sizes.gates,
+                   .states = states,
                    .T = call->T,
                    .B = B,
                    .lengths = call->lengths,
@@ -236,11 +257,11 @@ fl_status fl_lstm_backward(const fl_lstm *lstm, fl_tape *tape, const fl_backward
     const bool segments = tape->saving.segment != 0;
     limit = fl_pool_resting() ? 1 : limit < FL_MAX_THREADS ? limit : FL_MAX_THREADS;
     fl_fp_state caller_state = fl_fp_enter(true);
-    c.plan = make_plan(lstm, c.T, B, limit);
+    c.plan = make_plan(stack, c.T, B, limit);
     if (c.plan.threads > 1 && !segments) {
         acquired = fl_pool_acquire(c.plan.threads);
         if (acquired < c.plan.threads)
-            c.plan = make_plan(lstm, c.T, B, acquired);
+            c.plan = make_plan(stack, c.T, B, acquired);
     }
     c.chunk_rows = c.plan.chunk * B;
     fl_interrupt_begin(&c.interrupt, args->interrupt, args->interrupt_context, &caller_state);
@@ -253,6 +274,7 @@ fl_status fl_lstm_backward(const fl_lstm *lstm, fl_tape *tape, const fl_backward
                                 .y = call->y,
                                 .y_stride_t = call->y_stride_t,
                                 .y_stride_b = call->y_stride_b,
+                                .y_at = call->y_at,
                                 .h_outside = call->h0,
                                 .c_outside = call->c0};
     c.saved = saved;

@@ -21,7 +21,7 @@ static __attribute__((noinline)) void back_finish(const void *context, size_t ro
     for (size_t r = 0; r < rows; r++) {
         const size_t m = view->m + row + r;
         real *dc_row = (real *)s->dc + s->b[row + r] * s->H;
-        const real *dy_row = s->dy[m];
+        const real *dy_row = s->dy[m], *dcells = s->dcells ? s->dcells[m] : NULL;
         for (size_t v = 0; v < vectors; v++, total += VF_LANES) {
             const size_t unit = (first + v) * VF_LANES, lanes = vector_lanes(&s->panels, first + v);
             vf dh = vf_load(total);
@@ -29,8 +29,11 @@ static __attribute__((noinline)) void back_finish(const void *context, size_t ro
                 dh = vf_add(dh, load_lanes(dy_row + unit, lanes));
             const vf c = load_lanes((const real *)s->c[m] + unit, lanes);
             const vf c_before = load_lanes((const real *)s->c_before[m] + unit, lanes);
-            const vf dc = lstm_cell_gradient((const real *)s->gates[m] + unit, s->H, lanes, c, c_before, dh,
-                                             load_lanes(dc_row + unit, lanes), (real *)s->dgates[m] + unit);
+            vf dc = load_lanes(dc_row + unit, lanes);
+            if (dcells)
+                dc = vf_add(dc, load_lanes(dcells + unit, lanes));
+            dc = lstm_cell_gradient((const real *)s->gates[m] + unit, s->H, lanes, c, c_before, dh, dc,
+                                    (real *)s->dgates[m] + unit);
             store_lanes(dc_row + unit, dc, lanes);
         }
     }
@@ -93,10 +96,10 @@ static void lstm_back_steps(const fl_back_steps *s)
     back_first_step(s);
     for (size_t step = 1; step < s->steps; step++, a += s->rows) {
         const back_view view = {s, step * s->rows};
-        walk_product(&s->panels, s->R, s->H, s->rows, a, s->totals, back_prepare, back_finish, &view);
+        walk_product(&s->panels, s->R, 4, s->H, s->rows, a, s->totals, back_prepare, back_finish, &view);
     }
     const back_view view = {s, 0};
-    walk_product(&s->panels, s->R, s->H, s->rows, a, s->totals, NULL, back_carry, &view);
+    walk_product(&s->panels, s->R, 4, s->H, s->rows, a, s->totals, NULL, back_carry, &view);
 }
 
 /* ---- Gates of rows whose states are known ----------------------------------------------------------------- */
@@ -106,7 +109,7 @@ static __attribute__((noinline)) void gate_rows_finish(const fl_gate_rows *s, si
 {
     for (size_t r = 0; r < NR; r++) {
         vf gate[4];
-        stored_gates(gate, store, r, 0, NB, NT);
+        stored_gates(gate, store->vectors, r, 0, 4, NB, NT);
         const lstm_parts parts = lstm_parts_of(gate[0], gate[1], gate[2], gate[3]);
         store_gates(&s->layout, j, &parts, s->gates[m + r]);
     }
@@ -125,10 +128,10 @@ FL_INLINE void gate_rows_tile(const fl_gate_rows *s, size_t m, size_t j, const i
         FL_UNROLL for (int r = 0; r < NR; r++) total[r * NV + v] = b;
     }
     if (s->x)
-        accumulate(total, NR, NB, NT, (const real *const *)s->x + m, s->I, (const real *)s->W + j * x_panel, x_panel);
+        accumulate(total, 4, NR, NB, NT, (const real *const *)s->x + m, s->I, (const real *)s->W + j * x_panel, x_panel);
     else
-        add_one_hot(total, s->x_index + m, (const real *)s->W + j * x_panel, x_panel, NR, NB, NT);
-    accumulate(total, NR, NB, NT, (const real *const *)s->h + m, s->layout.H, (const real *)s->R + j * h_panel, h_panel);
+        add_one_hot(total, s->x_index + m, (const real *)s->W + j * x_panel, x_panel, 4, NR, NB, NT);
+    accumulate(total, 4, NR, NB, NT, (const real *const *)s->h + m, s->layout.H, (const real *)s->R + j * h_panel, h_panel);
     FL_UNROLL for (int v = 0; v < NR * NV; v++) vf_store(store.vectors[v], total[v]);
     gate_rows_finish(s, m, j, &store, (size_t)NR, (size_t)NB, (size_t)NT);
 }

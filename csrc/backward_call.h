@@ -24,7 +24,8 @@ typedef struct saved_states {
     const char *h;
     const char *y; /* of step `origin` */
     ptrdiff_t y_stride_t, y_stride_b;
-    const char *h_outside, *c_outside; /* (L*D, B, H): before the first step, for direction 1 after the last; or null */
+    const ptrdiff_t *y_at;
+    const char *h_outside, *c_outside; /* (L*D, B, P), (L*D, B, n*H): before the first step, for direction 1 after the last; or null */
 } saved_states;
 
 /* Threads: the first `groups` have rows of their own; those from `first_sharing` on do the shared part. */
@@ -40,24 +41,29 @@ typedef struct stage {
 } stage;
 
 typedef struct back_call {
-    const fl_lstm *lstm;
+    const fl_stack *stack;
     const fl_tape *tape;
     const fl_backward_args *args;
-    size_t L, D, H, T, B;
+    size_t L, D, H, P, G, T, B;
+    size_t states;          /* width of the states beside h */
     const int64_t *lengths; /* or null */
     bool drops;             /* dropout between layers */
     back_plan plan;
     saved_states saved;
     size_t stage_begin, stage_end; /* of the job */
     size_t *rows;                  /* (B) longest first */
-    char *zeros;                   /* (4H) or more */
-    char **R_panels, **W_panels;   /* (L*D); W null where no gradient of the input is wanted */
-    char *index_gradient[2];       /* (I, 4H) by direction: of weight_ih for one-hot input, transposed; or null */
+    char *zeros;                   /* of any row */
+    /* (L*D); W null where no gradient of the input is wanted, hr where there is no projection.  R is panels for all gates
+     * together, or on whole rows, as fl_packed_cell has them, for each gate or head. */
+    char **R_panels, **W_panels, **hr_panels;
+    char *index_gradient[2];       /* (I, G*H) by direction: of weight_ih for one-hot input, transposed; or null */
+    char *masks;                   /* of recurrent dropout, as in the forward pass; or null */
     /* By parity of the stage: */
-    char *dgates[2];  /* rows of the chunk, `dgates_stride` apart */
+    char *dgates[2];  /* rows of the chunk, `dgates_stride` apart: gradients of pre-activations of the input's part, */
+    size_t dh_offset, proj_offset, extras_offset; /* the state's part, what was projected, and the extras of the cell */
     char *dropped[2]; /* their input after dropout */
     ptrdiff_t dgates_stride;
-    char *inner[2]; /* gradients of inner layers' outputs, by parity of the layer: (chunk or T, B, D*H) */
+    char *inner[2]; /* gradients of inner layers' outputs, by parity of the layer: (chunk or T, B, D*P) */
     char *per_thread;
     size_t per_thread_bytes;
     size_t chunk_rows; /* most rows of a chunk */
@@ -68,12 +74,16 @@ typedef struct back_call {
 /* Pieces of a thread's memory. */
 typedef struct back_scratch {
     const void **gates, **c, **c_before, **dy, **x, **h_before;
+    const void **y, **dcells, **zoned_c, **zoned_h; /* of cells other than the plain LSTM */
     void **dgates, **dx, **fresh_gates;
     size_t *own_b;   /* batch rows by position */
     int64_t *index;  /* of one-hot input */
     char *gate_rows; /* gates computed again */
     char *totals;
     char *panel;
+    char *zoned;        /* masks of zoneout, c and h */
+    char *masked;       /* rows of h under masks of recurrent dropout */
+    char *cell_scratch; /* of the kernel */
 } back_scratch;
 
 /* A part of the sequence that is computed again. */
@@ -106,6 +116,24 @@ const char *fl_back_output(const back_call *c, size_t layer, size_t t, size_t b)
 /* h and c before a step, in the order of the direction. */
 const char *fl_back_h_before(const back_call *c, size_t layer, size_t direction, size_t t, size_t b);
 const char *fl_back_c_before(const back_call *c, size_t layer, size_t direction, size_t t, size_t b);
+
+/* Rows of batch row `b` in arrays that a caller may have laid out by rows of its own. */
+static inline ptrdiff_t back_place(const ptrdiff_t *at, size_t b) { return at != NULL ? at[b] : (ptrdiff_t)b; }
+/* An input row of the first layer. */
+const char *fl_back_input(const back_call *c, size_t t, size_t b);
+int64_t fl_back_input_index(const back_call *c, size_t t, size_t b);
+/* What cells other than the plain LSTM need beside: for row m, at step t of batch row b. */
+void fl_back_point_at_cell(const back_call *c, const stage *s, size_t m, size_t t, size_t b, const back_scratch *scratch);
+/* A run of steps of such a cell, rows m and on. */
+void fl_back_cell_steps(const back_call *c, const stage *s, size_t m, size_t steps, size_t rows, const back_scratch *scratch);
+size_t fl_back_cell_scratch_bytes(const back_call *c);
+/* Whether bias_hh has a gradient of its own. */
+static inline bool fl_back_has_own_bias_hh(const back_call *c)
+{
+    return c->stack->sizes.split && c->stack->shape.cell.layer_norm == FL_LAYER_NORM_NONE;
+}
+/* What a cell saved at a step. */
+const char *fl_back_saved(const back_call *c, size_t layer, size_t direction, size_t t, size_t b);
 
 /* The two parts of a stage, `index` of all. */
 bool fl_back_recurrent(back_call *c, size_t thread, size_t index);

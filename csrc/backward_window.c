@@ -21,27 +21,30 @@ size_t fl_back_longest_window(const back_call *c)
     return longest;
 }
 
+static void copy_state(char *to, const char *from, size_t bytes)
+{
+    if (from != NULL)
+        memcpy(to, from, bytes);
+    else
+        memset(to, 0, bytes);
+}
+
 /* States of cell (layer, direction) at the window's edge where it begins, from the checkpoints. */
 static void edge_states(const back_call *c, const back_window *w, size_t cell)
 {
-    const size_t bytes = c->B * c->H * c->lstm->real_size, cells = c->L * c->D;
-    const size_t edge = cell % c->D == 0 ? w->begin : w->end;
-    const fl_lstm_args *call = &c->tape->args.call;
-    const char *h = call->h0 != NULL ? (const char *)call->h0 + cell * bytes : NULL;
-    const char *c_state = call->c0 != NULL ? (const char *)call->c0 + cell * bytes : NULL;
+    const size_t h_bytes = c->B * c->P * c->stack->real_size, c_bytes = c->B * c->states * c->stack->real_size;
+    const size_t cells = c->L * c->D, edge = cell % c->D == 0 ? w->begin : w->end;
+    const fl_forward_args *call = &c->tape->args.call;
+    const char *h = call->h0 != NULL ? (const char *)call->h0 + cell * h_bytes : NULL;
+    const char *c_state = call->c0 != NULL ? (const char *)call->c0 + cell * c_bytes : NULL;
     if (edge != 0 && edge != c->T) {
-        h = c->tape->saving.checkpoints + ((edge / c->tape->saving.segment - 1) * cells + cell) * 2 * bytes;
-        c_state = h + bytes;
+        const char *checkpoint =
+            c->tape->saving.checkpoints + (edge / c->tape->saving.segment - 1) * cells * (h_bytes + c_bytes);
+        h = checkpoint + cell * h_bytes;
+        c_state = checkpoint + cells * h_bytes + cell * c_bytes;
     }
-    char *to = w->states + cell * bytes, *c_to = w->states + (cells + cell) * bytes;
-    if (h != NULL)
-        memcpy(to, h, bytes);
-    else
-        memset(to, 0, bytes);
-    if (c_state != NULL)
-        memcpy(c_to, c_state, bytes);
-    else
-        memset(c_to, 0, bytes);
+    copy_state(w->states + cell * h_bytes, h, h_bytes);
+    copy_state(w->states + cells * h_bytes + cell * c_bytes, c_state, c_bytes);
 }
 
 fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const stage *s)
@@ -50,7 +53,7 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const
     size_t end = c->D == 1 || s->end % segment == 0 ? s->end : s->end + segment - s->end % segment;
     end = end < c->T ? end : c->T;
     const size_t layer = c->D == 1 ? c->L - 1 : s->layer, first = c->D == 1 ? 0 : layer;
-    const size_t state = c->L * c->D * c->B * c->H * c->lstm->real_size, width = c->D * c->H;
+    const size_t cells = c->L * c->D * c->B * c->stack->real_size, width = c->D * c->P;
     if (w->is_filled && w->layer == layer && w->begin <= s->begin && s->end <= w->end)
         return FL_OK;
     w->is_filled = true;
@@ -70,12 +73,12 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const
         saving.reset += begin * c->B;
         saving.any_reset += begin;
     }
-    saving.dropout_origin = begin;
-    fl_lstm_args call = tape->args.call;
+    saving.mask_origin = begin;
+    fl_forward_args call = tape->args.call;
     const ptrdiff_t offset = (ptrdiff_t)begin * call.x_stride_t;
     call.T = end - begin;
     if (call.x != NULL)
-        call.x = (const char *)call.x + offset * (ptrdiff_t)c->lstm->real_size;
+        call.x = (const char *)call.x + offset * (ptrdiff_t)c->stack->real_size;
     else
         call.x_index += offset;
     if (c->lengths != NULL) {
@@ -86,16 +89,18 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const
         call.lengths = w->lengths;
     }
     call.h0 = w->states;
-    call.c0 = w->states + state;
-    call.h_n = w->states + 2 * state;
-    call.c_n = w->states + 3 * state;
+    call.c0 = w->states + cells * c->P;
+    call.h_n = w->states + cells * (c->P + c->states);
+    call.c_n = w->states + cells * (2 * c->P + c->states);
+    call.y_at = NULL;
+    call.cells = NULL;
     call.y = w->y;
     call.y_stride_b = (ptrdiff_t)width;
     call.y_stride_t = (ptrdiff_t)(c->B * width);
     call.num_threads = c->args->num_threads;
     call.interrupt = c->args->interrupt;
     call.interrupt_context = c->args->interrupt_context;
-    const fl_status status = fl_forward_planned(c->lstm, &call, &saving, &tape->workspace, c->interrupt.caller_state);
+    const fl_status status = fl_forward_planned(c->stack, &call, &saving, &tape->workspace, c->interrupt.caller_state);
     const saved_states saved = {.origin = begin,
                                 .T = call.T,
                                 .first_layer = first,

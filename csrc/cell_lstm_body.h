@@ -72,7 +72,8 @@ static __attribute__((noinline)) void lstm_save(const fl_steps *s, const step_vi
                                                 vf g_denominator, vf c)
 {
     const lstm_parts parts = {i_denominator, f_denominator, o_denominator, {g_numerator, g_denominator}};
-    store_lanes(at->saved_c + row * s->saved_c_stride_b + block * VF_LANES, c, block_lanes(&s->layout, block));
+    store_lanes(at->saved_c + place_of(s->saved_at, (size_t)row) * s->saved_c_stride_b + block * VF_LANES, c,
+                block_lanes(&s->layout, block));
     if (at->saved_gates)
         store_gates(&s->layout, block, &parts, at->saved_gates + row * s->saved_gates_stride_b);
 }
@@ -87,7 +88,7 @@ FL_INLINE void lstm_finish(const fl_steps *s, const step_view *at, size_t positi
     vf c = load_lanes(c_unit, lanes);
     const vf h = lstm_update(&parts, &c);
     store_lanes(c_unit, c, lanes);
-    store_lanes(at->y + row * s->y_stride_b + block * VF_LANES, h, lanes);
+    store_lanes(at->y + place_of(s->y_at, (size_t)row) * s->y_stride_b + block * VF_LANES, h, lanes);
     if (at->saved_c)
         lstm_save(s, at, row, block, parts.i_denominator, parts.f_denominator, parts.o_denominator, parts.g.numerator,
                   parts.g.denominator, c);

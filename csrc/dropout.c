@@ -13,6 +13,19 @@ static inline uint64_t random_bits(uint64_t seed, uint64_t index)
     return z ^ (z >> 31);
 }
 
+void fl_mask(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, double dropped_value, double kept_value,
+             void *mask)
+{
+    const uint64_t dropped = (uint64_t)(p * 4294967296.0); /* of 2^32 */
+    for (size_t j = 0; j < n; j++) {
+        const double value = (random_bits(seed, first + j) >> 32) >= dropped ? kept_value : dropped_value;
+        if (dtype == FL_F32)
+            ((float *)mask)[j] = (float)value;
+        else
+            ((double *)mask)[j] = value;
+    }
+}
+
 void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *in, void *out)
 {
     const uint64_t dropped = (uint64_t)(p * 4294967296.0); /* of 2^32 */

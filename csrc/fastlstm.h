@@ -23,10 +23,13 @@
 extern "C" {
 #endif
 
+/* Visible in the binary it is linked into, and no further, unless that says otherwise. */
+#if !defined(FL_API)
 #if defined(_WIN32)
 #define FL_API
 #else
 #define FL_API __attribute__((visibility("hidden")))
+#endif
 #endif
 
 typedef enum fl_status {
@@ -73,33 +76,103 @@ FL_API size_t fl_get_num_threads(void);
 /* Limit for calls made by the calling thread only; 0 removes it.  Returns the one that was set before, or 0. */
 FL_API size_t fl_set_local_num_threads(size_t num_threads);
 
-/* ---- LSTM layers ------------------------------------------------------------------------------------------ */
+/* ---- Cells ------------------------------------------------------------------------------------------------- */
 
-typedef struct fl_lstm_shape {
+/* The formulas are those of src/fastlstm/reference.py; G is the number of gates, whose rows stand in this order. */
+typedef enum fl_cell_kind {
+    FL_CELL_LSTM,    /* i f g o; without f or i where the gates are coupled, without f where there is no forget gate */
+    FL_CELL_GRU,     /* r z n */
+    FL_CELL_RNN,     /* one */
+    FL_CELL_INDRNN,  /* one; weight_hh is a diagonal (H) */
+    FL_CELL_SLSTM,   /* i f z o; weight_hh is block-diagonal: (4H, H / heads) */
+    FL_CELL_MINGRU,  /* z h; no weight_hh */
+    FL_CELL_MINLSTM, /* f i h; no weight_hh */
+    FL_CELL_COUNT
+} fl_cell_kind;
+
+typedef enum fl_coupling { FL_COUPLING_NONE, FL_F_FROM_I, FL_I_FROM_F, FL_NO_FORGET_GATE } fl_coupling;
+
+typedef enum fl_layer_norm { FL_LAYER_NORM_NONE, FL_LAYER_NORM_GATE, FL_LAYER_NORM_HASTE } fl_layer_norm;
+
+/* Those of ONNX; FL_ACTIVATION_DEFAULT is the cell's own. */
+typedef enum fl_activation_kind {
+    FL_ACTIVATION_DEFAULT,
+    FL_SIGMOID,            /* 1 / (1 + exp(-x)) */
+    FL_TANH,
+    FL_RELU,               /* max(0, x) */
+    FL_AFFINE,             /* alpha x + beta */
+    FL_LEAKY_RELU,         /* x >= 0 ? x : alpha x */
+    FL_THRESHOLDED_RELU,   /* x >= alpha ? x : 0 */
+    FL_SCALED_TANH,        /* alpha tanh(beta x) */
+    FL_HARD_SIGMOID,       /* min(max(alpha x + beta, 0), 1) */
+    FL_ELU,                /* x >= 0 ? x : alpha (exp(x) - 1) */
+    FL_SOFTSIGN,           /* x / (1 + |x|) */
+    FL_SOFTPLUS,           /* log(1 + exp(x)) */
+    FL_ACTIVATION_COUNT
+} fl_activation_kind;
+
+typedef struct fl_activation {
+    fl_activation_kind kind;
+    double alpha, beta;
+} fl_activation;
+
+/* All zero: PyTorch's LSTM.  What a cell has no use for must be zero. */
+typedef struct fl_cell_options {
+    fl_cell_kind kind;
+    fl_activation activations[3]; /* LSTM: f, g, h; GRU: f, g; RNN and IndRNN: f, which is FL_TANH by default */
+    double gate_clip;             /* of pre-activations, LSTM, GRU, RNN; 0: none, likewise the other clips */
+    /* LSTM: */
+    fl_coupling coupling;
+    fl_layer_norm layer_norm;
+    bool peephole;
+    double cell_clip;
+    size_t proj_size;             /* P; 0: none, h is as wide as c */
+    double proj_clip;
+    double zoneout_c, zoneout_h;  /* probabilities that an element keeps its old value */
+    bool zoneout_expectation;     /* in a pass that does not draw: mix by the probabilities; else nothing is kept */
+    double recurrent_dropout;     /* of h in the recurrent product, in a pass that draws */
+    bool recurrent_dropout_tied;  /* one mask for all gates, not one for each */
+    /* GRU: */
+    bool reset_before;            /* r acts on h before the recurrent product of n, not after */
+    /* SLSTM: */
+    size_t heads;                 /* 0 is 1 */
+    double n_floor;
+} fl_cell_options;
+
+/* ---- Layers ------------------------------------------------------------------------------------------------ */
+
+typedef struct fl_stack_shape {
     fl_dtype dtype;
     size_t input_size;     /* I >= 1 */
     size_t hidden_size;    /* H >= 1 */
-    size_t num_layers;     /* L >= 1; layer l > 0 has D*H inputs */
+    size_t num_layers;     /* L >= 1; layer l > 0 has D*P inputs, with P = H where there is no projection */
     size_t num_directions; /* D: 1, or 2 for bidirectional */
-} fl_lstm_shape;
+    fl_cell_options cell;
+} fl_stack_shape;
 
-/* One layer and direction as PyTorch lays it out: rows are gates i, f, g, o of H rows each. */
-typedef struct fl_lstm_weights {
-    const void *weight_ih; /* (4H, I_l), row-major */
-    const void *weight_hh; /* (4H, H), row-major */
-    const void *bias_ih;   /* (4H) or null */
-    const void *bias_hh;   /* (4H) or null; the two are added before the first product */
-} fl_lstm_weights;
+/* One layer and direction as PyTorch lays it out, row-major; G*H rows, gates one after the other. */
+typedef struct fl_weights {
+    const void *weight_ih; /* (G*H, I_l) */
+    const void *weight_hh; /* (G*H, P), or as the kind of the cell says */
+    const void *bias_ih;   /* (G*H) or null */
+    const void *bias_hh;   /* (G*H) or null */
+    const void *weight_ch; /* peepholes: (n*H) of the n sigmoid gates that there are, in the order of the gates */
+    const void *weight_hr; /* projection: (P, H) */
+    const void *bias_hr;   /* (P) or null */
+    const void *weight_ln_ih; /* layer norm: (G*H), "gate" has this one alone */
+    const void *weight_ln_hh; /* (G*H) */
+    const void *weight_ln_c, *bias_ln_c; /* (H) */
+} fl_weights;
 
-typedef struct fl_lstm fl_lstm;
+typedef struct fl_stack fl_stack;
 
 /* A layer stack with all weights zero.  FL_ERROR_ARGUMENT, FL_ERROR_SIZE, FL_ERROR_MEMORY. */
-FL_API fl_status fl_lstm_create(const fl_lstm_shape *shape, fl_lstm **lstm);
-FL_API void fl_lstm_destroy(fl_lstm *lstm); /* null is allowed */
+FL_API fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack);
+FL_API void fl_stack_destroy(fl_stack *stack); /* null is allowed */
 /* Copy one layer and direction's weights into the packed layout of the active instruction set. */
-FL_API fl_status fl_lstm_pack(fl_lstm *lstm, size_t layer, size_t direction, const fl_lstm_weights *weights);
+FL_API fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights);
 
-typedef struct fl_lstm_args {
+typedef struct fl_forward_args {
     size_t T, B; /* either may be 0 */
     /* Input, one of the two.  x: element (t, b, i) is x[t * x_stride_t + b * x_stride_b + i].
      * x_index: (T, B) with strides likewise; the input is the one-hot row of that index, 0 <= index < I. */
@@ -107,22 +180,29 @@ typedef struct fl_lstm_args {
     const int64_t *x_index;
     ptrdiff_t x_stride_t, x_stride_b;
     const int64_t *lengths; /* (B), or null for T everywhere; see below */
-    const void *h0, *c0;    /* (L*D, B, H) contiguous, or null for zeros; index l*D + d */
-    void *y;                /* output: element (t, b, d*H + j) at y[t * y_stride_t + b * y_stride_b + d*H + j] */
+    /* States before the first step, contiguous, or null for zeros; index l*D + d.  h (L*D, B, P); c (L*D, B, n*H) for the n
+     * states beside h that the cell has: c, or c, n, m. */
+    const void *h0, *c0;
+    void *y;                /* output: element (t, b, d*P + j) at y[t * y_stride_t + b * y_stride_b + d*P + j] */
     ptrdiff_t y_stride_t, y_stride_b;
-    void *h_n, *c_n;    /* outputs: (L*D, B, H) contiguous; h_n may be h0 and c_n may be c0 */
+    /* (B), or null: row b stands where row x_at[b] or y_at[b] would, in x, y and cells.  With strides for it, rows may lie one
+     * behind the other in packed data, or begin at their last step. */
+    const ptrdiff_t *x_at, *y_at;
+    void *cells;            /* output or null: c of the last layer at every step, (t, b, d*H + j) with strides as y has */
+    ptrdiff_t cells_stride_t, cells_stride_b;
+    void *h_n, *c_n;    /* outputs, shaped as h0 and c0; h_n may be h0 and c_n may be c0 */
     size_t num_threads; /* 0: fl_get_num_threads() */
     /* Called by the calling thread about every 20 ms of a long call; non-zero stops it.  May be null. */
     int (*interrupt)(void *context);
     void *interrupt_context;
-} fl_lstm_args;
+} fl_forward_args;
 
 /* The whole stack over a whole batch of sequences.  A row b runs for lengths[b] steps: y is zero from there on,
  * h_n and c_n are the states after its own last step (the given state where the length is 0), and the reverse
  * direction starts at its own last step. */
-FL_API fl_status fl_lstm_forward(const fl_lstm *lstm, const fl_lstm_args *args);
-/* Bytes of scratch memory that fl_lstm_forward takes for these arguments, beside the outputs. */
-FL_API fl_status fl_lstm_workspace(const fl_lstm *lstm, const fl_lstm_args *args, size_t *bytes);
+FL_API fl_status fl_stack_forward(const fl_stack *stack, const fl_forward_args *args);
+/* Bytes of scratch memory that fl_stack_forward takes for these arguments, beside the outputs. */
+FL_API fl_status fl_stack_workspace(const fl_stack *stack, const fl_forward_args *args, size_t *bytes);
 
 /* ---- Training: a forward pass that is recorded, and its backward pass ------------------------------------- */
 
@@ -141,43 +221,49 @@ FL_API size_t fl_tape_bytes(const fl_tape *tape);
 #define FL_SAVE_STATES SIZE_MAX
 
 typedef struct fl_record_args {
-    /* As for fl_lstm_forward, with the same bits; h_n must not be h0, nor c_n c0.  What x, x_index, lengths, h0, c0, y and
+    /* As for fl_stack_forward, with the same bits; h_n must not be h0, nor c_n c0.  What x, x_index, lengths, h0, c0, y and
      * `reset` point at must stay as it is until the backward pass is done. */
-    fl_lstm_args call;
+    fl_forward_args call;
     size_t save;
     /* (T, B), or null: where not 0, no state passes between steps t - 1 and t of row b, in either direction. */
     const uint8_t *reset;
     /* Outputs of all layers but the last are multiplied by 0 with this probability p, else by 1 / (1 - p); the mask is a
      * function of the seed and the place alone (dropout.c). */
     double dropout;
-    uint64_t dropout_seed;
+    uint64_t seed;
+    bool draws; /* the cell's own masks, of zoneout and recurrent dropout, are drawn, likewise */
+    size_t first_cell; /* their places begin with this cell: for a stack that is made of several */
 } fl_record_args;
 
-FL_API fl_status fl_lstm_record(const fl_lstm *lstm, const fl_record_args *args, fl_tape *tape);
+FL_API fl_status fl_stack_record(const fl_stack *stack, const fl_record_args *args, fl_tape *tape);
 
-/* Gradients of one layer and direction's parameters: overwritten.  A bias may be null. */
-typedef struct fl_lstm_gradients {
-    void *weight_ih, *weight_hh, *bias_ih, *bias_hh;
-} fl_lstm_gradients;
+/* Gradients of one layer and direction's parameters, shaped as in fl_weights: overwritten.  A bias may be null. */
+typedef struct fl_gradients {
+    void *weight_ih, *weight_hh, *bias_ih, *bias_hh, *weight_ch, *weight_hr, *bias_hr;
+    void *weight_ln_ih, *weight_ln_hh, *weight_ln_c, *bias_ln_c;
+} fl_gradients;
 
 typedef struct fl_backward_args {
-    const fl_lstm_weights *weights; /* (L*D): what the layer was packed from */
+    const fl_weights *weights; /* (L*D): what the layer was packed from */
     const void *dy;                 /* gradient of y, strides as for y; null: zero.  Padding is not looked at. */
     ptrdiff_t dy_stride_t, dy_stride_b;
-    const void *dh_n, *dc_n; /* (L*D, B, H), each may be null: zero */
+    const void *dcells; /* gradient of cells, strides as for them; null: zero */
+    ptrdiff_t dcells_stride_t, dcells_stride_b;
+    const void *dh_n, *dc_n; /* shaped as the states, each may be null: zero */
     void *dx;                /* output, null where not wanted; zero in the padding */
     ptrdiff_t dx_stride_t, dx_stride_b;
-    void *dh0, *dc0;                    /* outputs (L*D, B, H) */
-    const fl_lstm_gradients *gradients; /* (L*D) */
+    const ptrdiff_t *dx_at, *dy_at;     /* as x_at, y_at: of dx, and of dy and dcells */
+    void *dh0, *dc0;                    /* outputs, shaped as the states */
+    const fl_gradients *gradients; /* (L*D) */
     size_t bptt;                        /* k >= 1: no gradient of the state passes between steps nk - 1 and nk; 0: all do */
     size_t num_threads;                 /* 0: fl_get_num_threads() */
-    int (*interrupt)(void *context);    /* as in fl_lstm_args */
+    int (*interrupt)(void *context);    /* as in fl_forward_args */
     void *interrupt_context;
 } fl_backward_args;
 
 /* Backpropagation through the pass that `tape` recorded with this layer; may be repeated.  Outputs are unspecified after
  * an error. */
-FL_API fl_status fl_lstm_backward(const fl_lstm *lstm, fl_tape *tape, const fl_backward_args *args);
+FL_API fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args);
 
 /* ---- Optimisers: one pass over flat buffers of n elements ------------------------------------------------- */
 
@@ -202,10 +288,10 @@ FL_API void fl_adam_step(fl_dtype dtype, size_t n, const fl_adam_args *args, con
 typedef struct fl_stream fl_stream;
 
 /* State zero; all memory that fl_stream_process will need is taken here.  The layer must outlive the stream. */
-FL_API fl_status fl_stream_create(const fl_lstm *lstm, size_t B, fl_stream **stream);
+FL_API fl_status fl_stream_create(const fl_stack *stack, size_t B, fl_stream **stream);
 FL_API void fl_stream_destroy(fl_stream *stream); /* null is allowed */
 
-/* What a stream reads and writes; each field as in fl_lstm_args. */
+/* What a stream reads and writes; each field as in fl_forward_args. */
 typedef struct fl_stream_io {
     const void *x;
     const int64_t *x_index;
@@ -219,14 +305,14 @@ typedef struct fl_stream_io {
 /* T steps for all B rows from the kept state.  No allocation, no lock, no system call (without `interrupt`), one
  * thread: safe in a real-time thread. */
 FL_API fl_status fl_stream_process(fl_stream *stream, size_t T, const fl_stream_io *io);
-/* The kept state, (L, B, H) contiguous, readable and writable between calls. */
+/* The kept state, shaped as h0 and c0, readable and writable between calls; c is null where the cell has none. */
 FL_API void *fl_stream_h(fl_stream *stream);
 FL_API void *fl_stream_c(fl_stream *stream);
 
 /* ---- The pieces ------------------------------------------------------------------------------------------- */
 
 /* gates (B, 4H) = x (B, I) weight_ih' + h (B, H) weight_hh' + bias, of layer 0, direction 0; ld* are row strides. */
-FL_API fl_status fl_gate_matmul(const fl_lstm *lstm, size_t B, const void *x, ptrdiff_t ldx, const void *h,
+FL_API fl_status fl_gate_matmul(const fl_stack *stack, size_t B, const void *x, ptrdiff_t ldx, const void *h,
                                 ptrdiff_t ldh, void *gates, ptrdiff_t ldg);
 /* Elementwise cell update of B rows: gates (B, 4H) before activation, c (B, H); outputs h_out, c_out (B, H).
  * c_out may be c. */

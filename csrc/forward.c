@@ -14,9 +14,9 @@ static char *between_buffer(const call *c, size_t index) { return c->between + i
 /* Where a recorded call keeps the output of a layer that is not the last. */
 static sequence kept_output(const call *c, size_t layer)
 {
-    const size_t width = c->lstm->shape.num_directions * c->lstm->layout.H, row = c->args->B * width;
-    const sequence kept = {c->saving->h + layer * c->args->T * row * c->lstm->real_size, 0, (ptrdiff_t)row,
-                           (ptrdiff_t)width};
+    const size_t width = fl_output_width(c->stack), row = c->args->B * width;
+    const sequence kept = {c->saving->h + layer * c->args->T * row * c->stack->real_size, 0, (ptrdiff_t)row,
+                           (ptrdiff_t)width, NULL};
     return kept;
 }
 
@@ -27,14 +27,14 @@ static sequence dropped_input(const part *p, size_t layer, sequence in, size_t b
     const fl_saving *saving = c->saving;
     if (saving == NULL || saving->dropout == 0.0)
         return in;
-    const size_t real_size = c->lstm->real_size, width = c->lstm->shape.num_directions * c->lstm->layout.H;
-    const sequence dropped = {c->dropped, begin, (ptrdiff_t)(c->args->B * width), (ptrdiff_t)width};
+    const size_t real_size = c->stack->real_size, width = fl_output_width(c->stack);
+    const sequence dropped = {c->dropped, begin, (ptrdiff_t)(c->args->B * width), (ptrdiff_t)width, NULL};
     for (size_t position = 0; position < p->B; position++) {
         const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position;
         const size_t length = length_at(p, position), stop = length < end ? length : end;
         for (size_t t = begin; t < stop; t++) {
-            const size_t row = ((layer - 1) * saving->dropout_T + saving->dropout_origin + t) * c->args->B + b;
-            fl_dropout(c->lstm->shape.dtype, saving->dropout, saving->dropout_seed, (uint64_t)row * width, width,
+            const size_t row = ((layer - 1) * saving->mask_T + saving->mask_origin + t) * c->args->B + b;
+            fl_dropout(c->stack->shape.dtype, saving->dropout, saving->seed, (uint64_t)row * width, width,
                        at_time(&in, t, real_size) + (ptrdiff_t)b * in.stride_b * (ptrdiff_t)real_size,
                        at_time(&dropped, t, real_size) + (ptrdiff_t)b * dropped.stride_b * (ptrdiff_t)real_size);
         }
@@ -46,8 +46,8 @@ static sequence dropped_input(const part *p, size_t layer, sequence in, size_t b
 static void run_stack(part *p)
 {
     call *c = p->call;
-    const fl_lstm_args *args = c->args;
-    const size_t L = call_layers(c->lstm, c->saving), H = c->lstm->layout.H, groups = c->plan.layer_groups;
+    const fl_forward_args *args = c->args;
+    const size_t L = call_layers(c->stack, c->saving), P = c->stack->sizes.P, groups = c->plan.layer_groups;
     const size_t first = fl_group_begin(L, groups, p->layer_group), last = fl_group_begin(L, groups, p->layer_group + 1);
     const size_t hidden = c->plan.hidden_groups;
     const bool keeps = c->saving != NULL && c->saving->h != NULL;
@@ -63,9 +63,9 @@ static void run_stack(part *p)
             return;
         }
         for (size_t layer = first; layer < last && !p->stopped; layer++) {
-            sequence in = {(char *)(uintptr_t)args->x, 0, args->x_stride_t, args->x_stride_b};
-            sequence out = {args->y, 0, args->y_stride_t, args->y_stride_b};
-            const sequence inner = {NULL, begin, (ptrdiff_t)(args->B * H), (ptrdiff_t)H};
+            sequence in = {(char *)(uintptr_t)args->x, 0, args->x_stride_t, args->x_stride_b, args->x_at};
+            sequence out = {args->y, 0, args->y_stride_t, args->y_stride_b, args->y_at};
+            const sequence inner = {NULL, begin, (ptrdiff_t)(args->B * P), (ptrdiff_t)P, NULL};
             const size_t hand_over = 2 * groups + (size_t)(chunk % 2);
             if (layer > 0 && keeps) {
                 in = kept_output(c, layer - 1);
@@ -95,14 +95,14 @@ static void run_stack(part *p)
 static void run_bidirectional(part *p)
 {
     call *c = p->call;
-    const fl_lstm_args *args = c->args;
-    const size_t L = call_layers(c->lstm, c->saving), H = c->lstm->layout.H;
+    const fl_forward_args *args = c->args;
+    const size_t L = call_layers(c->stack, c->saving), width = fl_output_width(c->stack);
     const size_t members = c->plan.direction_groups * c->plan.hidden_groups;
     const size_t first = p->group * members;
     const bool keeps = c->saving != NULL && c->saving->h != NULL;
-    const sequence y = {args->y, 0, args->y_stride_t, args->y_stride_b};
-    const sequence buffer = {c->between, 0, (ptrdiff_t)(args->B * 2 * H), (ptrdiff_t)(2 * H)};
-    sequence out = {(char *)(uintptr_t)args->x, 0, args->x_stride_t, args->x_stride_b};
+    const sequence y = {args->y, 0, args->y_stride_t, args->y_stride_b, args->y_at};
+    const sequence buffer = {c->between, 0, (ptrdiff_t)(args->B * width), (ptrdiff_t)width, NULL};
+    sequence out = {(char *)(uintptr_t)args->x, 0, args->x_stride_t, args->x_stride_b, args->x_at};
     for (size_t layer = 0; layer < L && !p->stopped; layer++) {
         const sequence in = layer == 0 ? out : dropped_input(p, layer, out, 0, args->T);
         out = layer + 1 < L && keeps ? kept_output(c, layer) : (L - 1 - layer) % 2 == 0 ? y : buffer;
@@ -122,24 +122,33 @@ static void run_bidirectional(part *p)
     }
 }
 
-/* y is zero from the end of each row on. */
+/* Rows of an output are zero from the end of each on. */
+static void clear_rows(const part *p, void *base, ptrdiff_t stride_t, ptrdiff_t stride_b, size_t width)
+{
+    const size_t real_size = p->call->stack->real_size;
+    for (size_t position = 0; position < p->B; position++)
+        for (size_t t = length_at(p, position); t < p->call->args->T; t++)
+            memset((char *)base +
+                       ((ptrdiff_t)t * stride_t + (ptrdiff_t)p->rows[position] * stride_b) * (ptrdiff_t)real_size,
+                   0, width * real_size);
+}
+
 static void clear_padding(const part *p)
 {
-    const fl_lstm_args *args = p->call->args;
-    const size_t real_size = p->call->lstm->real_size;
-    const size_t width = p->call->lstm->shape.num_directions * p->call->lstm->layout.H * real_size;
-    for (size_t position = 0; position < p->B && p->rows != NULL; position++)
-        for (size_t t = length_at(p, position); t < args->T; t++)
-            memset((char *)args->y + ((ptrdiff_t)t * args->y_stride_t + (ptrdiff_t)p->rows[position] * args->y_stride_b) *
-                                         (ptrdiff_t)real_size,
-                   0, width);
+    const fl_forward_args *args = p->call->args;
+    const size_t D = p->call->stack->shape.num_directions;
+    if (p->rows == NULL || args->y_at != NULL)
+        return;
+    clear_rows(p, args->y, args->y_stride_t, args->y_stride_b, fl_output_width(p->call->stack));
+    if (args->cells != NULL)
+        clear_rows(p, args->cells, args->cells_stride_t, args->cells_stride_b, D * p->call->stack->sizes.H);
 }
 
 static void run_thread(void *context, size_t thread)
 {
     call *c = context;
     const fl_plan *plan = &c->plan;
-    const size_t blocks = c->lstm->layout.blocks, B = c->args->B;
+    const size_t blocks = c->stack->layout.blocks, B = c->args->B;
     part p = {.call = c, .thread = thread, .turn = c->turn};
     size_t place = thread;
     p.hidden_group = place % plan->hidden_groups;
@@ -152,13 +161,13 @@ static void run_thread(void *context, size_t thread)
     p.first_row = fl_group_begin(B, plan->row_groups, p.group);
     p.B = fl_group_begin(B, plan->row_groups, p.group + 1) - p.first_row;
     p.rows = c->rows != NULL ? c->rows + p.first_row : NULL;
-    const size_t lines = fl_unit_lines(c->lstm), line_blocks = (blocks + lines - 1) / lines;
+    const size_t lines = fl_unit_lines(c->stack), line_blocks = (blocks + lines - 1) / lines;
     p.block_begin = line_blocks * fl_group_begin(lines, plan->hidden_groups, p.hidden_group);
     p.block_end = line_blocks * fl_group_begin(lines, plan->hidden_groups, p.hidden_group + 1);
     p.block_end = p.block_end < blocks ? p.block_end : blocks;
 
     const fl_fp_state thread_state = fl_fp_enter(true);
-    if (c->lstm->shape.num_directions == 1)
+    if (c->stack->shape.num_directions == 1)
         run_stack(&p);
     else
         run_bidirectional(&p);
@@ -169,28 +178,29 @@ static void run_thread(void *context, size_t thread)
     fl_fp_leave(thread_state);
 }
 
-static void set_states(const fl_lstm *lstm, const fl_lstm_args *args)
+static void set_state(void *state, const void *given, size_t bytes)
 {
-    const size_t bytes = lstm->shape.num_layers * lstm->shape.num_directions * args->B * lstm->layout.H *
-                         lstm->real_size;
-    if (args->h0 == NULL)
-        memset(args->h_n, 0, bytes);
-    else if (args->h0 != args->h_n)
-        memcpy(args->h_n, args->h0, bytes);
-    if (args->c0 == NULL)
-        memset(args->c_n, 0, bytes);
-    else if (args->c0 != args->c_n)
-        memcpy(args->c_n, args->c0, bytes);
+    if (given == NULL && bytes != 0)
+        memset(state, 0, bytes);
+    else if (given != state && bytes != 0)
+        memcpy(state, given, bytes);
 }
 
-fl_status fl_forward_run(const fl_lstm *lstm, const fl_lstm_args *args, const fl_plan *plan, const fl_saving *saving,
+static void set_states(const fl_stack *stack, const fl_forward_args *args)
+{
+    const size_t rows = stack->shape.num_layers * stack->shape.num_directions * args->B;
+    set_state(args->h_n, args->h0, rows * stack->sizes.P * stack->real_size);
+    set_state(args->c_n, args->c0, rows * fl_states_width(stack) * stack->real_size);
+}
+
+fl_status fl_forward_run(const fl_stack *stack, const fl_forward_args *args, const fl_plan *plan, const fl_saving *saving,
                          fl_workspace *workspace, fl_fp_state *caller_state)
 {
     memory_map map;
-    if (!fl_forward_map(lstm, plan, args->T, args->B, args->lengths != NULL, saving, &map))
+    if (!fl_forward_map(stack, plan, args->T, args->B, args->lengths != NULL, saving, &map))
         return FL_ERROR_SIZE;
     char *base = workspace->memory;
-    call c = {.lstm = lstm, .args = args, .plan = *plan, .turn = workspace->turn++, .saving = saving};
+    call c = {.stack = stack, .args = args, .plan = *plan, .turn = workspace->turn++, .saving = saving};
     fl_interrupt_begin(&c.interrupt, args->interrupt, args->interrupt_context, caller_state);
     c.progress = (fl_counter *)(void *)(base + map.progress);
     c.offsets = (ptrdiff_t *)(void *)(base + map.offsets);
@@ -201,9 +211,17 @@ fl_status fl_forward_run(const fl_lstm *lstm, const fl_lstm_args *args, const fl
     c.between = base + map.between;
     c.between_bytes = map.between_bytes;
     c.dropped = base + map.dropped;
+    c.masks = base + map.masks;
+    c.zoned = base + map.zoned;
+    c.zoned_bytes = map.zoned_bytes;
+    c.row_scratch = base + map.row_scratch;
+    c.row_scratch_bytes = map.row_scratch_bytes;
+    c.hidden = base + map.hidden;
+    c.hidden_bytes = map.hidden_bytes;
+    fl_fill_recurrent_masks(stack, saving, args->B, c.masks);
     for (size_t thread = 0; thread < plan->threads; thread++)
         atomic_init(&c.progress[thread].value, 0);
-    set_states(lstm, args);
+    set_states(stack, args);
     if (args->lengths != NULL) {
         c.rows = (size_t *)(void *)(base + map.rows);
         fl_rank_rows(c.rows, (fl_ranked_row *)(void *)(c.rows + args->B), args->B, plan->row_groups, args->lengths);

@@ -39,29 +39,123 @@ static void publish_step(part *p)
     atomic_store_explicit(&p->call->progress[p->thread].value, p->seq, memory_order_release);
 }
 
-/* Copy this thread's units of the active rows between two arrays of rows by b. */
-static void copy_units(const part *p, const fl_steps *s, char *to, ptrdiff_t to_stride_b, const char *from,
-                       ptrdiff_t from_stride_b)
+/* This thread's part of h: all of it, or that of its hidden units. */
+static void own_units(const part *p, size_t *begin, size_t *end)
 {
-    const size_t real_size = p->call->lstm->real_size, lanes = s->layout.lanes, H = s->layout.H;
-    const size_t begin = p->block_begin * lanes, end = p->block_end * lanes < H ? p->block_end * lanes : H;
+    const fl_stack *stack = p->call->stack;
+    *begin = p->block_begin * stack->layout.units;
+    *end = p->block_end * stack->layout.units;
+    if (p->call->plan.hidden_groups == 1 || *end > stack->sizes.P)
+        *end = stack->sizes.P;
+}
+
+/* Rows of an array: element 0 of that of batch row 0. */
+typedef struct row_array {
+    char *base;
+    ptrdiff_t stride_b;
+    const ptrdiff_t *at;
+} row_array;
+
+/* Copy this thread's units of h of the active rows. */
+static void copy_units(const part *p, const fl_steps *s, row_array to, row_array from)
+{
+    const ptrdiff_t real_size = (ptrdiff_t)p->call->stack->real_size;
+    size_t begin, end;
+    own_units(p, &begin, &end);
     for (size_t position = 0; position < s->B; position++) {
-        const ptrdiff_t b = s->rows != NULL ? (ptrdiff_t)s->rows[position] : (ptrdiff_t)position;
-        memcpy(to + (b * to_stride_b + (ptrdiff_t)begin) * (ptrdiff_t)real_size,
-               from + (b * from_stride_b + (ptrdiff_t)begin) * (ptrdiff_t)real_size, (end - begin) * real_size);
+        const size_t b = s->rows != NULL ? s->rows[position] : position;
+        const ptrdiff_t to_row = to.at != NULL ? to.at[b] : (ptrdiff_t)b;
+        const ptrdiff_t from_row = from.at != NULL ? from.at[b] : (ptrdiff_t)b;
+        memcpy(to.base + (to_row * to.stride_b + (ptrdiff_t)begin) * real_size,
+               from.base + (from_row * from.stride_b + (ptrdiff_t)begin) * real_size, (end - begin) * (size_t)real_size);
     }
+}
+
+static row_array states_array(const part *p, char *states)
+{
+    const row_array array = {states, (ptrdiff_t)p->call->stack->sizes.P, NULL};
+    return array;
+}
+
+/* h to the state, from the last of the steps. */
+static void keep_state(part *p, const fl_steps *s, char *h_state)
+{
+    const ptrdiff_t real_size = (ptrdiff_t)p->call->stack->real_size;
+    const row_array y = {(char *)s->y + (ptrdiff_t)(s->T - 1) * s->y_stride_t * real_size, s->y_stride_b, s->y_at};
+    copy_units(p, s, states_array(p, h_state), y);
+    p->turn += s->T;
+    p->seq += s->T;
 }
 
 /* The steps of `s` on one thread, h from and to h_state. */
 static void run_steps(part *p, fl_steps *s, char *h_state)
 {
-    const ptrdiff_t H = (ptrdiff_t)s->layout.H, real_size = (ptrdiff_t)p->call->lstm->real_size;
+    const fl_stack *stack = p->call->stack;
     s->h = h_state;
-    s->h_stride_b = H;
-    p->call->lstm->kernels->lstm_steps(s);
-    p->turn += s->T;
-    p->seq += s->T;
-    copy_units(p, s, h_state, H, (char *)s->y + (ptrdiff_t)(s->T - 1) * s->y_stride_t * real_size, s->y_stride_b);
+    s->h_stride_b = (ptrdiff_t)stack->sizes.P;
+    if (stack->path == FL_PATH_LSTM)
+        stack->kernels->lstm_steps(s);
+    else
+        stack->kernels->cell_steps(s);
+    keep_state(p, s, h_state);
+}
+
+/* The next step of `s`. */
+static void advance(fl_steps *s, ptrdiff_t real_size)
+{
+    if (s->pre != NULL)
+        s->pre = (const char *)s->pre + s->pre_stride_t * real_size;
+    if (s->x != NULL)
+        s->x = (const char *)s->x + s->x_stride_t * real_size;
+    if (s->x_index != NULL)
+        s->x_index += s->x_stride_t;
+    if (s->saved_c != NULL)
+        s->saved_c = (char *)s->saved_c + s->saved_c_stride_t * real_size;
+    if (s->saved_gates != NULL)
+        s->saved_gates = (char *)s->saved_gates + s->saved_gates_stride_t * real_size;
+}
+
+/* The same step by step, for what happens between kernels: projection, and masks of zoneout that are drawn. */
+static void run_single_steps(part *p, fl_steps *s, size_t layer, size_t direction, size_t t, char *h_state)
+{
+    const call *c = p->call;
+    const fl_stack *stack = c->stack;
+    const fl_packed_cell *cell = fl_cell_of(stack, layer, direction);
+    const ptrdiff_t real_size = (ptrdiff_t)stack->real_size;
+    const size_t H = stack->sizes.H, P = stack->sizes.P, steps = s->T;
+    const bool projects = stack->shape.cell.proj_size != 0, draws = fl_draws_zoneout(stack, c->saving);
+    const fl_projection projection = {cell->weight_hr, cell->bias_hr, stack->shape.cell.proj_clip};
+    char *scratch = c->row_scratch + p->thread * c->row_scratch_bytes, *hidden = c->hidden + p->thread * c->hidden_bytes;
+    const fl_row_scratch rows = fl_row_scratch_of(scratch, H, 0, P, s->B, stack->layout.lanes, stack->real_size);
+    const fl_steps all = *s;
+    s->T = 1;
+    s->h = h_state;
+    s->h_stride_b = (ptrdiff_t)P;
+    for (size_t n = 0; n < steps; n++) {
+        s->turn = p->turn + n;
+        if (draws)
+            fl_forward_zoneout(p, layer, direction, direction == 0 ? t + n : t - n, s->B, &s->zoned_c, &s->zoned_h);
+        s->out = projects ? hidden : NULL;
+        stack->kernels->cell_steps(s);
+        for (size_t position = 0; position < s->B && projects; position++) {
+            const size_t b = s->rows != NULL ? s->rows[position] : position;
+            const ptrdiff_t row = s->y_at != NULL ? s->y_at[b] : (ptrdiff_t)b;
+            rows.out[position] = (char *)s->y + row * s->y_stride_b * real_size;
+            if (s->saved_gates != NULL)
+                memcpy((char *)s->saved_gates +
+                           ((ptrdiff_t)b * s->saved_gates_stride_b + (ptrdiff_t)(stack->sizes.saved - H)) * real_size,
+                       hidden + position * H * stack->real_size, H * stack->real_size);
+        }
+        if (projects)
+            stack->kernels->project(&projection, H, P, s->B, hidden, rows.out, scratch);
+        /* h of the next step stands in y, by other rows than the state's: carry it there. */
+        keep_state(p, s, h_state);
+        p->turn -= 1;
+        s->y = (char *)s->y + s->y_stride_t * real_size;
+        advance(s, real_size);
+    }
+    *s = all;
+    p->turn += steps;
 }
 
 /* The same with the hidden group.  h passes through two buffers by turns, whose rows keep the members' units on cache
@@ -69,51 +163,52 @@ static void run_steps(part *p, fl_steps *s, char *h_state)
  * to the same line (measured: 0.64 instead of 0.28 us a step at H = 64).  y is filled after the step is published. */
 static void run_shared_steps(part *p, fl_steps *s, char *h_state)
 {
-    const fl_kernels *kernels = p->call->lstm->kernels;
-    const ptrdiff_t H = (ptrdiff_t)s->layout.H, real_size = (ptrdiff_t)p->call->lstm->real_size;
-    const ptrdiff_t stride_b = (ptrdiff_t)(s->layout.blocks * s->layout.lanes), y_stride_b = s->y_stride_b;
+    const fl_stack *stack = p->call->stack;
+    const ptrdiff_t H = (ptrdiff_t)s->layout.H, real_size = (ptrdiff_t)stack->real_size;
+    const ptrdiff_t stride_b = (ptrdiff_t)(s->layout.blocks * s->layout.units);
     const ptrdiff_t buffer_bytes = (ptrdiff_t)p->call->args->B * stride_b * real_size;
     char *exchange = p->call->exchange + (ptrdiff_t)p->place * 3 * buffer_bytes;
-    char *y = s->y, *c_state = s->c, *h_new = NULL;
+    const row_array state = states_array(p, h_state), c_state = {s->c, H, NULL};
+    const row_array c_exchange = {exchange + 2 * buffer_bytes, stride_b, NULL};
+    row_array y = {s->y, s->y_stride_b, s->y_at}, h_new = {NULL, stride_b, NULL};
     const size_t T = s->T;
-    s->c = exchange + 2 * buffer_bytes;
-    s->c_stride_b = stride_b;
-    copy_units(p, s, s->c, stride_b, c_state, H);
+    if (s->c != NULL) {
+        copy_units(p, s, c_exchange, c_state);
+        s->c = c_exchange.base;
+        s->c_stride_b = stride_b;
+    }
     s->h = h_state;
     s->h_stride_b = H;
     s->y_stride_b = stride_b;
+    s->y_at = NULL;
     s->T = 1;
     for (size_t t = 0; t < T; t++) {
         if (!wait_for_group(p)) {
             p->stopped = true;
             return;
         }
-        h_new = exchange + (ptrdiff_t)(t % 2) * buffer_bytes;
-        s->y = h_new;
+        h_new.base = exchange + (ptrdiff_t)(t % 2) * buffer_bytes;
+        s->y = h_new.base;
         s->turn = p->turn++;
-        kernels->lstm_steps(s);
+        if (stack->path == FL_PATH_LSTM)
+            stack->kernels->lstm_steps(s);
+        else
+            stack->kernels->cell_steps(s);
         publish_step(p);
-        copy_units(p, s, y + (ptrdiff_t)t * s->y_stride_t * real_size, y_stride_b, h_new, stride_b);
-        s->h = h_new;
+        copy_units(p, s, y, h_new);
+        y.base += s->y_stride_t * real_size;
+        s->h = h_new.base;
         s->h_stride_b = stride_b;
-        if (s->pre != NULL)
-            s->pre = (const char *)s->pre + s->pre_stride_t * real_size;
-        if (s->x != NULL)
-            s->x = (const char *)s->x + s->x_stride_t * real_size;
-        if (s->x_index != NULL)
-            s->x_index += s->x_stride_t;
-        if (s->saved_c != NULL)
-            s->saved_c = (char *)s->saved_c + s->saved_c_stride_t * real_size;
-        if (s->saved_gates != NULL)
-            s->saved_gates = (char *)s->saved_gates + s->saved_gates_stride_t * real_size;
+        advance(s, real_size);
     }
-    copy_units(p, s, c_state, H, s->c, stride_b);
+    if (s->c != NULL)
+        copy_units(p, s, c_state, c_exchange);
     /* Others may still read the old state in this very step, if it is the first; and the next layer reads y. */
     if (!wait_for_group(p)) {
         p->stopped = true;
         return;
     }
-    copy_units(p, s, h_state, H, h_new, stride_b);
+    copy_units(p, s, state, h_new);
     publish_step(p);
 }
 
@@ -125,8 +220,8 @@ static void hoist(part *p, fl_steps *s, size_t steps)
     fl_product product;
     for (size_t t = 0, m = 0; t < steps; t++)
         for (size_t position = 0; position < s->B; position++, m++) {
-            const ptrdiff_t b = s->rows != NULL ? (ptrdiff_t)s->rows[position] : (ptrdiff_t)position;
-            offsets[m] = (ptrdiff_t)t * s->x_stride_t + b * s->x_stride_b;
+            const size_t b = s->rows != NULL ? s->rows[position] : position;
+            offsets[m] = (ptrdiff_t)t * s->x_stride_t + (s->x_at != NULL ? s->x_at[b] : (ptrdiff_t)b) * s->x_stride_b;
         }
     product.layout = s->layout;
     product.rows = steps * s->B;
@@ -139,7 +234,7 @@ static void hoist(part *p, fl_steps *s, size_t steps)
     product.x_offsets = offsets;
     product.pre = c->pre + p->place * c->pre_bytes;
     product.pre_stride_row = (ptrdiff_t)s->layout.gate_row;
-    c->lstm->kernels->input_product(&product);
+    c->stack->kernels->input_product(&product);
     s->pre = product.pre;
     s->pre_stride_row = product.pre_stride_row;
     s->pre_stride_t = (ptrdiff_t)s->B * product.pre_stride_row;
@@ -153,24 +248,67 @@ static bool keep_going(part *p)
     return !p->stopped;
 }
 
-/* Where the steps of `s` save gates and c: from time t on. */
+/* Where the steps of `s` save: from time t on. */
 static void set_saving(const call *c, fl_steps *s, size_t layer, size_t direction, size_t t, size_t first_row,
                        ptrdiff_t sign)
 {
+    const fl_stack *stack = c->stack;
+    const fl_forward_args *args = c->args;
     const fl_saving *saving = c->saving;
-    if (saving->c == NULL || layer < saving->first_layer)
-        return;
-    const size_t H = s->layout.H, B = c->args->B, real_size = c->lstm->real_size;
-    const size_t cell = (layer - saving->first_layer) * c->lstm->shape.num_directions + direction;
-    const size_t row = (cell * c->args->T + t) * B + first_row;
-    s->saved_c = saving->c + row * H * real_size;
-    s->saves_far = c->args->T * B * H * real_size > fl_cache_l2() / 4;
-    s->saved_c_stride_b = (ptrdiff_t)H;
-    s->saved_c_stride_t = sign * (ptrdiff_t)(B * H);
-    if (saving->gates != NULL)
-        s->saved_gates = saving->gates + row * 4 * H * real_size;
-    s->saved_gates_stride_b = 4 * s->saved_c_stride_b;
-    s->saved_gates_stride_t = 4 * s->saved_c_stride_t;
+    const size_t real_size = stack->real_size, B = args->B, states = fl_states_width(stack), saved = stack->sizes.saved;
+    if (saving != NULL && saving->c != NULL && layer >= saving->first_layer) {
+        const size_t cell = (layer - saving->first_layer) * stack->shape.num_directions + direction;
+        const size_t row = (cell * args->T + t) * B + first_row;
+        /* Cells without such states save as well: a place, where nothing is written. */
+        s->saved_c = states != 0 ? saving->c + row * states * real_size : NULL;
+        s->saved_parts = saved / stack->sizes.H;
+        s->saves_far = args->T * B * stack->layout.H * real_size > fl_cache_l2() / 4;
+        s->saved_c_stride_b = (ptrdiff_t)states;
+        s->saved_c_stride_t = sign * (ptrdiff_t)(B * states);
+        if (saving->gates != NULL)
+            s->saved_gates = saving->gates + row * saved * real_size;
+        s->saved_gates_stride_b = (ptrdiff_t)saved;
+        s->saved_gates_stride_t = sign * (ptrdiff_t)(B * saved);
+    } else if (fl_keeps_cells(c, layer)) {
+        const ptrdiff_t row = s->y_at == NULL ? (ptrdiff_t)first_row * args->cells_stride_b : 0;
+        s->saved_c = (char *)args->cells + ((ptrdiff_t)t * args->cells_stride_t + row +
+                                            (ptrdiff_t)(direction * stack->sizes.H)) *
+                                               (ptrdiff_t)real_size;
+        s->saved_at = s->y_at;
+        s->saved_c_stride_b = args->cells_stride_b;
+        s->saved_c_stride_t = sign * args->cells_stride_t;
+    }
+}
+
+/* c of the steps that `s` began with, from the tape to where the caller wants it. */
+static void copy_cells(const part *p, const fl_steps *s, size_t direction, size_t t, size_t first_row)
+{
+    const fl_stack *stack = p->call->stack;
+    const fl_forward_args *args = p->call->args;
+    const ptrdiff_t real_size = (ptrdiff_t)stack->real_size, sign = direction == 0 ? 1 : -1;
+    size_t begin = 0, end = stack->sizes.H;
+    if (p->call->plan.hidden_groups != 1)
+        own_units(p, &begin, &end);
+    for (size_t n = 0; n < s->T; n++) {
+        for (size_t position = 0; position < s->B; position++) {
+            const size_t b = s->rows != NULL ? s->rows[position] : position;
+            const ptrdiff_t row = s->y_at != NULL ? s->y_at[b] : (ptrdiff_t)(first_row + b);
+            const ptrdiff_t to = ((ptrdiff_t)t + sign * (ptrdiff_t)n) * args->cells_stride_t + row * args->cells_stride_b +
+                                 (ptrdiff_t)(direction * stack->sizes.H + begin);
+            const ptrdiff_t from = (ptrdiff_t)n * s->saved_c_stride_t + (ptrdiff_t)b * s->saved_c_stride_b;
+            memcpy((char *)args->cells + to * real_size,
+                   (const char *)s->saved_c + (from + (ptrdiff_t)begin) * real_size, (end - begin) * (size_t)real_size);
+        }
+    }
+}
+
+/* Steps that are computed by one call of a kernel, at most. */
+static size_t most_steps(const part *p, size_t active, size_t hoisted)
+{
+    if (hoisted != 0)
+        return hoisted;
+    const double fit = RUN_NS / fl_step_nanoseconds(p->call->stack, active, p->call->plan.hidden_groups);
+    return fit < 1.0 ? 1 : (size_t)fit;
 }
 
 /* Steps [begin, end) of one cell for the first `active` rows, in the order of the direction. */
@@ -178,49 +316,54 @@ static void run_active(part *p, size_t layer, size_t direction, const sequence *
                        const sequence *out, size_t begin, size_t end, size_t active)
 {
     const call *c = p->call;
-    const fl_lstm *lstm = c->lstm;
-    const fl_packed_cell *cell = fl_cell_of(lstm, layer, direction);
-    const size_t real_size = lstm->real_size, H = lstm->layout.H;
+    const fl_stack *stack = c->stack;
+    const fl_packed_cell *cell = fl_cell_of(stack, layer, direction);
+    const size_t real_size = stack->real_size, P = stack->sizes.P, states = fl_states_width(stack);
     const ptrdiff_t sign = direction == 0 ? 1 : -1;
     const size_t first_row = p->rows == NULL ? p->first_row : 0;
-    const size_t state = (layer * lstm->shape.num_directions + direction) * c->args->B * H + first_row * H;
-    char *h_state = (char *)c->args->h_n + state * real_size;
-    const size_t hoisted = x_index == NULL ? fl_hoisted_steps(lstm, cell->I, active, end - begin) : 0;
-    size_t most = hoisted;
-    if (hoisted == 0) {
-        const double fit = RUN_NS / fl_step_nanoseconds(lstm, active, c->plan.hidden_groups);
-        most = fit < 1.0 ? 1 : (size_t)fit;
-    }
+    const size_t row = (layer * stack->shape.num_directions + direction) * c->args->B + first_row;
+    char *h_state = (char *)c->args->h_n + row * P * real_size;
+    const bool on_rows = stack->path == FL_PATH_ROWS;
+    const bool singly = stack->shape.cell.proj_size != 0 || fl_draws_zoneout(stack, c->saving);
+    const size_t hoisted =
+        x_index == NULL || on_rows ? fl_hoisted_steps(stack, cell->I, active, end - begin) : 0;
+    const size_t most = most_steps(p, active, hoisted);
     for (size_t done = 0, steps; done < end - begin && keep_going(p); done += steps) {
         const size_t rest = end - begin - done;
         steps = rest < most ? rest : most;
         const size_t t = direction == 0 ? begin + done : end - 1 - done;
-        const ptrdiff_t x_row = (ptrdiff_t)first_row * in->stride_b, y_row = (ptrdiff_t)first_row * out->stride_b;
-        fl_steps s = {.layout = lstm->layout,
+        const ptrdiff_t x_row = in->at == NULL ? (ptrdiff_t)first_row * in->stride_b : 0;
+        const ptrdiff_t y_row = out->at == NULL ? (ptrdiff_t)first_row * out->stride_b : 0;
+        fl_steps s = {.layout = stack->layout,
+                      .cell = &cell->cell,
                       .T = steps,
                       .B = active,
                       .rows = p->rows,
+                      .x_at = in->at != NULL ? in->at + first_row : NULL,
+                      .y_at = out->at != NULL ? out->at + first_row : NULL,
                       .block_begin = p->block_begin,
                       .block_end = p->block_end,
                       .turn = p->turn,
                       .bias = cell->bias,
+                      .bias_h = cell->bias_h,
                       .W = cell->W,
                       .R = cell->R,
                       .I = cell->I,
+                      .P = P,
                       .x_stride_t = sign * in->stride_t,
                       .x_stride_b = in->stride_b,
                       .y_stride_t = sign * out->stride_t,
                       .y_stride_b = out->stride_b,
-                      .c = (char *)c->args->c_n + state * real_size,
-                      .c_stride_b = (ptrdiff_t)H};
-        s.y = at_time(out, t, real_size) + (y_row + (ptrdiff_t)(direction * H)) * (ptrdiff_t)real_size;
+                      .c = states != 0 ? (char *)c->args->c_n + row * states * real_size : NULL,
+                      .c_stride_b = (ptrdiff_t)states};
+        s.y = at_time(out, t, real_size) + (y_row + (ptrdiff_t)(direction * P)) * (ptrdiff_t)real_size;
         if (x_index != NULL)
             s.x_index = x_index + (ptrdiff_t)t * in->stride_t + x_row;
         else
             s.x = at_time(in, t, real_size) + x_row * (ptrdiff_t)real_size;
-        if (c->saving != NULL)
+        if (c->saving != NULL || c->args->cells != NULL)
             set_saving(c, &s, layer, direction, t, first_row, sign);
-        if (hoisted != 0) {
+        if (hoisted != 0 && !on_rows) {
             /* The layer below may not be finished yet in the other members; a merged product waits in its step. */
             if (layer > 0 && !wait_for_group(p)) {
                 p->stopped = true;
@@ -228,24 +371,33 @@ static void run_active(part *p, size_t layer, size_t direction, const sequence *
             }
             hoist(p, &s, steps);
         }
-        if (c->plan.hidden_groups == 1)
+        const fl_steps begun = s;
+        if (on_rows) {
+            fl_forward_on_rows(p, &s, layer, direction, t, h_state);
+            keep_state(p, &s, h_state);
+        } else if (singly) {
+            run_single_steps(p, &s, layer, direction, t, h_state);
+        } else if (c->plan.hidden_groups == 1) {
             run_steps(p, &s, h_state);
-        else
+        } else {
             run_shared_steps(p, &s, h_state);
+        }
+        if (fl_keeps_cells(c, layer) && c->saving != NULL && c->saving->c != NULL && !p->stopped)
+            copy_cells(p, &begun, direction, t, first_row);
     }
 }
 
 /* ---- Boundaries between steps t - 1 and t ----------------------------------------------------------------- */
 
-/* This thread's units of the state of one row. */
-static char *state_units(const part *p, char *states, size_t cell, size_t b, size_t *bytes)
+/* This thread's part of the state of one row, `width` elements of it in all. */
+static char *state_units(const part *p, char *states, size_t cell, size_t b, size_t width, size_t *bytes)
 {
-    const fl_layout *layout = &p->call->lstm->layout;
-    const size_t real_size = p->call->lstm->real_size, H = layout->H;
-    const size_t begin = p->block_begin * layout->lanes;
-    const size_t end = p->block_end * layout->lanes < H ? p->block_end * layout->lanes : H;
+    const size_t real_size = p->call->stack->real_size;
+    size_t begin = 0, end = width;
+    if (p->call->plan.hidden_groups != 1)
+        own_units(p, &begin, &end);
     *bytes = (end - begin) * real_size;
-    return states + ((cell * p->call->args->B + b) * H + begin) * real_size;
+    return states + ((cell * p->call->args->B + b) * width + begin) * real_size;
 }
 
 /* What a recorded call does where the state passes between steps t - 1 and t. */
@@ -253,23 +405,31 @@ static void pass_boundary(const part *p, size_t layer, size_t direction, size_t 
 {
     const call *c = p->call;
     const fl_saving *saving = c->saving;
-    const size_t D = c->lstm->shape.num_directions, cells = c->lstm->shape.num_layers * D, B = c->args->B;
-    const size_t cell = layer * D + direction;
+    const size_t D = c->stack->shape.num_directions, cells = c->stack->shape.num_layers * D, B = c->args->B;
+    const size_t cell = layer * D + direction, P = c->stack->sizes.P, states = fl_states_width(c->stack);
     const bool resets = saving->reset != NULL && saving->any_reset[t];
     const bool checks = saving->checkpoints != NULL && t != 0 && t % saving->segment == 0;
     for (size_t position = 0; position < p->B && (resets || checks); position++) {
         const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position;
+        const bool clears = resets && saving->reset[t * B + b] != 0 && length_at(p, position) > t;
         size_t bytes;
-        char *h = state_units(p, c->args->h_n, cell, b, &bytes), *c_units = state_units(p, c->args->c_n, cell, b, &bytes);
-        if (resets && saving->reset[t * B + b] != 0 && length_at(p, position) > t) {
+        char *h = state_units(p, c->args->h_n, cell, b, P, &bytes);
+        char *checkpoint = NULL;
+        if (checks)
+            checkpoint = saving->checkpoints +
+                         (t / saving->segment - 1) * cells * B * (P + states) * c->stack->real_size;
+        if (clears)
             memset(h, 0, bytes);
+        if (checks)
+            memcpy(state_units(p, checkpoint, cell, b, P, &bytes), h, bytes);
+        if (states == 0)
+            continue;
+        char *c_units = state_units(p, c->args->c_n, cell, b, states, &bytes);
+        if (clears)
             memset(c_units, 0, bytes);
-        }
-        if (checks) {
-            const size_t pair = ((t / saving->segment - 1) * cells + cell) * 2;
-            memcpy(state_units(p, saving->checkpoints, pair, b, &bytes), h, bytes);
-            memcpy(state_units(p, saving->checkpoints, pair + 1, b, &bytes), c_units, bytes);
-        }
+        if (checks)
+            memcpy(state_units(p, checkpoint + cells * B * P * c->stack->real_size, cell, b, states, &bytes), c_units,
+                   bytes);
     }
 }
 

@@ -6,52 +6,80 @@
 
 /* Buffers between layers: two by turns within each layer group, and two for each hand-over to the next group; for two
  * directions one, which takes turns with y. */
-static size_t between_count(const fl_lstm *lstm, const fl_plan *plan, const fl_saving *saving)
+static size_t between_count(const fl_stack *stack, const fl_plan *plan, const fl_saving *saving)
 {
-    if (lstm->shape.num_layers == 1 || (saving != NULL && saving->h != NULL))
+    if (stack->shape.num_layers == 1 || (saving != NULL && saving->h != NULL))
         return 0;
-    if (lstm->shape.num_directions == 2)
+    if (stack->shape.num_directions == 2)
         return 1;
     return 2 * plan->layer_groups + 2 * (plan->layer_groups - 1);
 }
 
-bool fl_forward_map(const fl_lstm *lstm, const fl_plan *plan, size_t T, size_t B, bool ragged, const fl_saving *saving,
+/* Scratch of whole rows, for one thread. */
+static bool row_scratch_bytes(const fl_stack *stack, size_t rows, size_t hoisted_rows, size_t *bytes)
+{
+    const fl_cell_sizes *sizes = &stack->sizes;
+    const size_t most = rows > hoisted_rows ? rows : hoisted_rows;
+    *bytes = FL_ALIGNMENT;
+    if (stack->path != FL_PATH_ROWS && stack->shape.cell.proj_size == 0)
+        return true;
+    if (!fl_add_product(bytes, most + 8, 4 * stack->layout.lanes, stack->real_size) ||
+        !fl_add_product(bytes, most, 2, sizeof(int64_t)) ||
+        !fl_add_product(bytes, rows, (sizes->gates + 1) * sizes->H + sizes->P, stack->real_size))
+        return false;
+    *bytes = fl_round_up(*bytes);
+    return true;
+}
+
+bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, bool ragged, const fl_saving *saving,
                     memory_map *map)
 {
-    const size_t D = lstm->shape.num_directions;
-    const size_t deeper = lstm->shape.num_layers > 1 ? D * lstm->layout.H : 0;
-    const size_t widest = deeper > lstm->shape.input_size ? deeper : lstm->shape.input_size;
+    const size_t D = stack->shape.num_directions, H = stack->sizes.H, real_size = stack->real_size;
+    const size_t deeper = stack->shape.num_layers > 1 ? fl_output_width(stack) : 0;
+    const size_t widest = deeper > stack->shape.input_size ? deeper : stack->shape.input_size;
     const size_t parts = plan->row_groups * plan->direction_groups * plan->layer_groups;
-    map->hoisted_rows = fl_hoisted_rows(lstm, widest, plan->group_rows, T, ragged);
+    const bool on_rows = stack->path == FL_PATH_ROWS, projects = stack->shape.cell.proj_size != 0;
+    const size_t pre_width = on_rows ? stack->sizes.gates * H : stack->layout.gate_row;
+    map->hoisted_rows = fl_hoisted_rows(stack, widest, plan->group_rows, T, ragged);
     map->total = 0;
     map->pre_bytes = 0;
     map->between_bytes = 0;
-    if (!fl_add_product(&map->pre_bytes, map->hoisted_rows, lstm->layout.gate_row, lstm->real_size) ||
-        !fl_add_product(&map->pre_bytes, FL_ALIGNMENT, 1, 1))
+    map->zoned_bytes = 0;
+    map->hidden_bytes = 0;
+    if (!fl_add_product(&map->pre_bytes, map->hoisted_rows, pre_width, real_size) ||
+        !fl_add_product(&map->pre_bytes, FL_ALIGNMENT, 1, 1) ||
+        (fl_draws_zoneout(stack, saving) && !fl_add_product(&map->zoned_bytes, 2 * plan->group_rows, H, real_size)) ||
+        (projects && !fl_add_product(&map->hidden_bytes, plan->group_rows, H, real_size)) ||
+        !row_scratch_bytes(stack, plan->group_rows, map->hoisted_rows, &map->row_scratch_bytes))
         return false;
     map->pre_bytes = fl_round_up(map->pre_bytes);
-    size_t row_bytes = 0;
+    map->zoned_bytes = fl_round_up(map->zoned_bytes);
+    map->hidden_bytes = fl_round_up(map->hidden_bytes);
     const size_t kept = D == 2 ? T : plan->chunk;
-    if (!fl_add_product(&row_bytes, D, lstm->layout.H, lstm->real_size) ||
-        !fl_add_product(&map->between_bytes, kept, B, row_bytes))
+    if (!fl_add_product(&map->between_bytes, kept, B, fl_output_width(stack) * real_size))
         return false;
     map->between_bytes = fl_round_up(map->between_bytes);
-    const bool drops = saving != NULL && saving->dropout > 0.0 && lstm->shape.num_layers > 1;
-    const size_t unit_bytes = lstm->layout.blocks * lstm->layout.lanes * lstm->real_size;
+    const bool drops = saving != NULL && saving->dropout > 0.0 && stack->shape.num_layers > 1;
+    const size_t unit_bytes = stack->layout.blocks * stack->layout.units * real_size;
+    const size_t masks = stack->shape.num_layers * D * fl_recurrent_masks(stack, saving);
     return fl_take_place(&map->total, &map->progress, plan->threads, sizeof(fl_counter), 1) &&
            fl_take_place(&map->total, &map->rows, ragged ? B : 0, sizeof(size_t) + sizeof(fl_ranked_row), 1) &&
-           fl_take_place(&map->total, &map->offsets, plan->threads, map->hoisted_rows, sizeof(ptrdiff_t)) &&
+           fl_take_place(&map->total, &map->offsets, on_rows ? 0 : plan->threads, map->hoisted_rows, sizeof(ptrdiff_t)) &&
            fl_take_place(&map->total, &map->pre, parts, map->pre_bytes, 1) &&
            fl_take_place(&map->total, &map->exchange, plan->hidden_groups > 1 ? parts * 3 : 0, B, unit_bytes) &&
-           fl_take_place(&map->total, &map->between, between_count(lstm, plan, saving), map->between_bytes, 1) &&
-           fl_take_place(&map->total, &map->dropped, drops, map->between_bytes, 1);
+           fl_take_place(&map->total, &map->between, between_count(stack, plan, saving), map->between_bytes, 1) &&
+           fl_take_place(&map->total, &map->dropped, drops, map->between_bytes, 1) &&
+           fl_take_place(&map->total, &map->masks, masks * B, stack->sizes.P, real_size) &&
+           fl_take_place(&map->total, &map->zoned, plan->threads, map->zoned_bytes, 1) &&
+           fl_take_place(&map->total, &map->row_scratch, plan->threads, map->row_scratch_bytes, 1) &&
+           fl_take_place(&map->total, &map->hidden, plan->threads, map->hidden_bytes, 1);
 }
 
-fl_status fl_forward_bytes(const fl_lstm *lstm, const fl_plan *plan, size_t T, size_t B, bool ragged,
+fl_status fl_forward_bytes(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, bool ragged,
                            const fl_saving *saving, size_t *bytes)
 {
     memory_map map;
-    if (!fl_forward_map(lstm, plan, T, B, ragged, saving, &map))
+    if (!fl_forward_map(stack, plan, T, B, ragged, saving, &map))
         return FL_ERROR_SIZE;
     *bytes = map.total;
     return FL_OK;

@@ -9,38 +9,121 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cells.h"
 #include "layout.h"
+
+/* y = clip(out W' + bias), from (B, H) to (B, P); weight null: none. */
+typedef struct fl_projection {
+    const void *weight; /* panels (H, P) */
+    const void *bias;
+    double clip;        /* 0: none */
+} fl_projection;
 
 /* A run of time steps of one layer and direction, for a set of batch rows and a range of hidden blocks.  At every
  * step the gates are (bias, or `pre`) + x W + h R, summed as tile_body.h says, and the cell update follows at once.
  * The new h goes to y, whence the next step reads it. */
 typedef struct fl_steps {
     fl_layout layout;
+    const fl_cell *cell;            /* not looked at by lstm_steps */
     size_t T;                       /* steps */
     size_t B;                       /* rows to compute */
     const size_t *rows;             /* their batch rows b, by position; null: the position itself */
+    const ptrdiff_t *x_at, *y_at;   /* rows of x and y by b; null: b itself */
     size_t block_begin, block_end;  /* hidden blocks to compute */
     size_t turn;                    /* parity: in which order to walk them first */
     const void *bias;               /* packed (gate_row) */
-    const void *W, *R;              /* packed, I and H deep */
-    size_t I;
+    const void *bias_h;             /* likewise, of the state's part; where that is kept apart */
+    const void *W, *R;              /* packed, I and P deep */
+    size_t I, P;
     /* Input: at most one of the three is not null. */
     const void *pre;                /* bias + x W, hoisted: packed gate rows, by position */
     ptrdiff_t pre_stride_t, pre_stride_row;
-    const void *x;                  /* dense, by b */
-    const int64_t *x_index;         /* one-hot, by b */
+    const void *x;                  /* dense, by row of x */
+    const int64_t *x_index;         /* one-hot, likewise */
     ptrdiff_t x_stride_t, x_stride_b;
     const void *h;                  /* h before the first step, by b */
     ptrdiff_t h_stride_b;
-    void *y;                        /* h of every step, by b */
+    void *y;                        /* h of every step, by row of y */
     ptrdiff_t y_stride_t, y_stride_b;
-    void *c;                        /* updated in place, by b */
+    void *out;                      /* h before projection, (B, H) by position; null: y */
+    void *c;                        /* states beside h, updated in place, by b */
     ptrdiff_t c_stride_b;
-    /* For the backward pass, by b, each may be null: the new c; the gates after activation, (4H) a row, only with it. */
+    const void *zoned_c, *zoned_h;  /* (B, H) by position: drawn masks of one step, or null */
+    /* Each may be null: the new states beside h, by row of saved_at or b; for the backward pass, what the cell saves, by b, of
+     * the plain LSTM the gates after activation, (4H) a row, only with them. */
     void *saved_c, *saved_gates;
-    bool saves_far; /* more than stays in a core's own cache; saved_c is not null */
+    const ptrdiff_t *saved_at;
+    size_t saved_parts; /* rows of H that the cell saves */
+    bool saves_far;     /* more than stays in a core's own cache */
     ptrdiff_t saved_c_stride_t, saved_c_stride_b, saved_gates_stride_t, saved_gates_stride_b;
 } fl_steps;
+
+/* Scratch of kernels on whole rows. */
+typedef struct fl_row_scratch {
+    const void **a; /* pointers to rows */
+    void **out;
+    void *totals;
+    void *states;   /* (rows, gates*H): recurrent parts */
+    void *hidden;   /* (rows, H) */
+    void *masked;   /* (rows, P) */
+} fl_row_scratch;
+
+/* Cuts `memory` into scratch for `rows` rows; sizes are those that are there to see.  The first three places depend on rows
+ * alone. */
+static inline fl_row_scratch fl_row_scratch_of(void *memory, size_t H, size_t gates, size_t P, size_t rows, size_t lanes,
+                                               size_t real_size)
+{
+    fl_row_scratch scratch;
+    char *next = memory;
+    scratch.totals = next;
+    next += (rows + 8) * 4 * lanes * real_size;
+    scratch.a = (const void **)(void *)next; /* or indices */
+    scratch.out = (void **)(void *)(next + rows * sizeof(int64_t));
+    next += (2 * rows * sizeof(int64_t) + 127) / 128 * 128;
+    scratch.states = next;
+    next += rows * gates * H * real_size;
+    scratch.hidden = next;
+    scratch.masked = next + rows * H * real_size;
+    (void)P;
+    return scratch;
+}
+
+/* Scratch of cell_back_steps: fl_row_scratch, a second row of H and of P each, and what layer norm takes. */
+#define FL_NORM_SCRATCH 12 /* rows of H */
+static inline size_t fl_cell_back_scratch_bytes(size_t H, size_t gates, size_t P, size_t rows, size_t lanes,
+                                                size_t real_size)
+{
+    return ((rows + 8) * 4 * lanes + rows * (gates * H + 2 * H + P) + FL_NORM_SCRATCH * H) * real_size +
+           2 * rows * sizeof(int64_t) + 256;
+}
+
+/* The same for cells on whole rows: products to rows of pre-activations first, then the cell. */
+typedef struct fl_row_steps {
+    const fl_cell *cell;
+    size_t T, B;
+    const size_t *rows;
+    const ptrdiff_t *y_at;
+    const void *pre;                /* bias + x W: rows of (G*H), by position */
+    ptrdiff_t pre_stride_t, pre_stride_row;
+    const void *R, *bias_h;         /* as fl_packed_cell has them; bias_h may be null */
+    size_t K;                       /* depth of R's panels */
+    const void *mask;               /* of h in the recurrent product, (., B, P) by b; or null */
+    ptrdiff_t mask_stride_gate;     /* 0: one for all gates */
+    const void *zoned_c, *zoned_h;  /* as in fl_steps */
+    const void *h;
+    ptrdiff_t h_stride_b;
+    const ptrdiff_t *h_at;          /* rows of h by b; null: b itself */
+    void *y;
+    ptrdiff_t y_stride_t, y_stride_b;
+    void *c;
+    ptrdiff_t c_stride_b;
+    void *saved_c, *saved_gates;
+    const ptrdiff_t *saved_at;
+    size_t saved_states;            /* elements of saved_c a row: c alone, or all states beside h */
+    ptrdiff_t saved_c_stride_t, saved_c_stride_b, saved_gates_stride_t, saved_gates_stride_b;
+    fl_projection projection;
+    void *scratch;                  /* fl_row_scratch_bytes */
+} fl_row_steps;
 
 /* pre[m] = bias + x[m] W for rows m, packed gate rows. */
 typedef struct fl_product {
@@ -69,16 +152,18 @@ typedef struct fl_gate_rows {
     void *const *gates;        /* outputs (4H) */
 } fl_gate_rows;
 
-/* out[m] (+)= a[m] M for rows a[m] of 4H elements and a matrix M (4H, N), packed as panels by fl_pack_gate_panels. */
+/* out[m] (+)= a[m] M for rows a[m] of gates*H elements and a matrix M (gates*H, N), packed as panels by
+ * fl_pack_gate_panels. */
 typedef struct fl_row_product {
     fl_panels panels;
     const void *matrix;
-    size_t H;
+    const void *bias;          /* (N), or null; not with `adds` */
+    size_t gates, H;
     size_t rows;
     const void *const *a;
     void *const *out;
     bool adds;
-    void *totals; /* fl_totals_bytes of scratch */
+    void *totals; /* scratch: panels of 4 vectors for all rows and 8 more */
 } fl_row_product;
 
 /* A run of steps of backpropagation through time: the same rows in every one; row m = step * rows + position. */
@@ -90,10 +175,32 @@ typedef struct fl_back_steps {
     const void *R;
     const void *const *gates, *const *c, *const *c_before;
     const void *const *dy;     /* rows may be null: zero */
+    const void *const *dcells; /* of c from outside; null, or rows that may be */
     void *const *dgates;       /* outputs (4H): gradients of the gates before activation */
     void *dh, *dc;             /* (B, H) by b: gradients of the state after the run; becomes that before it */
     void *totals;
 } fl_back_steps;
+
+/* The same for other cells. */
+typedef struct fl_cell_back_steps {
+    const fl_cell *cell;
+    size_t steps, rows;
+    const size_t *b;
+    const void *R;             /* panels of all gates together, or */
+    bool on_rows;              /* for each gate, or each gate and head */
+    size_t K;                  /* width of a head */
+    const void *weight_hr;     /* panels of (P, H), or null */
+    const void *const *saved, *const *c, *const *c_before, *const *h_before;
+    const void *const *y;      /* h after the step */
+    const void *const *dy, *const *dcells;       /* rows may be null */
+    const void *const *zoned_c, *const *zoned_h; /* rows may be null */
+    const void *mask;          /* as in fl_row_steps */
+    ptrdiff_t mask_stride_gate;
+    void *const *dgates;       /* outputs; parts begin at: */
+    size_t dh_offset, proj_offset, extras_offset;
+    void *dh, *dc;             /* (B, P) and (B, n*H) by b */
+    void *scratch;
+} fl_cell_back_steps;
 
 /* out (rows of N, ld_out apart) (+)= sum over m of a[m][row] x[m]: a range of rows and one panel. */
 typedef struct fl_outer_product {
@@ -132,7 +239,15 @@ typedef struct fl_kernels {
                              void *h_out, ptrdiff_t ldh_out, void *c_out, ptrdiff_t ldc_out);
     void (*lstm_gate_rows)(const fl_gate_rows *);
     void (*lstm_back_steps)(const fl_back_steps *);
+    void (*cell_back_steps)(const fl_cell_back_steps *);
     void (*row_product)(const fl_row_product *);
+    void (*gather_rows)(const fl_panels *panels, const void *matrix, size_t K, const void *bias, size_t M,
+                        const int64_t *index, void *const *out);
+    void (*cell_steps)(const fl_steps *);
+    void (*row_steps)(const fl_row_steps *);
+    /* Rows of `out` by position to rows of y by b, at one step. */
+    void (*project)(const fl_projection *projection, size_t H, size_t P, size_t rows, const void *out, void *const *y,
+                    void *scratch);
     void (*outer_product)(const fl_outer_product *);
     /* Columns of one panel of M rows, side by side: fl_outer_product.x. */
     void (*fill_panel)(const fl_panels *panels, size_t panel, size_t M, const void *const *rows, void *out);
@@ -142,6 +257,7 @@ typedef struct fl_kernels {
     void (*scatter_rows)(size_t M, const void *a, ptrdiff_t a_stride, const int64_t *index, size_t begin, size_t end,
                          void *out, ptrdiff_t ld_out);
     void (*add)(size_t n, const void *x, void *out); /* out += x */
+    void (*multiply)(size_t n, const void *a, const void *b, void *out);
     void (*adam)(const fl_adam *);
     void (*sigmoid)(size_t n, const void *x, void *out);
     void (*tanh)(size_t n, const void *x, void *out);

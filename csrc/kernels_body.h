@@ -7,15 +7,35 @@
 
 #include "vecmath_body.h"
 
+#include "activations_body.h"
+
+#include "unit_rows_body.h"
+
 #include "tile_body.h"
 
 #include "cell_lstm_body.h"
+
+#include "cell_lstm_unit_body.h"
+
+#include "cell_norm_body.h"
+
+#include "cell_gru_body.h"
+
+#include "cell_rnn_body.h"
+
+#include "cell_slstm_body.h"
+
+#include "cell_min_body.h"
 
 #include "steps_body.h"
 
 #include "matrix_body.h"
 
+#include "rows_body.h"
+
 #include "backward_body.h"
+
+#include "rows_back_body.h"
 
 #include "optimiser_body.h"
 
@@ -37,11 +57,17 @@ const fl_kernels FL_PASTE(FL_ISA, FL_SUFFIX) = {
     .lstm_gate_rows = lstm_gate_rows,
     .lstm_back_steps = lstm_back_steps,
     .row_product = row_product,
+    .gather_rows = gather_rows,
+    .cell_steps = cell_steps,
+    .row_steps = row_steps,
+    .cell_back_steps = cell_back_steps,
+    .project = project,
     .outer_product = outer_product,
     .fill_panel = fill_panel,
     .column_sums = column_sums,
     .scatter_rows = scatter_rows,
     .add = add_array,
+    .multiply = multiply_array,
     .adam = adam,
     .sigmoid = sigmoid_array,
     .tanh = tanh_array,

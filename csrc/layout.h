@@ -3,12 +3,13 @@
  * The packed layout of weights, biases and hoisted pre-activations.
  *
  * Hidden units stand in blocks of one vector of `lanes` units.  For block j one contiguous panel holds, for each k, the
- * four gates' weights of its units side by side, panel[k][gate i, f, g, o][lane], so that all gates of a unit meet in
- * the registers of one tile.  Where H is no multiple of `lanes`, the last block is
+ * gates' weights of its units side by side, panel[k][gate][lane], so that all gates of a unit meet in the registers of one
+ * tile.  Where H is no multiple of `lanes`, the last block is
  *     a full one with padded lanes, where more than half of them are used;
  *     two vectors [i | f] [g | o] a k, where at most half are;
- *     one vector [i | f | g | o] a k, where at most a quarter is.
- * Padding is zero.  A bias or a row of pre-activations is laid out as one k.
+ *     one vector [i | f | g | o] a k, where at most a quarter is;
+ * three gates leave the last place empty.  With one gate a block is four vectors of units, and the last one may have only one
+ * or two.  Padding is zero.  A bias or a row of pre-activations is laid out as one k.
  */
 #ifndef FL_LAYOUT_H
 #define FL_LAYOUT_H
@@ -20,41 +21,45 @@
 
 typedef struct fl_layout {
     size_t H;
+    size_t gates;        /* 1, 3 or 4 */
     size_t lanes;
-    size_t full_blocks;  /* blocks of four vectors, a padded one included */
+    size_t vectors;      /* of a full block: 3 for three gates, else 4 */
+    size_t units;        /* of a full block */
+    size_t full_blocks;  /* a padded one included */
     size_t tail_vectors; /* 0, 1 or 2: vectors of the packed last block */
     size_t blocks;       /* full_blocks + (tail_vectors != 0) */
-    size_t last_lanes;   /* units in the last block, 1..lanes */
+    size_t last_lanes;   /* units in the last block, 1..units */
     size_t gate_row;     /* elements of one k over all blocks */
 } fl_layout;
 
-static inline fl_layout fl_layout_of(size_t H, size_t lanes)
+static inline fl_layout fl_layout_of(size_t H, size_t gates, size_t lanes)
 {
     fl_layout layout;
-    const size_t rest = H % lanes;
+    const size_t vectors = gates == 3 ? 3 : 4, units = gates == 1 ? 4 * lanes : lanes;
+    /* Lanes that a unit of the rest takes of a packed vector. */
+    const size_t rest = H % units, packed = gates == 1 ? rest : 4 * rest;
     layout.H = H;
+    layout.gates = gates;
     layout.lanes = lanes;
-    layout.full_blocks = H / lanes;
-    layout.tail_vectors = 0;
-    if (rest != 0) {
-        if (4 * rest <= lanes)
-            layout.tail_vectors = 1;
-        else if (2 * rest <= lanes)
-            layout.tail_vectors = 2;
-        else
-            layout.full_blocks++;
+    layout.vectors = vectors;
+    layout.units = units;
+    layout.full_blocks = H / units;
+    layout.tail_vectors = (packed + lanes - 1) / lanes;
+    if (layout.tail_vectors > 2) {
+        layout.tail_vectors = 0;
+        layout.full_blocks++;
     }
     layout.blocks = layout.full_blocks + (layout.tail_vectors != 0);
-    layout.last_lanes = rest != 0 ? rest : lanes;
-    layout.gate_row = (4 * layout.full_blocks + layout.tail_vectors) * lanes;
+    layout.last_lanes = rest != 0 ? rest : units;
+    layout.gate_row = (vectors * layout.full_blocks + layout.tail_vectors) * lanes;
     return layout;
 }
 
 /* Element offset of block j in a bias or a row of pre-activations. */
-static inline size_t fl_block_offset(const fl_layout *layout, size_t j) { return 4 * j * layout->lanes; }
+static inline size_t fl_block_offset(const fl_layout *layout, size_t j) { return layout->vectors * j * layout->lanes; }
 
 /* Elements from one panel to the next in K-deep weights. */
-static inline size_t fl_panel_stride(const fl_layout *layout, size_t K) { return 4 * layout->lanes * K; }
+static inline size_t fl_panel_stride(const fl_layout *layout, size_t K) { return layout->vectors * layout->lanes * K; }
 
 /* Elements of K-deep weights. */
 static inline size_t fl_matrix_size(const fl_layout *layout, size_t K)

@@ -3,8 +3,8 @@
  * The matrix products of the backward pass.  Like the gates, each element of a result is one sum in one order, in
  * partial sums of FL_K_BLOCK, whatever the tile: lanes and tiles run over outputs.
  *
- * Products with a gate row (4H elements) take, for each stretch of FL_K_BLOCK hidden units, the gates i, f, g, o one after
- * the other; so four chains are independent where there is only one row.
+ * Products with a gate row (G*H elements) take, for each stretch of FL_K_BLOCK hidden units, one gate after the other; so G
+ * chains are independent where there is only one row.  Any other row is one gate.
  */
 #ifndef FL_MATRIX_BODY_H
 #define FL_MATRIX_BODY_H
@@ -27,14 +27,14 @@ static const unsigned char product_rows[PANEL_VECTORS] = {8, 6, 4, 3};
 /* Totals live in memory: there are no registers for them, and copies on the stack are no gain. */
 #define KEEP_IN_MEMORY() __asm__ volatile("" : : : "memory")
 
-/* total[r][v] += a[r] M for hidden units [k_begin, k_end) of all gates; `panel` is that of M, 4H rows. */
-FL_INLINE void gate_product(real *total, const real *const *a, size_t H, size_t k_begin, size_t k_end, const real *panel,
-                            const int NR, const int NV)
+/* total[r][v] += a[r] M for hidden units [k_begin, k_end) of all gates; `panel` is that of M, G*H rows. */
+FL_INLINE void gate_product(real *total, const real *const *a, size_t gates, size_t H, size_t k_begin, size_t k_end,
+                            const real *panel, const int NR, const int NV)
 {
     for (size_t k = k_begin, end; k < k_end; k = end) {
         end = k_end - k > FL_K_BLOCK ? k + FL_K_BLOCK : k_end;
-        const real *w = panel + 4 * k * (size_t)NV * VF_LANES;
-        for (size_t gate = 0; gate < 4; gate++) {
+        const real *w = panel + gates * k * (size_t)NV * VF_LANES;
+        for (size_t gate = 0; gate < gates; gate++) {
             vf acc[PRODUCT_MAX_ROWS * PANEL_VECTORS];
             const real *row[PRODUCT_MAX_ROWS];
             FL_UNROLL for (int v = 0; v < NR * NV; v++) acc[v] = vf_set1(0);
@@ -55,19 +55,19 @@ FL_INLINE void gate_product(real *total, const real *const *a, size_t H, size_t 
     }
 }
 
-/* The same for one row: the four gates' partial sums run side by side. */
-FL_INLINE void gate_product_one(real *total, const real *a, size_t H, const real *panel, const int NV)
+/* The same for one row: the gates' partial sums run side by side. */
+FL_INLINE void gate_product_one(real *total, const real *a, size_t H, const real *panel, const int G, const int NV)
 {
     vf sum[PANEL_VECTORS];
     FL_UNROLL for (int v = 0; v < NV; v++) sum[v] = vf_load(total + v * VF_LANES);
     for (size_t k = 0, end; k < H; k = end) {
         end = H - k > FL_K_BLOCK ? k + FL_K_BLOCK : H;
-        const real *w = panel + 4 * k * (size_t)NV * VF_LANES;
+        const real *w = panel + (size_t)G * k * (size_t)NV * VF_LANES;
         const size_t stretch = (end - k) * (size_t)NV * VF_LANES;
-        vf acc[4 * PANEL_VECTORS];
-        FL_UNROLL for (int v = 0; v < 4 * NV; v++) acc[v] = vf_set1(0);
+        vf acc[FL_MAX_GATES * PANEL_VECTORS];
+        FL_UNROLL for (int v = 0; v < G * NV; v++) acc[v] = vf_set1(0);
         for (size_t n = k; n < end; n++, w += NV * VF_LANES) {
-            FL_UNROLL for (int gate = 0; gate < 4; gate++)
+            FL_UNROLL for (int gate = 0; gate < G; gate++)
             {
                 const vf input = vf_set1(a[(size_t)gate * H + n]);
                 FL_UNROLL for (int v = 0; v < NV; v++)
@@ -75,7 +75,7 @@ FL_INLINE void gate_product_one(real *total, const real *a, size_t H, const real
                         vf_fma(input, vf_load(w + (size_t)gate * stretch + v * VF_LANES), acc[gate * NV + v]);
             }
         }
-        FL_UNROLL for (int gate = 0; gate < 4; gate++)
+        FL_UNROLL for (int gate = 0; gate < G; gate++)
             FL_UNROLL for (int v = 0; v < NV; v++) sum[v] = vf_add(sum[v], acc[gate * NV + v]);
     }
     FL_UNROLL for (int v = 0; v < NV; v++) vf_store(total + v * VF_LANES, sum[v]);
@@ -116,16 +116,16 @@ FL_INLINE void outer_tile(real *out, ptrdiff_t ld_out, size_t lanes, bool adds, 
 }
 
 /* One function a tile, and tables of them. */
-typedef void gate_product_tile(real *total, const real *const *a, size_t H, size_t k_begin, size_t k_end,
+typedef void gate_product_tile(real *total, const real *const *a, size_t gates, size_t H, size_t k_begin, size_t k_end,
                                const real *panel);
 typedef void outer_product_tile(real *out, ptrdiff_t ld_out, size_t lanes, bool adds, const real *a, ptrdiff_t a_stride,
                                 size_t M, const real *x);
 
 #define PRODUCT_TILE(NR, NV)                                                                                          \
-    static void gate_product_##NR##_##NV(real *total, const real *const *a, size_t H, size_t k_begin, size_t k_end,   \
-                                         const real *panel)                                                           \
+    static void gate_product_##NR##_##NV(real *total, const real *const *a, size_t gates, size_t H, size_t k_begin,   \
+                                         size_t k_end, const real *panel)                                             \
     {                                                                                                                 \
-        gate_product(total, a, H, k_begin, k_end, panel, NR, NV);                                                     \
+        gate_product(total, a, gates, H, k_begin, k_end, panel, NR, NV);                                              \
     }                                                                                                                 \
     static void outer_product_##NR##_##NV(real *out, ptrdiff_t ld_out, size_t lanes, bool adds, const real *a,        \
                                           ptrdiff_t a_stride, size_t M, const real *x)                                \
@@ -136,6 +136,7 @@ typedef void outer_product_tile(real *out, ptrdiff_t ld_out, size_t lanes, bool 
 #define EACH_OF_8(DO, NV) DO(1, NV) DO(2, NV) DO(3, NV) DO(4, NV) DO(5, NV) DO(6, NV) DO(7, NV) DO(8, NV)
 #define EACH_OF_6(DO, NV) DO(1, NV) DO(2, NV) DO(3, NV) DO(4, NV) DO(5, NV) DO(6, NV)
 #define EACH_OF_4(DO, NV) DO(1, NV) DO(2, NV) DO(3, NV) DO(4, NV)
+#define EACH_OF_4_BY(DO, G) DO(G, 1) DO(G, 2) DO(G, 3) DO(G, 4)
 #define EACH_OF_3(DO, NV) DO(1, NV) DO(2, NV) DO(3, NV)
 #if VF_REGISTERS >= 32
 #define EACH_WITH_1(DO) EACH_OF_8(DO, 1)
@@ -165,14 +166,17 @@ static outer_product_tile *const outer_product_tiles[PANEL_VECTORS][PRODUCT_MAX_
     {EACH_WITH_3(OUTER_PRODUCT_OF)},
     {EACH_WITH_4(OUTER_PRODUCT_OF)}};
 
-static void gate_product_row(real *total, const real *a, size_t H, const real *panel, size_t vectors)
+static void gate_product_row(real *total, const real *a, size_t gates, size_t H, const real *panel, size_t vectors)
 {
-    switch (vectors) {
-    case 1: gate_product_one(total, a, H, panel, 1); break;
-    case 2: gate_product_one(total, a, H, panel, 2); break;
-    case 3: gate_product_one(total, a, H, panel, 3); break;
-    default: gate_product_one(total, a, H, panel, 4); break;
+#define ROW(G, NV)                                       \
+    case 8 * (G) + (NV):                                 \
+        gate_product_one(total, a, H, panel, (G), (NV)); \
+        break;
+    switch (8 * gates + vectors) {
+        EACH_OF_4_BY(ROW, 1) EACH_OF_4_BY(ROW, 2) EACH_OF_4_BY(ROW, 3) EACH_OF_4_BY(ROW, 4)
+    default: break;
     }
+#undef ROW
 }
 
 /* Rows of the next tile when `rest` are left: as few tiles as possible, of sizes as equal as possible. */
@@ -190,14 +194,14 @@ typedef void prepare_totals(const void *context, size_t row, size_t rows, size_t
 
 /* All rows times all panels.  Where a panel is larger than what should stay in L2, the rows pass it in parts, and their
  * totals wait in `totals`; there is room for those of all rows and one panel. */
-FL_INLINE void walk_product(const fl_panels *panels, const real *matrix, size_t H, size_t rows, const real *const *a,
-                            real *totals, prepare_totals *prepare, finish_totals *finish, const void *context)
+FL_INLINE void walk_product(const fl_panels *panels, const real *matrix, size_t gates, size_t H, size_t rows,
+                            const real *const *a, real *totals, prepare_totals *prepare, finish_totals *finish, const void *context)
 {
     for (size_t p = 0; p < panels->count; p++) {
         const size_t first = fl_panel_first(panels, p), NV = fl_panel_first(panels, p + 1) - first;
-        const real *panel = matrix + first * VF_LANES * 4 * H;
+        const real *panel = matrix + first * VF_LANES * gates * H;
         const size_t most = product_rows[NV - 1], tile_size = NV * VF_LANES;
-        size_t pass = PASS_BYTES / (4 * FL_K_BLOCK * tile_size * sizeof(real)) * FL_K_BLOCK;
+        size_t pass = PASS_BYTES / (gates * FL_K_BLOCK * tile_size * sizeof(real)) * FL_K_BLOCK;
         const bool whole = rows <= most || H <= pass + pass / 2;
         pass = whole ? H : pass;
         for (size_t k = 0, end; k < H; k = end) {
@@ -211,9 +215,9 @@ FL_INLINE void walk_product(const fl_panels *panels, const real *matrix, size_t 
                     for (size_t v = 0; v < n * NV; v++)
                         vf_store(total + v * VF_LANES, vf_set1(0));
                 if (rows == 1)
-                    gate_product_row(total, a[0], H, panel, NV);
+                    gate_product_row(total, a[0], gates, H, panel, NV);
                 else
-                    gate_product_tiles[NV - 1][n - 1](total, a + row, H, k, end, panel);
+                    gate_product_tiles[NV - 1][n - 1](total, a + row, gates, H, k, end, panel);
                 if (end == H)
                     finish(context, row, n, first, NV, total);
             }
@@ -237,6 +241,8 @@ FL_INLINE void row_product_finish(const void *context, size_t row, size_t rows, 
             vf sum = vf_load(total);
             if (p->adds)
                 sum = vf_add(load_lanes(out, lanes), sum);
+            else if (p->bias)
+                sum = vf_add(load_lanes((const real *)p->bias + (first + v) * VF_LANES, lanes), sum);
             store_lanes(out, sum, lanes);
         }
     }
@@ -255,8 +261,25 @@ static __attribute__((noinline)) void row_product_prepare(const void *context, s
 
 static void row_product(const fl_row_product *p)
 {
-    walk_product(&p->panels, p->matrix, p->H, p->rows, (const real *const *)p->a, p->totals, row_product_prepare,
+    walk_product(&p->panels, p->matrix, p->gates, p->H, p->rows, (const real *const *)p->a, p->totals, row_product_prepare,
                  row_product_finish, p);
+}
+
+/* out[m] = row index[m] of a matrix in panels, plus a bias. */
+static void gather_rows(const fl_panels *panels, const void *matrix, size_t K, const void *bias, size_t M,
+                        const int64_t *index, void *const *out)
+{
+    for (size_t m = 0; m < M; m++) {
+        for (size_t p = 0; p < panels->count; p++) {
+            const size_t first = fl_panel_first(panels, p), NV = fl_panel_first(panels, p + 1) - first;
+            const real *row = (const real *)matrix + (first * K + NV * (size_t)index[m]) * VF_LANES;
+            for (size_t v = 0; v < NV; v++) {
+                const size_t begin = (first + v) * VF_LANES, lanes = vector_lanes(panels, first + v);
+                const vf sum = vf_add(load_lanes((const real *)bias + begin, lanes), vf_load(row + v * VF_LANES));
+                store_lanes((real *)out[m] + begin, sum, lanes);
+            }
+        }
+    }
 }
 
 static void outer_product(const fl_outer_product *p)

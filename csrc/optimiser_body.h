@@ -36,4 +36,13 @@ static void adam(const fl_adam *s)
     }
 }
 
+static void multiply_array(size_t n, const void *a, const void *b, void *out)
+{
+    for (size_t k = 0; k < n; k += VF_LANES) {
+        const size_t lanes = n - k < VF_LANES ? n - k : VF_LANES;
+        store_lanes((real *)out + k, vf_mul(load_lanes((const real *)a + k, lanes), load_lanes((const real *)b + k, lanes)),
+                    lanes);
+    }
+}
+
 #endif

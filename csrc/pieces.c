@@ -8,22 +8,23 @@
 
 #include "cpu.h"
 #include "fp_state.h"
-#include "lstm.h"
+#include "stack.h"
 
-fl_status fl_gate_matmul(const fl_lstm *lstm, size_t B, const void *x, ptrdiff_t ldx, const void *h, ptrdiff_t ldh,
+fl_status fl_gate_matmul(const fl_stack *stack, size_t B, const void *x, ptrdiff_t ldx, const void *h, ptrdiff_t ldh,
                          void *gates, ptrdiff_t ldg)
 {
-    if (lstm == NULL || (B != 0 && (x == NULL || h == NULL || gates == NULL)))
+    if (stack == NULL || stack->path != FL_PATH_LSTM || (B != 0 && (x == NULL || h == NULL || gates == NULL)))
         return FL_ERROR_ARGUMENT;
-    const fl_packed_cell *cell = fl_cell_of(lstm, 0, 0);
-    const fl_steps s = {.layout = lstm->layout,
+    const fl_packed_cell *cell = fl_cell_of(stack, 0, 0);
+    const fl_steps s = {.layout = stack->layout,
                         .T = 1,
                         .B = B,
-                        .block_end = lstm->layout.blocks,
+                        .block_end = stack->layout.blocks,
                         .bias = cell->bias,
                         .W = cell->W,
                         .R = cell->R,
                         .I = cell->I,
+                        .P = stack->sizes.P,
                         .x = x,
                         .x_stride_b = ldx,
                         .h = h,
@@ -31,7 +32,7 @@ fl_status fl_gate_matmul(const fl_lstm *lstm, size_t B, const void *x, ptrdiff_t
                         .y = gates,
                         .y_stride_b = ldg};
     const fl_fp_state caller_state = fl_fp_enter(true);
-    lstm->kernels->gate_matmul(&s);
+    stack->kernels->gate_matmul(&s);
     fl_fp_leave(caller_state);
     return FL_OK;
 }

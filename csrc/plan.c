@@ -33,77 +33,80 @@ static double bytes_nanoseconds(double bytes)
     return bytes / (bytes < l2 ? L2_BYTES_PER_NS : bytes < l3 ? L3_BYTES_PER_NS : MEMORY_BYTES_PER_NS);
 }
 
-double fl_step_nanoseconds(const fl_lstm *lstm, size_t rows, size_t share)
+double fl_step_nanoseconds(const fl_stack *stack, size_t rows, size_t share)
 {
-    const double H = (double)lstm->layout.H, units = (double)lstm->layout.gate_row / (double)share;
-    const double vectors = units / (double)lstm->layout.lanes;
-    const double products = (double)rows * vectors * H * FL_FMA_NS;
-    const double streamed = bytes_nanoseconds(units * H * (double)lstm->real_size);
+    const double P = (double)stack->sizes.P, units = (double)stack->layout.gate_row / (double)share;
+    const double vectors = units / (double)stack->layout.lanes;
+    const double products = (double)rows * vectors * P * FL_FMA_NS;
+    const double streamed = bytes_nanoseconds(units * P * (double)stack->real_size);
     return (products > streamed ? products : streamed) + (double)rows * vectors / 4 * CELL_NS + STEP_NS;
 }
 
 /* Rows whose pre-activations stay in L2. */
-static size_t wanted_rows(const fl_lstm *lstm)
+static size_t wanted_rows(const fl_stack *stack)
 {
-    const size_t rows = PRE_BYTES / (lstm->layout.gate_row * lstm->real_size);
+    const size_t rows = PRE_BYTES / (stack->layout.gate_row * stack->real_size);
     return rows < HOIST_MIN_ROWS ? HOIST_MIN_ROWS : rows > HOIST_MAX_ROWS ? HOIST_MAX_ROWS : rows;
 }
 
-static bool merges(const fl_lstm *lstm, size_t I, size_t rows)
+static bool merges(const fl_stack *stack, size_t I, size_t rows)
 {
-    const bool far = I * lstm->layout.gate_row * lstm->real_size > fl_cache_last() / 8;
+    const bool far = I * stack->layout.gate_row * stack->real_size > fl_cache_last() / 8;
     return I <= (rows < 4 ? MERGE_INPUTS : MERGE_INPUTS_ROWS) || rows >= (far ? MERGE_ROWS_FAR : MERGE_ROWS);
 }
 
-size_t fl_hoisted_steps(const fl_lstm *lstm, size_t I, size_t rows, size_t T)
+size_t fl_hoisted_steps(const fl_stack *stack, size_t I, size_t rows, size_t T)
 {
-    if (rows == 0 || merges(lstm, I, rows))
+    const bool always = stack->path == FL_PATH_ROWS;
+    if (rows == 0 || (merges(stack, I, rows) && !always))
         return 0;
-    const size_t wanted = (wanted_rows(lstm) + rows - 1) / rows;
+    const size_t wanted = (wanted_rows(stack) + rows - 1) / rows;
     const size_t steps = wanted < T ? wanted : T;
-    return steps > 1 ? steps : 0; /* of one step alone nothing is gained */
+    return steps > 1 || always ? steps : 0; /* of one step alone nothing is gained */
 }
 
-size_t fl_hoisted_rows(const fl_lstm *lstm, size_t I, size_t rows, size_t T, bool ragged)
+size_t fl_hoisted_rows(const fl_stack *stack, size_t I, size_t rows, size_t T, bool ragged)
 {
-    if (I <= MERGE_INPUTS || T == 0)
+    const bool always = stack->path == FL_PATH_ROWS;
+    if ((I <= MERGE_INPUTS && !always) || T == 0)
         return 0;
     if (!ragged) { /* row groups differ by one row */
-        const size_t more = fl_hoisted_steps(lstm, I, rows, T) * rows;
-        const size_t fewer = rows > 1 ? fl_hoisted_steps(lstm, I, rows - 1, T) * (rows - 1) : 0;
+        const size_t more = fl_hoisted_steps(stack, I, rows, T) * rows;
+        const size_t fewer = rows > 1 ? fl_hoisted_steps(stack, I, rows - 1, T) * (rows - 1) : 0;
         return more > fewer ? more : fewer;
     }
-    /* Any number of active rows: ceil(wanted / rows) * rows < wanted + rows, and rows < MERGE_ROWS_FAR. */
-    const size_t bound = wanted_rows(lstm) + MERGE_ROWS_FAR;
+    /* Any number of active rows: ceil(wanted / rows) * rows < wanted + rows, and merged from MERGE_ROWS_FAR on. */
+    const size_t bound = wanted_rows(stack) + (always && rows > MERGE_ROWS_FAR ? rows : MERGE_ROWS_FAR);
     return rows < bound / T ? rows * T : bound;
 }
 
-size_t fl_unit_lines(const fl_lstm *lstm)
+size_t fl_unit_lines(const fl_stack *stack)
 {
-    const size_t line_blocks = FL_ALIGNMENT / (lstm->layout.lanes * lstm->real_size);
-    return (lstm->layout.blocks + line_blocks - 1) / line_blocks;
+    const size_t block_bytes = stack->layout.units * stack->real_size;
+    const size_t line_blocks = block_bytes < FL_ALIGNMENT ? FL_ALIGNMENT / block_bytes : 1;
+    return (stack->layout.blocks + line_blocks - 1) / line_blocks;
 }
 
 /* Steps that pass through the stack together: enough rows for the products, and little memory. */
-static size_t chunk_steps(const fl_lstm *lstm, size_t T, size_t B)
+static size_t chunk_steps(const fl_stack *stack, size_t T, size_t B)
 {
-    if (lstm->shape.num_layers == 1 || lstm->shape.num_directions == 2 || B == 0)
+    if (stack->shape.num_layers == 1 || stack->shape.num_directions == 2 || B == 0)
         return T;
-    size_t steps = CHUNK_BYTES / (B * lstm->layout.H * lstm->real_size + 1);
+    size_t steps = CHUNK_BYTES / (B * stack->sizes.P * stack->real_size + 1);
     const size_t least = (HOIST_MIN_ROWS + B - 1) / B;
     steps = steps < least ? least : steps;
     return steps < T ? steps : T;
 }
 
-static double plan_nanoseconds(const fl_lstm *lstm, const fl_plan *plan, size_t T, size_t B)
+static double plan_nanoseconds(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B)
 {
-    const fl_lstm_shape *shape = &lstm->shape;
+    const fl_stack_shape *shape = &stack->shape;
     const size_t rows = (B + plan->row_groups - 1) / plan->row_groups;
-    const double vectors = (double)lstm->layout.gate_row / (double)lstm->layout.lanes / (double)plan->hidden_groups;
-    double step = fl_step_nanoseconds(lstm, rows, plan->hidden_groups);
+    const double vectors = (double)stack->layout.gate_row / (double)stack->layout.lanes / (double)plan->hidden_groups;
+    double step = fl_step_nanoseconds(stack, rows, plan->hidden_groups);
     if (plan->hidden_groups > 1)
         step += SYNC_NS;
-    const double deeper = (double)(shape->num_layers - 1) * (double)(shape->num_directions * lstm->layout.H);
+    const double deeper = (double)(shape->num_layers - 1) * (double)fl_output_width(stack);
     const double inputs = (double)shape->input_size + deeper;
     const double product = (double)rows * vectors * FL_FMA_NS * inputs;
     double total = (double)T * ((double)shape->num_layers * step + product) *
@@ -125,7 +128,7 @@ static size_t pipeline_chunk(size_t chunk, size_t T, size_t B)
     return steps < chunk ? steps : chunk;
 }
 
-static fl_plan grid(const fl_lstm *lstm, size_t T, size_t B, size_t rows, size_t directions, size_t layers,
+static fl_plan grid(const fl_stack *stack, size_t T, size_t B, size_t rows, size_t directions, size_t layers,
                     size_t hidden)
 {
     fl_plan plan;
@@ -134,20 +137,21 @@ static fl_plan grid(const fl_lstm *lstm, size_t T, size_t B, size_t rows, size_t
     plan.layer_groups = layers;
     plan.hidden_groups = hidden;
     plan.threads = rows * directions * layers * hidden;
-    plan.chunk = chunk_steps(lstm, T, B);
+    plan.chunk = chunk_steps(stack, T, B);
     if (layers > 1)
         plan.chunk = pipeline_chunk(plan.chunk, T, B);
     plan.group_rows = (B + rows - 1) / rows;
     return plan;
 }
 
-fl_plan fl_plan_make(const fl_lstm *lstm, size_t T, size_t B, size_t max_threads, bool rows_only)
+fl_plan fl_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only)
 {
-    const fl_lstm_shape *shape = &lstm->shape;
-    fl_plan best = grid(lstm, T, B, 1, 1, 1, 1);
+    const fl_stack_shape *shape = &stack->shape;
+    const bool shares_units = stack->path != FL_PATH_ROWS && shape->cell.proj_size == 0;
+    fl_plan best = grid(stack, T, B, 1, 1, 1, 1);
     if (max_threads <= 1 || T == 0 || B == 0)
         return best;
-    const double alone = plan_nanoseconds(lstm, &best, T, B);
+    const double alone = plan_nanoseconds(stack, &best, T, B);
     double least = alone * WORTH;
     if (least < WAKE_NS)
         return best;
@@ -157,11 +161,11 @@ fl_plan fl_plan_make(const fl_lstm *lstm, size_t T, size_t B, size_t max_threads
         const size_t most_layers = shape->num_directions == 1 && !rows_only ? shape->num_layers : 1;
         for (size_t rows = 1; rows <= share && rows <= B; rows++) {
             for (size_t layers = 1; layers <= share / rows && layers <= most_layers; layers++) {
-                size_t hidden = layers > 1 || rows_only ? 1 : share / rows;
-                hidden = hidden < fl_unit_lines(lstm) ? hidden : fl_unit_lines(lstm);
+                size_t hidden = layers > 1 || rows_only || !shares_units ? 1 : share / rows;
+                hidden = hidden < fl_unit_lines(stack) ? hidden : fl_unit_lines(stack);
                 for (;; hidden = 1) {
-                    const fl_plan plan = grid(lstm, T, B, rows, directions, layers, hidden);
-                    const double time = plan_nanoseconds(lstm, &plan, T, B);
+                    const fl_plan plan = grid(stack, T, B, rows, directions, layers, hidden);
+                    const double time = plan_nanoseconds(stack, &plan, T, B);
                     if (time < least) {
                         least = time;
                         best = plan;

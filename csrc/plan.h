@@ -4,7 +4,7 @@
  */
 #ifndef FL_PLAN_H
 #define FL_PLAN_H
-#include "lstm.h"
+#include "stack.h"
 
 #define FL_FMA_NS 0.15 /* one vector multiply-add, sustained, on current server cores: only ranks schedules */
 
@@ -21,19 +21,19 @@ typedef struct fl_plan {
 } fl_plan;
 
 /* The plan of least estimated time for at most `max_threads`; `rows_only`: row groups alone. */
-fl_plan fl_plan_make(const fl_lstm *lstm, size_t T, size_t B, size_t max_threads, bool rows_only);
+fl_plan fl_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only);
 
 /* Steps whose input product is computed together ahead of the recurrence, for `rows` batch rows; 0: the product is
  * merged into the step. */
-size_t fl_hoisted_steps(const fl_lstm *lstm, size_t I, size_t rows, size_t T);
+size_t fl_hoisted_steps(const fl_stack *stack, size_t I, size_t rows, size_t T);
 
 /* Cache lines of one row of hidden units: what hidden groups divide among them. */
-size_t fl_unit_lines(const fl_lstm *lstm);
+size_t fl_unit_lines(const fl_stack *stack);
 
 /* Most rows of one such product, for row groups of at most `rows` rows, of any number of active rows when ragged. */
-size_t fl_hoisted_rows(const fl_lstm *lstm, size_t I, size_t rows, size_t T, bool ragged);
+size_t fl_hoisted_rows(const fl_stack *stack, size_t I, size_t rows, size_t T, bool ragged);
 
 /* Estimated nanoseconds of one recurrent step of one cell on one thread: `rows` rows, 1/share of the hidden units. */
-double fl_step_nanoseconds(const fl_lstm *lstm, size_t rows, size_t share);
+double fl_step_nanoseconds(const fl_stack *stack, size_t rows, size_t share);
 
 #endif

@@ -33,6 +33,10 @@ FL_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 FL_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
 FL_INLINE vf vf_min(vf limit, vf a) { return _mm256_min_ps(limit, a); }
 FL_INLINE vf vf_max(vf limit, vf a) { return _mm256_max_ps(limit, a); }
+FL_INLINE vf vf_select_lt(vf a, vf b, vf yes, vf no)
+{
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
 FL_INLINE vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }
 FL_INLINE vf vf_sign(vf a) { return _mm256_and_ps(a, _mm256_set1_ps(-0.0F)); }
 FL_INLINE vf vf_or(vf a, vf b) { return _mm256_or_ps(a, b); }
@@ -72,6 +76,10 @@ FL_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_pd(a, b, c); }
 FL_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_pd(a, b, c); }
 FL_INLINE vf vf_min(vf limit, vf a) { return _mm256_min_pd(limit, a); }
 FL_INLINE vf vf_max(vf limit, vf a) { return _mm256_max_pd(limit, a); }
+FL_INLINE vf vf_select_lt(vf a, vf b, vf yes, vf no)
+{
+    return _mm256_blendv_pd(no, yes, _mm256_cmp_pd(a, b, _CMP_LT_OQ));
+}
 FL_INLINE vf vf_abs(vf a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a); }
 FL_INLINE vf vf_sign(vf a) { return _mm256_and_pd(a, _mm256_set1_pd(-0.0)); }
 FL_INLINE vf vf_or(vf a, vf b) { return _mm256_or_pd(a, b); }

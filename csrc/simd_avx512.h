@@ -31,6 +31,10 @@ FL_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 FL_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
 FL_INLINE vf vf_min(vf limit, vf a) { return _mm512_min_ps(limit, a); }
 FL_INLINE vf vf_max(vf limit, vf a) { return _mm512_max_ps(limit, a); }
+FL_INLINE vf vf_select_lt(vf a, vf b, vf yes, vf no)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
 FL_INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 FL_INLINE vf vf_sign(vf a) { return _mm512_and_ps(a, _mm512_set1_ps(-0.0F)); }
 FL_INLINE vf vf_or(vf a, vf b) { return _mm512_or_ps(a, b); }
@@ -66,6 +70,10 @@ FL_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_pd(a, b, c); }
 FL_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_pd(a, b, c); }
 FL_INLINE vf vf_min(vf limit, vf a) { return _mm512_min_pd(limit, a); }
 FL_INLINE vf vf_max(vf limit, vf a) { return _mm512_max_pd(limit, a); }
+FL_INLINE vf vf_select_lt(vf a, vf b, vf yes, vf no)
+{
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), no, yes);
+}
 FL_INLINE vf vf_abs(vf a) { return _mm512_abs_pd(a); }
 FL_INLINE vf vf_sign(vf a) { return _mm512_and_pd(a, _mm512_set1_pd(-0.0)); }
 FL_INLINE vf vf_or(vf a, vf b) { return _mm512_or_pd(a, b); }

@@ -74,6 +74,12 @@ FL_INLINE vf vf_max(vf limit, vf a)
     const vf_bits take = (vf_bits)(limit > a);
     return (vf)((take & (vf_bits)limit) | (~take & (vf_bits)a));
 }
+/* a < b ? yes : no, lane by lane; `no` where either is NaN. */
+FL_INLINE vf vf_select_lt(vf a, vf b, vf yes, vf no)
+{
+    const vf_bits take = (vf_bits)(a < b);
+    return (vf)((take & (vf_bits)yes) | (~take & (vf_bits)no));
+}
 FL_INLINE vf vf_sign(vf a) { return (vf)((vf_bits)a & (vf_bits)vf_set1(-REAL(0.0))); } /* the sign bit alone */
 FL_INLINE vf vf_abs(vf a) { return (vf)((vf_bits)a & ~(vf_bits)vf_set1(-REAL(0.0))); }
 FL_INLINE vf vf_or(vf a, vf b) { return (vf)((vf_bits)a | (vf_bits)b); }

@@ -48,6 +48,7 @@ FL_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 FL_INLINE vf vf_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); }
 FL_INLINE vf vf_min(vf limit, vf a) { return vminq_f32(limit, a); }
 FL_INLINE vf vf_max(vf limit, vf a) { return vmaxq_f32(limit, a); }
+FL_INLINE vf vf_select_lt(vf a, vf b, vf yes, vf no) { return vbslq_f32(vcltq_f32(a, b), yes, no); }
 FL_INLINE vf vf_abs(vf a) { return vabsq_f32(a); }
 FL_INLINE vf vf_sign(vf a)
 {
@@ -97,6 +98,7 @@ FL_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f64(c, a, b); }
 FL_INLINE vf vf_fnma(vf a, vf b, vf c) { return vfmsq_f64(c, a, b); }
 FL_INLINE vf vf_min(vf limit, vf a) { return vminq_f64(limit, a); }
 FL_INLINE vf vf_max(vf limit, vf a) { return vmaxq_f64(limit, a); }
+FL_INLINE vf vf_select_lt(vf a, vf b, vf yes, vf no) { return vbslq_f64(vcltq_f64(a, b), yes, no); }
 FL_INLINE vf vf_abs(vf a) { return vabsq_f64(a); }
 FL_INLINE vf vf_sign(vf a)
 {

@@ -12,8 +12,10 @@
 /* Loops over accumulators must vanish: an accumulator that is indexed by a variable lives in memory. */
 #if defined(__clang__)
 #define FL_UNROLL _Pragma("clang loop unroll(full)")
+#define FL_NO_UNROLL _Pragma("clang loop unroll(disable)")
 #else
 #define FL_UNROLL _Pragma("GCC unroll 32")
+#define FL_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 
 #if FL_REAL_BITS == 32

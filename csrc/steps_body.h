@@ -53,8 +53,8 @@ FL_INLINE block_range range_of(const fl_steps *s)
 
 /* One row: several full blocks beside each other; the packed tail joins the last of them, because alone it would be one
  * or two chains and all latency. */
-FL_INLINE void walk_one_row(const fl_steps *s, const step_view *at, const block_range *range, bool down,
-                            finish_block *finish)
+FL_INLINE void walk_one_row(const fl_steps *s, const step_view *at, const block_range *range, bool down, const int V,
+                            finish_block *finish, finish_tile *finish_rows)
 {
     tile_cut cut = cut_blocks(range->full_end - range->begin, range->most);
     cut.tiles += cut.tiles == 0; /* the tail alone */
@@ -63,9 +63,12 @@ FL_INLINE void walk_one_row(const fl_steps *s, const step_view *at, const block_
         const size_t begin = cut_begin(&cut, tile), blocks = cut_begin(&cut, tile + 1) - begin;
         const size_t tail = tile + 1 == cut.tiles ? range->tail_vectors : 0;
         const size_t j = range->begin + begin;
-#define TILE(NB, NT)                                 \
-    case 8 * (NT) + (NB):                            \
-        tile_of_one(s, at, j, (NB), (NT), finish);   \
+#define TILE(NB, NT)                                                       \
+    case 8 * (NT) + (NB):                                                  \
+        if (finish)                                                        \
+            tile_of_one(s, at, j, (NB), (NT), finish);                     \
+        else                                                               \
+            tile_of_rows(s, at, 0, j, V, 1, (NB), (NT), finish_rows);      \
         break
         switch (8 * tail + blocks) {
             TILE(1, 0);
@@ -91,7 +94,7 @@ FL_INLINE void walk_one_row(const fl_steps *s, const step_view *at, const block_
 }
 
 /* Full blocks of two or three rows, several blocks a tile. */
-FL_INLINE void walk_few_rows(const fl_steps *s, const step_view *at, const block_range *range, bool down,
+FL_INLINE void walk_few_rows(const fl_steps *s, const step_view *at, const block_range *range, bool down, const int V,
                              finish_tile *finish)
 {
     const tile_cut cut = cut_blocks(range->full_end - range->begin, s->B == 2 ? MAX_BLOCKS_2 : MAX_BLOCKS_3);
@@ -99,9 +102,9 @@ FL_INLINE void walk_few_rows(const fl_steps *s, const step_view *at, const block
         const size_t tile = down ? cut.tiles - 1 - n : n;
         const size_t begin = cut_begin(&cut, tile), blocks = cut_begin(&cut, tile + 1) - begin;
         const size_t j = range->begin + begin;
-#define TILE(NR, NB)                                      \
-    case 8 * (NR) + (NB):                                 \
-        tile_of_rows(s, at, 0, j, (NR), (NB), 0, finish); \
+#define TILE(NR, NB)                                         \
+    case 8 * (NR) + (NB):                                    \
+        tile_of_rows(s, at, 0, j, V, (NR), (NB), 0, finish); \
         break
         switch (8 * s->B + blocks) {
             TILE(2, 1);
@@ -124,21 +127,22 @@ FL_INLINE void walk_few_rows(const fl_steps *s, const step_view *at, const block
 static __attribute__((noinline)) void prepare_tile(const fl_steps *s, const step_view *at, size_t position, size_t rows,
                                                    size_t j)
 {
-    const size_t unit = j * VF_LANES;
+    const size_t unit = j * s->layout.units;
     for (size_t r = position; r < position + rows; r++) {
-        const ptrdiff_t row = (ptrdiff_t)row_at(s, r);
-        __builtin_prefetch(at->y + row * s->y_stride_b + unit, 0, 2);
-        __builtin_prefetch(at->saved_c + row * s->saved_c_stride_b + unit, 0, 2);
+        const size_t b = row_at(s, r);
+        __builtin_prefetch(at->y + place_of(s->y_at, b) * s->y_stride_b + unit, 0, 2);
+        if (at->saved_c)
+            __builtin_prefetch(at->saved_c + place_of(s->saved_at, b) * s->saved_c_stride_b + unit, 0, 2);
         if (at->saved_gates)
-            for (size_t gate = 0; gate < 4; gate++)
-                __builtin_prefetch(at->saved_gates + row * s->saved_gates_stride_b + gate * s->layout.H + unit, 0, 2);
+            for (size_t part = 0; part < s->saved_parts; part++)
+                __builtin_prefetch(at->saved_gates + (ptrdiff_t)b * s->saved_gates_stride_b + part * s->layout.H + unit, 0, 2);
     }
 }
 
 /* All rows of one block. */
-FL_INLINE void walk_block(const fl_steps *s, const step_view *at, size_t j, finish_tile *finish)
+FL_INLINE void walk_block(const fl_steps *s, const step_view *at, size_t j, const int V, finish_tile *finish)
 {
-#define TILE(NR, NB, NT) tile_of_rows(s, at, position, j, NR, NB, NT, finish)
+#define TILE(NR, NB, NT) tile_of_rows(s, at, position, j, V, NR, NB, NT, finish)
     for (size_t position = 0, rows; position < s->B; position += rows) {
         rows = next_tile_rows(s->B - position);
         if (s->saves_far)
@@ -148,27 +152,44 @@ FL_INLINE void walk_block(const fl_steps *s, const step_view *at, size_t j, fini
 #undef TILE
 }
 
+/* All rows of one step, block by block.  Not inlined where cells share it. */
+FL_INLINE void walk_rows(const fl_steps *s, const step_view *at, const block_range *range, bool down, const int V,
+                         finish_tile *finish)
+{
+    const size_t end = range->full_end + (range->tail_vectors != 0);
+    if (s->B == 2 || s->B == 3) {
+        walk_few_rows(s, at, range, down, V, finish);
+        if (range->tail_vectors != 0)
+            walk_block(s, at, range->full_end, V, finish);
+        return;
+    }
+    for (size_t n = range->begin; n < end; n++)
+        walk_block(s, at, down ? end - 1 - (n - range->begin) : n, V, finish);
+}
+
+static __attribute__((noinline)) void walk_rows_4(const fl_steps *s, const step_view *at, const block_range *range,
+                                                  bool down, finish_tile *finish)
+{
+    walk_rows(s, at, range, down, 4, finish);
+}
+
 /* Every other step walks the blocks downwards: what the last step left in the nearest cache comes first then, where
  * walking round and round would find nothing of a matrix that is larger than the cache. */
-FL_INLINE void walk_steps(const fl_steps *s, finish_block *finish_one, finish_tile *finish_rows)
+FL_INLINE void walk_steps(const fl_steps *s, const int V, finish_block *finish_one, finish_tile *finish_rows)
 {
     const block_range range = range_of(s);
-    const size_t end = range.full_end + (range.tail_vectors != 0);
-    step_view at = {s->pre, s->x, s->h, s->x_index, s->y, s->h_stride_b, s->saved_c, s->saved_gates};
+    step_view at = {s->pre, s->x, s->h, s->x_index, s->y, s->h_stride_b, NULL, s->saved_c, s->saved_gates};
     for (size_t t = 0; t < s->T; t++) {
         const bool down = (s->turn + t) % 2 != 0;
-        if (s->B == 1) {
-            walk_one_row(s, &at, &range, down, finish_one);
-        } else if (s->B <= 3) {
-            walk_few_rows(s, &at, &range, down, finish_rows);
-            if (range.tail_vectors != 0)
-                walk_block(s, &at, range.full_end, finish_rows);
-        } else {
-            for (size_t n = range.begin; n < end; n++)
-                walk_block(s, &at, down ? end - 1 - (n - range.begin) : n, finish_rows);
-        }
+        if (s->B == 1)
+            walk_one_row(s, &at, &range, down, V, finish_one, finish_rows);
+        else if (V == 4)
+            walk_rows_4(s, &at, &range, down, finish_rows);
+        else
+            walk_rows(s, &at, &range, down, V, finish_rows);
         at.h = at.y;
         at.h_stride_b = s->y_stride_b;
+        at.h_at = s->y_at;
         at.y += s->y_stride_t;
         if (at.saved_c)
             at.saved_c += s->saved_c_stride_t;
@@ -183,7 +204,82 @@ FL_INLINE void walk_steps(const fl_steps *s, finish_block *finish_one, finish_ti
     }
 }
 
-static void lstm_steps(const fl_steps *s) { walk_steps(s, lstm_finish, lstm_finish_tile); }
+static void lstm_steps(const fl_steps *s) { walk_steps(s, 4, lstm_finish, lstm_finish_tile); }
+
+/* ---- Other cells: the end of a tile is called ------------------------------------------------------------- */
+
+/* Where the cell of row `position` finds its data. */
+FL_INLINE unit_row tile_row(const fl_steps *s, const step_view *at, size_t position)
+{
+    const size_t b = row_at(s, position), H = s->layout.H;
+    unit_row row;
+    row.h_before = at->h + place_of(at->h_at, b) * at->h_stride_b;
+    row.c = s->c ? (real *)s->c + (ptrdiff_t)b * s->c_stride_b : NULL;
+    row.h = s->out ? (real *)s->out + position * H : at->y + place_of(s->y_at, b) * s->y_stride_b;
+    row.zoned_c = s->zoned_c ? (const real *)s->zoned_c + position * H : NULL;
+    row.zoned_h = s->zoned_h ? (const real *)s->zoned_h + position * H : NULL;
+    row.saved = at->saved_gates ? at->saved_gates + (ptrdiff_t)b * s->saved_gates_stride_b : NULL;
+    return row;
+}
+
+/* The cell on a stored tile of V vectors a block, three of which come with a part of the state. */
+#define FINISH_TILE(CELL, V)                                                                                             \
+    static __attribute__((noinline)) void CELL##_finish_##V(const fl_steps *s, const step_view *at, size_t position,     \
+                                                            size_t j, const tile_store *store, size_t NR, size_t NB,     \
+                                                            size_t NT)                                                   \
+    {                                                                                                                    \
+        for (size_t r = 0; r < NR; r++) {                                                                                \
+            const unit_row row = tile_row(s, at, position + r);                                                          \
+            real *saved_c = at->saved_c ? at->saved_c + place_of(s->saved_at, row_at(s, position + r)) * s->saved_c_stride_b : NULL; \
+            for (size_t b = 0; b < NB + (NT != 0); b++) {                                                                \
+                const size_t unit = (j + b) * VF_LANES, lanes = block_lanes(&s->layout, j + b);                          \
+                vf x[4], h[4];                                                                                           \
+                stored_gates(x, store->vectors, r, b, (V), NB, NT);                                                      \
+                if ((V) == 3)                                                                                            \
+                    stored_gates(h, store->states, r, b, (V), NB, NT);                                                   \
+                CELL##_unit(s->cell, &row, unit, lanes, x, (V) == 3 ? h : NULL);                                         \
+                if (saved_c)                                                                                             \
+                    store_lanes(saved_c + unit, load_lanes(row.c + unit, lanes), lanes);                                 \
+            }                                                                                                            \
+        }                                                                                                                \
+    }
+FINISH_TILE(lstm, 4)
+FINISH_TILE(lstm_peephole, 4)
+FINISH_TILE(lstm, 3)
+FINISH_TILE(gru, 3)
+#undef FINISH_TILE
+
+/* One gate: a block is four vectors of units, the packed tail one or two. */
+static __attribute__((noinline)) void rnn_finish(const fl_steps *s, const step_view *at, size_t position, size_t j,
+                                                 const tile_store *store, size_t NR, size_t NB, size_t NT)
+{
+    for (size_t r = 0; r < NR; r++) {
+        const unit_row row = tile_row(s, at, position + r);
+        const real(*vectors)[VF_LANES] = store->vectors + r * (4 * NB + NT);
+        for (size_t v = 0; v < 4 * NB + NT; v++) {
+            const size_t unit = j * s->layout.units + v * VF_LANES, H = s->layout.H;
+            if (unit >= H)
+                break;
+            const vf gate = vf_load(vectors[v]);
+            rnn_unit(s->cell, &row, unit, H - unit < VF_LANES ? H - unit : VF_LANES, &gate, NULL);
+        }
+    }
+}
+
+static finish_tile *finish_of(const fl_cell *cell)
+{
+    if (cell->options.kind == FL_CELL_RNN)
+        return rnn_finish;
+    return cell->is_usual && cell->options.peephole ? lstm_peephole_finish_4 : lstm_finish_4;
+}
+
+static void cell_steps(const fl_steps *s)
+{
+    if (s->layout.vectors == 3)
+        walk_steps(s, 3, NULL, s->cell->options.kind == FL_CELL_GRU ? gru_finish_3 : lstm_finish_3);
+    else
+        walk_steps(s, 4, NULL, finish_of(s->cell));
+}
 
 /* No cell: the gates themselves, as (B, 4H). */
 FL_INLINE void gates_finish(const fl_steps *s, const step_view *at, size_t position, size_t block, const vf gate[4])
@@ -201,15 +297,15 @@ static __attribute__((noinline)) void gates_finish_tile(const fl_steps *s, const
 
 static void gate_matmul(const fl_steps *s)
 {
-    const step_view at = {s->pre, s->x, s->h, s->x_index, s->y, s->h_stride_b, s->saved_c, s->saved_gates};
-    for (size_t j = s->block_begin; j < s->block_end; j++)
-        walk_block(s, &at, j, gates_finish_tile);
+    const step_view at = {s->pre, s->x, s->h, s->x_index, s->y, s->h_stride_b, NULL, s->saved_c, s->saved_gates};
+    const block_range range = range_of(s);
+    walk_rows_4(s, &at, &range, false, gates_finish_tile);
 }
 
-/* pre = bias + x W for NR rows and one block. */
-FL_INLINE void product_tile(const fl_product *p, size_t m, size_t j, const int NR, const int NB, const int NT)
+/* pre = bias + x W for NR rows and one block of V vectors. */
+FL_INLINE void product_tile(const fl_product *p, size_t m, size_t j, const int V, const int NR, const int NB, const int NT)
 {
-    const int NV = 4 * NB + NT;
+    const int NV = V * NB + NT;
     const size_t offset = fl_block_offset(&p->layout, j);
     const real *bias = (const real *)p->bias + offset;
     const real *row[MAX_ROWS];
@@ -221,7 +317,7 @@ FL_INLINE void product_tile(const fl_product *p, size_t m, size_t j, const int N
     }
     FL_UNROLL for (int r = 0; r < NR; r++) row[r] = (const real *)p->x + p->x_offsets[m + (size_t)r];
     const size_t panel = fl_panel_stride(&p->layout, p->I);
-    accumulate(acc, NR, NB, NT, row, p->I, (const real *)p->W + j * panel, panel);
+    accumulate(acc, V, NR, NB, NT, row, p->I, (const real *)p->W + j * panel, panel);
     FL_UNROLL for (int r = 0; r < NR; r++)
     {
         real *pre = (real *)p->pre + (ptrdiff_t)(m + (size_t)r) * p->pre_stride_row + offset;
@@ -229,9 +325,9 @@ FL_INLINE void product_tile(const fl_product *p, size_t m, size_t j, const int N
     }
 }
 
-static void input_product(const fl_product *p)
+FL_INLINE void walk_input_product(const fl_product *p, const int V)
 {
-#define TILE(NR, NB, NT) product_tile(p, m, j, NR, NB, NT)
+#define TILE(NR, NB, NT) product_tile(p, m, j, V, NR, NB, NT)
     for (size_t j = p->block_begin; j < p->block_end; j++) {
         for (size_t m = 0, rows; m < p->rows; m += rows) {
             rows = next_tile_rows(p->rows - m);
@@ -239,6 +335,14 @@ static void input_product(const fl_product *p)
         }
     }
 #undef TILE
+}
+
+static void input_product(const fl_product *p)
+{
+    if (p->layout.vectors == 3)
+        walk_input_product(p, 3);
+    else
+        walk_input_product(p, 4);
 }
 
 #endif

@@ -8,41 +8,43 @@
 #include "forward.h"
 
 struct fl_stream {
-    const fl_lstm *lstm;
+    const fl_stack *stack;
     size_t B;
-    void *h, *c;    /* (L, B, H) */
+    void *h, *c;    /* (L, B, P), (L, B, n*H); c null where the cell has none */
     fl_workspace workspace;
 };
 
 /* Large enough for every T: memory of a unidirectional stack stops growing long before. */
 #define ANY_T ((size_t)1 << 24)
 
-fl_status fl_stream_create(const fl_lstm *lstm, size_t B, fl_stream **stream_out)
+fl_status fl_stream_create(const fl_stack *stack, size_t B, fl_stream **stream_out)
 {
-    size_t state = 0, scratch = 0;
-    if (lstm == NULL || stream_out == NULL || B == 0 || lstm->shape.num_directions != 1)
+    size_t h_bytes = 0, c_bytes = 0, scratch = 0;
+    if (stack == NULL || stream_out == NULL || B == 0 || stack->shape.num_directions != 1)
         return FL_ERROR_ARGUMENT;
     const fl_fp_state caller_state = fl_fp_enter(true);
-    const fl_plan plan = fl_plan_make(lstm, ANY_T, B, 1, false);
+    const fl_plan plan = fl_plan_make(stack, ANY_T, B, 1, false);
     fl_fp_leave(caller_state);
-    if (!fl_add_product(&state, lstm->shape.num_layers, B, lstm->layout.H) ||
-        !fl_add_product(&state, state, lstm->real_size - 1, 1) ||
-        fl_forward_bytes(lstm, &plan, ANY_T, B, false, NULL, &scratch) != FL_OK)
+    const size_t L = stack->shape.num_layers, real_size = stack->real_size;
+    if (!fl_add_product(&h_bytes, L * real_size, B, stack->sizes.P) ||
+        !fl_add_product(&c_bytes, L * real_size, B, fl_states_width(stack)) ||
+        fl_forward_bytes(stack, &plan, ANY_T, B, false, NULL, &scratch) != FL_OK)
         return FL_ERROR_SIZE;
     fl_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL)
         return FL_ERROR_MEMORY;
-    stream->lstm = lstm;
+    stream->stack = stack;
     stream->B = B;
-    stream->h = fl_allocate(state);
-    stream->c = fl_allocate(state);
+    stream->h = fl_allocate(h_bytes);
+    stream->c = c_bytes != 0 ? fl_allocate(c_bytes) : NULL;
     stream->workspace.memory = fl_allocate(scratch);
-    if (stream->h == NULL || stream->c == NULL || stream->workspace.memory == NULL) {
+    if (stream->h == NULL || (c_bytes != 0 && stream->c == NULL) || stream->workspace.memory == NULL) {
         fl_stream_destroy(stream);
         return FL_ERROR_MEMORY;
     }
-    memset(stream->h, 0, state);
-    memset(stream->c, 0, state);
+    memset(stream->h, 0, h_bytes);
+    if (c_bytes != 0)
+        memset(stream->c, 0, c_bytes);
     memset(stream->workspace.memory, 0, scratch); /* so that the real-time path meets no page fault */
     *stream_out = stream;
     return FL_OK;
@@ -62,7 +64,7 @@ fl_status fl_stream_process(fl_stream *stream, size_t T, const fl_stream_io *io)
 {
     if (stream == NULL || io == NULL)
         return FL_ERROR_ARGUMENT;
-    const fl_lstm_args args = {.T = T,
+    const fl_forward_args args = {.T = T,
                                .B = stream->B,
                                .x = io->x,
                                .x_index = io->x_index,
@@ -78,12 +80,12 @@ fl_status fl_stream_process(fl_stream *stream, size_t T, const fl_stream_io *io)
                                .num_threads = 1,
                                .interrupt = io->interrupt,
                                .interrupt_context = io->interrupt_context};
-    const fl_status status = fl_check_args(stream->lstm, &args);
+    const fl_status status = fl_check_args(stream->stack, &args);
     if (status != FL_OK || T == 0)
         return status;
     fl_fp_state caller_state = fl_fp_enter(true);
-    const fl_plan plan = fl_plan_make(stream->lstm, T, stream->B, 1, false);
-    const fl_status run = fl_forward_run(stream->lstm, &args, &plan, NULL, &stream->workspace, &caller_state);
+    const fl_plan plan = fl_plan_make(stream->stack, T, stream->B, 1, false);
+    const fl_status run = fl_forward_run(stream->stack, &args, &plan, NULL, &stream->workspace, &caller_state);
     fl_fp_leave(caller_state);
     return run;
 }

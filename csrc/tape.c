@@ -25,7 +25,7 @@ void fl_tape_destroy(fl_tape *tape)
     free(tape);
 }
 
-size_t fl_tape_bytes(const fl_tape *tape) { return tape != NULL && tape->lstm != NULL ? tape->used : 0; }
+size_t fl_tape_bytes(const fl_tape *tape) { return tape != NULL && tape->stack != NULL ? tape->used : 0; }
 
 bool fl_block_grow(fl_block *block, size_t bytes)
 {
@@ -37,18 +37,27 @@ bool fl_block_grow(fl_block *block, size_t bytes)
     return block->memory != NULL;
 }
 
-static fl_status keep(fl_tape *tape, const fl_lstm *lstm, const fl_record_args *args)
+/* Steps between the states that are kept; 0: all are.  Only the plain LSTM computes gates again from states alone; for other
+ * cells that means a chunk of the backward pass at a time, from its first states. */
+static size_t segment_of(const fl_stack *stack, const fl_record_args *args)
 {
-    const size_t T = args->call.T, B = args->call.B, H = lstm->layout.H, L = lstm->shape.num_layers;
-    const size_t cells = L * lstm->shape.num_directions;
-    const bool keeps_gates = args->save == FL_SAVE_ALL, keeps_states = keeps_gates || args->save == FL_SAVE_STATES;
-    const size_t checkpoints = keeps_states || T == 0 ? 0 : (T - 1) / args->save;
+    if (args->save == FL_SAVE_ALL || (args->save == FL_SAVE_STATES && stack->path == FL_PATH_LSTM))
+        return 0;
+    return args->save == FL_SAVE_STATES ? fl_back_chunk(args->call.T, args->call.B) : args->save;
+}
+
+static fl_status keep(fl_tape *tape, const fl_stack *stack, const fl_record_args *args)
+{
+    const size_t T = args->call.T, B = args->call.B, L = stack->shape.num_layers, segment = segment_of(stack, args);
+    const size_t cells = L * stack->shape.num_directions, P = stack->sizes.P, width = fl_states_width(stack);
+    const bool keeps_gates = args->save == FL_SAVE_ALL, keeps_states = segment == 0;
+    const size_t checkpoints = keeps_states || T == 0 ? 0 : (T - 1) / segment;
     size_t steps = 0, states = 0, total = 0, gates, c, h, saved, any_reset;
-    if (!fl_add_product(&steps, cells, T, B) || !fl_add_product(&states, cells * 2, B, H) ||
-        !fl_take_place(&total, &gates, keeps_gates ? steps : 0, 4 * H, lstm->real_size) ||
-        !fl_take_place(&total, &c, keeps_states ? steps : 0, H, lstm->real_size) ||
-        !fl_take_place(&total, &h, keeps_states ? steps - steps / L : 0, H, lstm->real_size) ||
-        !fl_take_place(&total, &saved, checkpoints, states, lstm->real_size) ||
+    if (!fl_add_product(&steps, cells, T, B) || !fl_add_product(&states, cells, P + width, B) ||
+        !fl_take_place(&total, &gates, keeps_gates ? steps : 0, stack->sizes.saved, stack->real_size) ||
+        !fl_take_place(&total, &c, keeps_states ? steps : 0, width, stack->real_size) ||
+        !fl_take_place(&total, &h, keeps_states ? steps - steps / L : 0, P, stack->real_size) ||
+        !fl_take_place(&total, &saved, checkpoints, states, stack->real_size) ||
         !fl_take_place(&total, &any_reset, args->reset != NULL ? T : 0, 1, 1))
         return FL_ERROR_SIZE;
     if (!fl_block_grow(&tape->kept, total))
@@ -66,36 +75,38 @@ static fl_status keep(fl_tape *tape, const fl_lstm *lstm, const fl_record_args *
                               .c = keeps_states ? base + c : NULL,
                               .h = keeps_states && L > 1 ? base + h : NULL,
                               .checkpoints = keeps_states ? NULL : base + saved,
-                              .segment = keeps_states ? 0 : args->save,
+                              .segment = segment,
                               .reset = args->reset,
                               .any_reset = any,
                               .dropout = args->dropout,
-                              .dropout_seed = args->dropout_seed,
-                              .dropout_T = T};
+                              .seed = args->seed,
+                              .draws = args->draws,
+                              .first_cell = args->first_cell,
+                              .mask_T = T};
     tape->saving = saving;
     return FL_OK;
 }
 
-fl_status fl_lstm_record(const fl_lstm *lstm, const fl_record_args *args, fl_tape *tape)
+fl_status fl_stack_record(const fl_stack *stack, const fl_record_args *args, fl_tape *tape)
 {
     if (args == NULL || tape == NULL || !(args->dropout >= 0.0 && args->dropout <= 1.0))
         return FL_ERROR_ARGUMENT;
-    fl_status status = fl_check_args(lstm, &args->call);
+    fl_status status = fl_check_args(stack, &args->call);
     if (status != FL_OK)
         return status;
-    const fl_lstm_args *call = &args->call;
-    if (call->B != 0 && (call->h_n == call->h0 || call->c_n == call->c0))
+    const fl_forward_args *call = &args->call;
+    if (call->B != 0 && (call->h_n == call->h0 || (call->c_n != NULL && call->c_n == call->c0)))
         return FL_ERROR_ARGUMENT;
-    tape->lstm = NULL;
-    status = keep(tape, lstm, args);
+    tape->stack = NULL;
+    status = keep(tape, stack, args);
     if (status == FL_OK && call->B != 0) {
         fl_fp_state caller_state = fl_fp_enter(true);
-        status = fl_forward_planned(lstm, call, &tape->saving, &tape->workspace, &caller_state);
+        status = fl_forward_planned(stack, call, &tape->saving, &tape->workspace, &caller_state);
         fl_fp_leave(caller_state);
     }
     if (status == FL_OK) {
         tape->args = *args;
-        tape->lstm = lstm;
+        tape->stack = stack;
     }
     return status;
 }

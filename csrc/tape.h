@@ -14,8 +14,11 @@ typedef struct fl_block {
 /* At least that many bytes; the old content is lost.  False, and an empty block, where there is no memory. */
 bool fl_block_grow(fl_block *block, size_t bytes);
 
+/* Steps of a chunk of the backward pass. */
+size_t fl_back_chunk(size_t T, size_t B);
+
 struct fl_tape {
-    const fl_lstm *lstm; /* that recorded; null: nothing is recorded */
+    const fl_stack *stack; /* that recorded; null: nothing is recorded */
     fl_record_args args;
     fl_saving saving;
     size_t used;            /* bytes of `kept` */

@@ -34,17 +34,20 @@ typedef struct step_view {
     const int64_t *x_index;
     real *y;
     ptrdiff_t h_stride_b;
+    const ptrdiff_t *h_at;
     real *saved_c, *saved_gates;
 } step_view;
 
 FL_INLINE size_t row_at(const fl_steps *s, size_t position) { return s->rows ? s->rows[position] : position; }
 
+FL_INLINE ptrdiff_t place_of(const ptrdiff_t *at, size_t b) { return at ? at[b] : (ptrdiff_t)b; }
+
 /* total += sum over k of a[r][k] * panel[k], FL_K_BLOCK at a time: each partial sum is a chain of multiply-adds from zero.
  * `w` is the first panel, the next ones and the tail's follow at `panel` elements. */
-FL_INLINE void accumulate(vf *total, const int NR, const int NB, const int NT, const real *const *a, size_t K,
+FL_INLINE void accumulate(vf *total, const int V, const int NR, const int NB, const int NT, const real *const *a, size_t K,
                           const real *w, size_t panel)
 {
-    const int NV = 4 * NB + NT;
+    const int NV = V * NB + NT;
     vf acc[MAX_ACCUMULATORS];
     for (size_t k = 0, end; k < K; k = end) {
         end = K - k > FL_K_BLOCK ? k + FL_K_BLOCK : K;
@@ -54,18 +57,18 @@ FL_INLINE void accumulate(vf *total, const int NR, const int NB, const int NT, c
             FL_UNROLL for (int r = 0; r < NR; r++) input[r] = vf_set1(a[r][k]);
             FL_UNROLL for (int b = 0; b < NB; b++)
             {
-                FL_UNROLL for (int v = 0; v < 4; v++)
+                FL_UNROLL for (int v = 0; v < V; v++)
                 {
-                    const vf weight = vf_load(w + (size_t)b * panel + (4 * k + (size_t)v) * VF_LANES);
+                    const vf weight = vf_load(w + (size_t)b * panel + ((size_t)V * k + (size_t)v) * VF_LANES);
                     FL_UNROLL for (int r = 0; r < NR; r++)
-                        acc[r * NV + 4 * b + v] = vf_fma(input[r], weight, acc[r * NV + 4 * b + v]);
+                        acc[r * NV + V * b + v] = vf_fma(input[r], weight, acc[r * NV + V * b + v]);
                 }
             }
             FL_UNROLL for (int v = 0; v < NT; v++)
             {
                 const vf weight = vf_load(w + (size_t)NB * panel + ((size_t)NT * k + (size_t)v) * VF_LANES);
                 FL_UNROLL for (int r = 0; r < NR; r++)
-                    acc[r * NV + 4 * NB + v] = vf_fma(input[r], weight, acc[r * NV + 4 * NB + v]);
+                    acc[r * NV + V * NB + v] = vf_fma(input[r], weight, acc[r * NV + V * NB + v]);
             }
         }
         FL_UNROLL for (int v = 0; v < NR * NV; v++) total[v] = vf_add(total[v], acc[v]);
@@ -73,61 +76,86 @@ FL_INLINE void accumulate(vf *total, const int NR, const int NB, const int NT, c
 }
 
 /* total += the weights of one input a row; `w` and `panel` as above. */
-FL_INLINE void add_one_hot(vf *total, const int64_t *index, const real *w, size_t panel, const int NR, const int NB,
-                           const int NT)
+FL_INLINE void add_one_hot(vf *total, const int64_t *index, const real *w, size_t panel, const int V, const int NR,
+                           const int NB, const int NT)
 {
-    const int NV = 4 * NB + NT;
+    const int NV = V * NB + NT;
     FL_UNROLL for (int r = 0; r < NR; r++)
     {
         const size_t k = (size_t)index[r];
         FL_UNROLL for (int b = 0; b < NB; b++)
         {
-            const real *weights = w + (size_t)b * panel + 4 * k * VF_LANES;
-            FL_UNROLL for (int v = 0; v < 4; v++)
-                total[r * NV + 4 * b + v] = vf_add(total[r * NV + 4 * b + v], vf_load(weights + (size_t)v * VF_LANES));
+            const real *weights = w + (size_t)b * panel + (size_t)V * k * VF_LANES;
+            FL_UNROLL for (int v = 0; v < V; v++)
+                total[r * NV + V * b + v] = vf_add(total[r * NV + V * b + v], vf_load(weights + (size_t)v * VF_LANES));
         }
         const real *tail = w + (size_t)NB * panel + (size_t)NT * k * VF_LANES;
         FL_UNROLL for (int v = 0; v < NT; v++)
-            total[r * NV + 4 * NB + v] = vf_add(total[r * NV + 4 * NB + v], vf_load(tail + (size_t)v * VF_LANES));
+            total[r * NV + V * NB + v] = vf_add(total[r * NV + V * NB + v], vf_load(tail + (size_t)v * VF_LANES));
     }
 }
 
-/* Gates of the tile at `position` (first row) and block j (first block). */
-FL_INLINE void tile_gates(vf *total, const fl_steps *s, const step_view *at, size_t position, size_t j, const int NR,
-                          const int NB, const int NT)
+/* What comes before the products of the tile at `position` (first row) and block j (first block): the hoisted input product;
+ * or the bias, and the weights of one-hot input. */
+FL_INLINE void tile_begin(vf *total, const fl_steps *s, const step_view *at, size_t position, size_t j, const int V,
+                          const int NR, const int NB, const int NT)
 {
-    const int NV = 4 * NB + NT;
-    const size_t offset = fl_block_offset(&s->layout, j);
-    const size_t x_panel = fl_panel_stride(&s->layout, s->I), h_panel = fl_panel_stride(&s->layout, s->layout.H);
-    const real *row[MAX_ROWS];
-
+    const int NV = V * NB + NT;
+    const size_t offset = fl_block_offset(&s->layout, j), panel = fl_panel_stride(&s->layout, s->I);
     if (at->pre) {
         FL_UNROLL for (int r = 0; r < NR; r++)
         {
             const real *pre = at->pre + (ptrdiff_t)(position + (size_t)r) * s->pre_stride_row + offset;
             FL_UNROLL for (int v = 0; v < NV; v++) total[r * NV + v] = vf_load(pre + (size_t)v * VF_LANES);
         }
-    } else {
-        const real *bias = (const real *)s->bias + offset;
-        FL_UNROLL for (int v = 0; v < NV; v++)
-        {
-            const vf b = vf_load(bias + (size_t)v * VF_LANES);
-            FL_UNROLL for (int r = 0; r < NR; r++) total[r * NV + v] = b;
-        }
+        return;
     }
-    if (at->x) {
-        FL_UNROLL for (int r = 0; r < NR; r++)
-            row[r] = at->x + (ptrdiff_t)row_at(s, position + (size_t)r) * s->x_stride_b;
-        accumulate(total, NR, NB, NT, row, s->I, (const real *)s->W + j * x_panel, x_panel);
-    } else if (at->x_index) {
+    const real *bias = (const real *)s->bias + offset;
+    FL_UNROLL for (int v = 0; v < NV; v++)
+    {
+        const vf b = vf_load(bias + (size_t)v * VF_LANES);
+        FL_UNROLL for (int r = 0; r < NR; r++) total[r * NV + v] = b;
+    }
+    if (at->x_index) {
         int64_t index[MAX_ROWS];
         FL_UNROLL for (int r = 0; r < NR; r++)
-            index[r] = at->x_index[(ptrdiff_t)row_at(s, position + (size_t)r) * s->x_stride_b];
-        add_one_hot(total, index, (const real *)s->W + j * x_panel, x_panel, NR, NB, NT);
+            index[r] = at->x_index[place_of(s->x_at, row_at(s, position + (size_t)r)) * s->x_stride_b];
+        add_one_hot(total, index, (const real *)s->W + j * panel, panel, V, NR, NB, NT);
     }
-    FL_UNROLL for (int r = 0; r < NR; r++)
-        row[r] = at->h + (ptrdiff_t)row_at(s, position + (size_t)r) * at->h_stride_b;
-    accumulate(total, NR, NB, NT, row, s->layout.H, (const real *)s->R + j * h_panel, h_panel);
+}
+
+/* total += the product with rows of x, or of h. */
+FL_INLINE void add_product(vf *total, const fl_steps *s, const step_view *at, size_t position, size_t j, bool is_state,
+                           const int V, const int NR, const int NB, const int NT)
+{
+    const real *base = is_state ? at->h : at->x;
+    const ptrdiff_t *places = is_state ? at->h_at : s->x_at;
+    const ptrdiff_t stride = is_state ? at->h_stride_b : s->x_stride_b;
+    const size_t K = is_state ? s->P : s->I, panel = fl_panel_stride(&s->layout, K);
+    const real *row[MAX_ROWS];
+    FL_UNROLL for (int r = 0; r < NR; r++) row[r] = base + place_of(places, row_at(s, position + (size_t)r)) * stride;
+    accumulate(total, V, NR, NB, NT, row, K, (const real *)(is_state ? s->R : s->W) + j * panel, panel);
+}
+
+/* Both products, where that with x is a part of the step.  One loop for both: the code of a tile is large.  Three gates keep
+ * the two apart: what stands before the state's part goes to `inputs`. */
+FL_INLINE void tile_products(vf *total, const fl_steps *s, const step_view *at, size_t position, size_t j, const int V,
+                             const int NR, const int NB, const int NT, real (*inputs)[VF_LANES])
+{
+    const int NV = V * NB + NT;
+    FL_NO_UNROLL for (int part = at->x ? 0 : 1; part < 2; part++)
+    {
+        if (V == 3 && part == 1) {
+            const real *bias = (const real *)s->bias_h + fl_block_offset(&s->layout, j);
+            FL_UNROLL for (int v = 0; v < NR * NV; v++) vf_store(inputs[v], total[v]);
+            FL_UNROLL for (int v = 0; v < NV; v++)
+            {
+                const vf b = vf_load(bias + (size_t)v * VF_LANES);
+                FL_UNROLL for (int r = 0; r < NR; r++) total[r * NV + v] = b;
+            }
+        }
+        add_product(total, s, at, position, j, part == 1, V, NR, NB, NT);
+    }
 }
 
 /* The gates i, f, g, o of row r, block b (b == NB: the packed tail) as four vectors. */
@@ -145,7 +173,7 @@ FL_INLINE void unpack_gates(vf gate[4], const vf *acc, int r, int b, const int N
 
 FL_INLINE size_t block_lanes(const fl_layout *layout, size_t j)
 {
-    return j + 1 == layout->blocks ? layout->last_lanes : VF_LANES;
+    return j + 1 == layout->blocks ? layout->last_lanes : layout->units;
 }
 
 FL_INLINE vf load_lanes(const real *p, size_t n) { return n == VF_LANES ? vf_load(p) : vf_load_n(p, n); }
@@ -167,7 +195,10 @@ FL_INLINE void tile_of_one(const fl_steps *s, const step_view *at, size_t j, con
                            finish_block *finish)
 {
     vf acc[MAX_ACCUMULATORS], gate[4];
-    tile_gates(acc, s, at, 0, j, 1, NB, NT);
+    tile_begin(acc, s, at, 0, j, 4, 1, NB, NT);
+    if (at->x)
+        add_product(acc, s, at, 0, j, false, 4, 1, NB, NT);
+    add_product(acc, s, at, 0, j, true, 4, 1, NB, NT);
     FL_UNROLL for (int b = 0; b < NB + (NT != 0); b++)
     {
         unpack_gates(gate, acc, 0, b, NB, NT);
@@ -176,22 +207,26 @@ FL_INLINE void tile_of_one(const fl_steps *s, const step_view *at, size_t j, con
 }
 
 /* The gates of several rows on their way from the accumulators to the cell, in the nearest cache.  Through memory,
- * because with the cell inlined next to it the compiler runs out of registers for the product. */
+ * because with the cell inlined next to it the compiler runs out of registers for the product.  Three gates keep the two
+ * parts of their pre-activations apart. */
 typedef struct tile_store {
     _Alignas(64) real vectors[MAX_ACCUMULATORS][VF_LANES];
+    _Alignas(64) real states[MAX_ACCUMULATORS][VF_LANES];
 } tile_store;
 
 /* A whole stored tile: a function of its own for each cell, not inlined, made from finish_stored(). */
 typedef void finish_tile(const fl_steps *s, const step_view *at, size_t position, size_t j, const tile_store *store,
                          size_t NR, size_t NB, size_t NT);
 
-/* The gates of row r, block b of a stored tile. */
-FL_INLINE void stored_gates(vf gate[4], const tile_store *store, size_t r, size_t b, size_t NB, size_t NT)
+/* The gates of row r, block b of a stored tile with V vectors a block. */
+FL_INLINE void stored_gates(vf gate[4], const real (*vectors)[VF_LANES], size_t r, size_t b, size_t V, size_t NB, size_t NT)
 {
-    const real(*v)[VF_LANES] = store->vectors + r * (4 * NB + NT) + 4 * b;
+    const real(*v)[VF_LANES] = vectors + r * (V * NB + NT) + V * b;
     if (b < NB) {
-        for (int n = 0; n < 4; n++)
+        for (size_t n = 0; n < V; n++)
             gate[n] = vf_load(v[n]);
+        if (V < 4)
+            gate[3] = vf_set1(0);
     } else if (NT == 2) {
         const vf i_f = vf_load(v[0]), g_o = vf_load(v[1]);
         gate[0] = vf_half(i_f, 0);
@@ -213,20 +248,22 @@ FL_INLINE void finish_stored(const fl_steps *s, const step_view *at, size_t posi
     vf gate[4];
     for (size_t b = 0; b < NB + (NT != 0); b++) {
         for (size_t r = 0; r < NR; r++) {
-            stored_gates(gate, store, r, b, NB, NT);
+            stored_gates(gate, store->vectors, r, b, 4, NB, NT);
             finish(s, at, position + r, j + b, gate);
         }
     }
 }
 
-/* Several rows. */
-FL_INLINE void tile_of_rows(const fl_steps *s, const step_view *at, size_t position, size_t j, const int NR, const int NB,
-                            const int NT, finish_tile *finish)
+/* Several rows, or one where the cell is not inlined. */
+FL_INLINE void tile_of_rows(const fl_steps *s, const step_view *at, size_t position, size_t j, const int V, const int NR,
+                            const int NB, const int NT, finish_tile *finish)
 {
+    const int NV = V * NB + NT;
     vf acc[MAX_ACCUMULATORS];
     tile_store store;
-    tile_gates(acc, s, at, position, j, NR, NB, NT);
-    FL_UNROLL for (int v = 0; v < NR * (4 * NB + NT); v++) vf_store(store.vectors[v], acc[v]);
+    tile_begin(acc, s, at, position, j, V, NR, NB, NT);
+    tile_products(acc, s, at, position, j, V, NR, NB, NT, store.vectors);
+    FL_UNROLL for (int v = 0; v < NR * NV; v++) vf_store(V == 3 ? store.states[v] : store.vectors[v], acc[v]);
     finish(s, at, position, j, &store, (size_t)NR, (size_t)NB, (size_t)NT);
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Exponential, logistic and hyperbolic tangent over one vector, written once over the SIMD vocabulary.
+ * Exponential, logistic, hyperbolic tangent and log(1 + exp) over one vector, written once over the SIMD vocabulary.
  *
  * exp(-u) is split as s exp(-r) with s = 2^n, n the integer nearest to -u / ln 2 and r = u + n ln 2, |r| <= ln(2) / 2;
  * and exp(-r) as 1 - r q(r) with q(0) = 1.  Then
@@ -8,7 +8,8 @@
  *     1 - exp(-u) = 1 - s + (s r) q(r)
  * each in one multiply-add, so that 1 - exp(-u) keeps full relative precision where u is small, and tanh with it: there
  * n is 0 and r is u itself.  The coefficients of q come from tools/fit_polynomials.py (relative error 1.4e-8 for
- * float32, 2.0e-17 for float64).  Divisions are real divisions: reciprocal estimates differ between machines.
+ * float32, 2.0e-17 for float64), and so do those of the logarithm.  Divisions are real divisions: reciprocal estimates
+ * differ between machines.
  */
 #ifndef FL_VECMATH_BODY_H
 #define FL_VECMATH_BODY_H
@@ -25,6 +26,8 @@
 #define SIGMOID_LIMIT REAL(88.0)
 /* tanh is 1 to working precision from 9.02 on; exp(-40) is normal. */
 #define TANH_LIMIT REAL(20.0)
+/* exp is 0 or infinity beyond; of half of it, a normal number. */
+#define EXP_LIMIT REAL(128.0)
 #else
 #define LOG2_E 0x1.71547652b82fep+0
 #define LN_2 0x1.62e42fefa39efp-1
@@ -33,6 +36,7 @@
 #define ROUND_AND_BIAS (REAL(6755399441055744.0) + REAL(1023.0)) /* 1.5 * 2^52 */
 #define SIGMOID_LIMIT REAL(709.0)                                /* likewise */
 #define TANH_LIMIT REAL(40.0)                                    /* tanh is 1 from 19.07 on */
+#define EXP_LIMIT REAL(800.0)                                    /* likewise */
 #endif
 
 /* exp(-u) = scale - scale_r * q */
@@ -108,5 +112,57 @@ FL_INLINE vf hyperbolic_tangent(vf a)
     const tanh_parts t = tanh_of(a, 1);
     return vf_div(t.numerator, t.denominator);
 }
+
+/* 1 - exp(-u) for u >= 0, with full relative precision where u is small. */
+FL_INLINE vf one_minus_exp_minus(vf u)
+{
+    const exp_parts e = exp_minus(vf_min(vf_set1(2 * TANH_LIMIT), u), 1);
+    return vf_fma(e.scale_r, e.q, vf_sub(vf_set1(1), e.scale));
+}
+
+/* exp(a) of any a: 0 far below zero, infinity far above, NaN for NaN.  The square of exp(a / 2), which is a normal
+ * number wherever exp(a) is finite and not 0. */
+FL_INLINE vf exponential(vf a)
+{
+    const vf u = vf_mul(vf_set1(-REAL(0.5)), vf_min(vf_set1(EXP_LIMIT), vf_max(vf_set1(-EXP_LIMIT), a)));
+    const exp_parts e = exp_minus(u, 1);
+    const vf root = vf_fnma(e.scale_r, e.q, e.scale);
+    return vf_mul(root, root);
+}
+
+/* log(1 + E), 0 <= E <= 1, as 2 artanh(s) = 2 s p(s^2), s = E / (2 + E) <= 1/3; p(0) = 1. */
+FL_INLINE vf log1p_of(vf E)
+{
+    const vf s = vf_div(E, vf_add(E, vf_set1(2))), s2 = vf_mul(s, s), s4 = vf_mul(s2, s2);
+#if FL_REAL_BITS == 32
+    const vf p01 = vf_fma(vf_set1(0x1.555500p-2F), s2, vf_set1(1));
+    const vf p23 = vf_fma(vf_set1(0x1.1eba8ap-3F), s2, vf_set1(0x1.99d246p-3F));
+    const vf p = vf_fma(vf_fma(vf_set1(0x1.1edff8p-3F), s4, p23), s4, p01);
+#else
+    const vf s8 = vf_mul(s4, s4);
+    const vf p01 = vf_fma(vf_set1(0x1.5555555555535p-2), s2, vf_set1(1));
+    const vf p23 = vf_fma(vf_set1(0x1.249249209037ap-3), s2, vf_set1(0x1.99999999a0746p-3));
+    const vf p45 = vf_fma(vf_set1(0x1.745cb483ca634p-4), s2, vf_set1(0x1.c71c741978816p-4));
+    const vf p67 = vf_fma(vf_set1(0x1.106879d107c3bp-4), s2, vf_set1(0x1.3b1dcee134e07p-4));
+    const vf p89 = vf_fma(vf_set1(0x1.55e7a26b1f87bp-5), s2, vf_set1(0x1.efcc621bf80edp-5));
+    const vf p03 = vf_fma(p23, s4, p01), p47 = vf_fma(p67, s4, p45);
+    const vf p8a = vf_fma(vf_set1(0x1.5c4477d3ac016p-4), s4, p89);
+    const vf p = vf_fma(vf_fma(p8a, s8, p47), s8, p03);
+#endif
+    return vf_mul(vf_add(s, s), p);
+}
+
+/* log(1 + exp(-|a|)); 0 where exp(-|a|) is below the smallest normal number. */
+FL_INLINE vf log1p_exp_minus(vf a)
+{
+    const exp_parts e = exp_minus(vf_min(vf_set1(SIGMOID_LIMIT), vf_abs(a)), 1);
+    return log1p_of(vf_fnma(e.scale_r, e.q, e.scale));
+}
+
+/* log(1 + exp(a)) */
+FL_INLINE vf softplus(vf a) { return vf_add(vf_max(vf_set1(0), a), log1p_exp_minus(a)); }
+
+/* log(sigmoid(a)) */
+FL_INLINE vf log_sigmoid(vf a) { return vf_sub(vf_min(vf_set1(0), a), log1p_exp_minus(a)); }
 
 #endif

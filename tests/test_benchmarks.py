@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import data, findings, race, readme_table, report
+from benchmarks import data, findings, heats, race, readme_table, report
 from benchmarks.limits import Limits
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import gates_reordered
@@ -72,7 +72,13 @@ def test_each_shape_is_in_one_part() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "parts"),
-    [([], {"forward", "training"}), (["--training"], {"training"}), (["--forward", "--quick"], {"forward"})],
+    [
+        ([], {"forward", "training"}),
+        (["--training"], {"training"}),
+        (["--forward", "--quick"], {"forward"}),
+        (["--family"], {"family"}),
+        (["--family", "--training", "--quick"], {"family_training"}),
+    ],
 )
 def test_parts_that_are_asked_for(arguments: list[str], parts: set[str]) -> None:
     assert {shape.part for shape in race.chosen_shapes(race.parse(arguments))} == parts
@@ -97,7 +103,7 @@ def test_error_is_relative_to_each_gradient() -> None:
 
 
 def test_case_on_disk(tmp_path: Path) -> None:
-    case, truth = race.make_case(SHAPE)
+    case, truth = heats.make_case(SHAPE)
     message = json.loads(json.dumps(save_case(tmp_path, case, truth)))
     again, true_again = load_case(message)
     assert again.shape == SHAPE
@@ -114,7 +120,7 @@ def test_case_on_disk(tmp_path: Path) -> None:
 def test_our_step_has_the_right_answer() -> None:
     from benchmarks.peers.fastlstm_training import Peer
 
-    case, truth = race.make_case(SHAPE)
+    case, truth = heats.make_case(SHAPE)
     variants = Peer(1).variants(case)
     assert variants
     for build in variants.values():
@@ -162,9 +168,9 @@ def test_slow_contestants_have_one_turn() -> None:
     fast, slow, other = found("a", 0.1), found("b", 0.6), found("b", 0.6, threads=2)
     failed: dict[str, Any] = {"peer": "c", "threads": 1, "rounds": []}
     everybody = [fast, slow, other, failed]
-    assert [race._is_slow(result, everybody) for result in everybody] == [False, True, False, False]
+    assert [heats.is_slow(result, everybody) for result in everybody] == [False, True, False, False]
     short = [found("a", 0.001), found("b", 0.01)]
-    assert not race._is_slow(short[1], short)
+    assert not heats.is_slow(short[1], short)
 
 
 def test_tables() -> None:

@@ -16,6 +16,8 @@ ort: Any = import_module("onnxruntime")
 
 
 class Peer:
+    graph: Any = onnx_model  # the module that writes the case as a model
+
     def __init__(self, threads: int) -> None:
         self._threads = threads
 
@@ -25,17 +27,19 @@ class Peer:
     def variants(self, case: Case) -> dict[str, Callable[[], Prepared]]:
         return {"run_with_iobinding": lambda: self._bound(case), "run": lambda: self._plain(case)}
 
-    def _session(self, case: Case) -> Any:
+    def _session(self, case: Case, **attributes: int) -> Any:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        return ort.InferenceSession(onnx_model.build(case), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            self.graph.build(case, **attributes), options, providers=["CPUExecutionProvider"]
+        )
 
-    def _bound(self, case: Case) -> Prepared:
-        session = self._session(case)
+    def _bound(self, case: Case, **attributes: int) -> Prepared:
+        session = self._session(case, **attributes)
         binding = session.io_binding()
-        arrays = onnx_model.inputs(case)
+        arrays = self.graph.inputs(case)
         for name, array in arrays.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         values = [
@@ -45,12 +49,13 @@ class Peer:
             binding.bind_ortvalue_output(out.name, value)
         call = partial(session.run_with_iobinding, binding)
 
-        def answer() -> tuple[Array, Array, Array]:
+        def answer() -> tuple[Array, ...]:
             call()
-            return onnx_model.answer(case, [value.numpy() for value in values])
+            found: tuple[Array, ...] = self.graph.answer(case, [value.numpy() for value in values])
+            return found
 
         return Prepared(call, answer)
 
-    def _plain(self, case: Case) -> Prepared:
-        call = partial(self._session(case).run, None, onnx_model.inputs(case))
-        return Prepared(call, lambda: onnx_model.answer(case, call()))
+    def _plain(self, case: Case, **attributes: int) -> Prepared:
+        call = partial(self._session(case, **attributes).run, None, self.graph.inputs(case))
+        return Prepared(call, lambda: self.graph.answer(case, call()))

@@ -21,6 +21,8 @@ ops: Any = import_module("openvino.opset14")
 
 
 class Peer:
+    graph: Any = onnx_model  # the module that writes the case as a model
+
     def __init__(self, threads: int) -> None:
         self._core = ov.Core()
         self._settings = {
@@ -43,17 +45,19 @@ class Peer:
         return request, partial(request.infer, share_outputs=True)
 
     def _onnx(self, case: Case) -> Prepared:
-        model = self._core.read_model(onnx_model.build(case))
-        arrays = onnx_model.inputs(case)
+        model = self._core.read_model(self.graph.build(case))
+        arrays = self.graph.inputs(case)
         request, call = self._request(model, arrays)
 
-        def answer() -> tuple[Array, Array, Array]:
+        def answer() -> tuple[Array, ...]:
             call()
-            return onnx_model.answer(
-                case, [request.get_tensor(name).data for name in onnx_model.output_names(case)]
+            names = self.graph.output_names(case)
+            found: tuple[Array, ...] = self.graph.answer(
+                case, [request.get_tensor(name).data for name in names]
             )
+            return found
 
-        return Prepared(call, partial(_keeping, arrays, answer))
+        return Prepared(call, partial(keeping, arrays, answer))
 
     def _native(self, case: Case) -> Prepared:
         T, B, H, D = case.shape.T, case.shape.B, case.shape.H, case.shape.directions
@@ -100,12 +104,10 @@ class Peer:
                 np.concatenate(states[1::2]),
             )
 
-        return Prepared(call, partial(_keeping, arrays, answer))
+        return Prepared(call, partial(keeping, arrays, answer))
 
 
-def _keeping(
-    arrays: dict[str, Array], answer: Callable[[], tuple[Array, Array, Array]]
-) -> tuple[Array, Array, Array]:
+def keeping(arrays: dict[str, Array], answer: Callable[[], tuple[Array, ...]]) -> tuple[Array, ...]:
     """Keep the arrays alive that the request's tensors share memory with."""
     del arrays
     return answer()

@@ -41,20 +41,20 @@ int main(void)
     /* Rows are gates i, f, g, o, as in PyTorch.  i = 1 - f, g = x, o = 1 (nearly). */
     const float weight_ih[4] = {0.0F, 0.0F, 1.0F, 0.0F}, weight_hh[4] = {0.0F};
     const float bias[4] = {(float)logit(1.0 - FORGET), (float)logit(FORGET), 0.0F, 20.0F};
-    const fl_lstm_weights weights = {.weight_ih = weight_ih, .weight_hh = weight_hh, .bias_ih = bias};
-    const fl_lstm_shape shape = {
+    const fl_weights weights = {.weight_ih = weight_ih, .weight_hh = weight_hh, .bias_ih = bias};
+    const fl_stack_shape shape = {
         .dtype = FL_F32, .input_size = 1, .hidden_size = 1, .num_layers = 1, .num_directions = 1};
-    fl_lstm *lstm = NULL;
+    fl_stack *stack = NULL;
     fl_stream *stream = NULL;
     double error_in = 0.0, error_out = 0.0;
 
     fl_status status = fl_isa_select(NULL); /* the best that is compiled in and runs here */
     if (status == FL_OK)
-        status = fl_lstm_create(&shape, &lstm);
+        status = fl_stack_create(&shape, &stack);
     if (status == FL_OK)
-        status = fl_lstm_pack(lstm, 0, 0, &weights);
+        status = fl_stack_pack(stack, 0, 0, &weights);
     if (status == FL_OK)
-        status = fl_stream_create(lstm, 1, &stream);
+        status = fl_stream_create(stack, 1, &stream);
     if (status != FL_OK)
         fail("setting up", status);
 
@@ -78,6 +78,6 @@ int main(void)
                sqrt(error_out / STEPS));
 
     fl_stream_destroy(stream);
-    fl_lstm_destroy(lstm);
+    fl_stack_destroy(stack);
     return status == FL_OK ? 0 : 1;
 }

@@ -1,24 +1,33 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Compiled LSTM kernels for NumPy.
 
-`LSTM` and `LSTMCell` are the layers, with the shapes, names and meaning of ``torch.nn``; `kernels` holds the
+`LSTM`, `GRU` and `RNN` are the layers, with the shapes, names and meaning of ``torch.nn``; `IndRNN`, `SLSTM`,
+`MinGRU` and `MinLSTM` are their relatives, `LSTMCell`, `GRUCell` and `RNNCell` single steps.  `kernels` holds the
 pieces they are made of, and `reference` the same in readable NumPy.  `Dense` and `Embedding` are layers that
-an LSTM is trained with; `losses` and `optim` are what trains them.
+they are trained with; `losses` and `optim` are what trains them.
 """
 
 from . import kernels, losses, optim, reference
 from .dense import Dense
 from .embedding import Embedding
-from .layers import LSTM, LSTMCell
+from .layers import GRU, LSTM, RNN, SLSTM, GRUCell, IndRNN, LSTMCell, MinGRU, MinLSTM, RNNCell
 from .runtime import get_num_threads, set_num_threads, show_runtime, threads
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GRU",
     "LSTM",
+    "RNN",
+    "SLSTM",
     "Dense",
     "Embedding",
+    "GRUCell",
+    "IndRNN",
     "LSTMCell",
+    "MinGRU",
+    "MinLSTM",
+    "RNNCell",
     "get_num_threads",
     "kernels",
     "losses",

@@ -35,7 +35,8 @@ cdef inline bint has_row_strides(ndarray array) noexcept:
     for axis in range(last):
         if PyArray_STRIDES(array)[axis] & (itemsize - 1) and PyArray_DIMS(array)[axis] > 1:
             return False
-    return last < 0 or PyArray_STRIDES(array)[last] == itemsize or PyArray_DIMS(array)[last] <= 1
+    return (last < 0 or PyArray_STRIDES(array)[last] == itemsize or PyArray_DIMS(array)[last] <= 1
+            or PyArray_SIZE(array) == 0)
 
 
 cdef ndarray read_array(object value, str name):

@@ -35,27 +35,93 @@ cdef extern from "fastlstm.h" nogil:
     size_t fl_get_num_threads()
     size_t fl_set_local_num_threads(size_t num_threads)
 
-    ctypedef struct fl_lstm_shape:
+    ctypedef enum fl_cell_kind:
+        FL_CELL_LSTM
+        FL_CELL_GRU
+        FL_CELL_RNN
+        FL_CELL_INDRNN
+        FL_CELL_SLSTM
+        FL_CELL_MINGRU
+        FL_CELL_MINLSTM
+
+    ctypedef enum fl_coupling:
+        FL_COUPLING_NONE
+        FL_F_FROM_I
+        FL_I_FROM_F
+        FL_NO_FORGET_GATE
+
+    ctypedef enum fl_layer_norm:
+        FL_LAYER_NORM_NONE
+        FL_LAYER_NORM_GATE
+        FL_LAYER_NORM_HASTE
+
+    ctypedef enum fl_activation_kind:
+        FL_ACTIVATION_DEFAULT
+        FL_SIGMOID
+        FL_TANH
+        FL_RELU
+        FL_AFFINE
+        FL_LEAKY_RELU
+        FL_THRESHOLDED_RELU
+        FL_SCALED_TANH
+        FL_HARD_SIGMOID
+        FL_ELU
+        FL_SOFTSIGN
+        FL_SOFTPLUS
+
+    ctypedef struct fl_activation:
+        fl_activation_kind kind
+        double alpha
+        double beta
+
+    ctypedef struct fl_cell_options:
+        fl_cell_kind kind
+        fl_activation activations[3]
+        double gate_clip
+        fl_coupling coupling
+        fl_layer_norm layer_norm
+        bint peephole
+        double cell_clip
+        size_t proj_size
+        double proj_clip
+        double zoneout_c
+        double zoneout_h
+        bint zoneout_expectation
+        double recurrent_dropout
+        bint recurrent_dropout_tied
+        bint reset_before
+        size_t heads
+        double n_floor
+
+    ctypedef struct fl_stack_shape:
         fl_dtype dtype
         size_t input_size
         size_t hidden_size
         size_t num_layers
         size_t num_directions
+        fl_cell_options cell
 
-    ctypedef struct fl_lstm_weights:
+    ctypedef struct fl_weights:
         const void *weight_ih
         const void *weight_hh
         const void *bias_ih
         const void *bias_hh
+        const void *weight_ch
+        const void *weight_hr
+        const void *bias_hr
+        const void *weight_ln_ih
+        const void *weight_ln_hh
+        const void *weight_ln_c
+        const void *bias_ln_c
 
-    ctypedef struct fl_lstm:
+    ctypedef struct fl_stack:
         pass
 
-    fl_status fl_lstm_create(const fl_lstm_shape *shape, fl_lstm **lstm)
-    void fl_lstm_destroy(fl_lstm *lstm)
-    fl_status fl_lstm_pack(fl_lstm *lstm, size_t layer, size_t direction, const fl_lstm_weights *weights)
+    fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack)
+    void fl_stack_destroy(fl_stack *stack)
+    fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights)
 
-    ctypedef struct fl_lstm_args:
+    ctypedef struct fl_forward_args:
         size_t T
         size_t B
         const void *x
@@ -68,14 +134,19 @@ cdef extern from "fastlstm.h" nogil:
         void *y
         ptrdiff_t y_stride_t
         ptrdiff_t y_stride_b
+        const ptrdiff_t *x_at
+        const ptrdiff_t *y_at
+        void *cells
+        ptrdiff_t cells_stride_t
+        ptrdiff_t cells_stride_b
         void *h_n
         void *c_n
         size_t num_threads
         int (*interrupt)(void *context) noexcept nogil
         void *interrupt_context
 
-    fl_status fl_lstm_forward(const fl_lstm *lstm, const fl_lstm_args *args)
-    fl_status fl_lstm_workspace(const fl_lstm *lstm, const fl_lstm_args *args, size_t *bytes)
+    fl_status fl_stack_forward(const fl_stack *stack, const fl_forward_args *args)
+    fl_status fl_stack_workspace(const fl_stack *stack, const fl_forward_args *args, size_t *bytes)
 
     ctypedef struct fl_tape:
         pass
@@ -88,39 +159,43 @@ cdef extern from "fastlstm.h" nogil:
     const size_t FL_SAVE_STATES
 
     ctypedef struct fl_record_args:
-        fl_lstm_args call
+        fl_forward_args call
         size_t save
         const uint8_t *reset
         double dropout
-        uint64_t dropout_seed
+        uint64_t seed
+        bint draws
+        size_t first_cell
 
-    fl_status fl_lstm_record(const fl_lstm *lstm, const fl_record_args *args, fl_tape *tape)
+    fl_status fl_stack_record(const fl_stack *stack, const fl_record_args *args, fl_tape *tape)
 
-    ctypedef struct fl_lstm_gradients:
+    ctypedef struct fl_gradients:
         void *weight_ih
-        void *weight_hh
-        void *bias_ih
-        void *bias_hh
 
     ctypedef struct fl_backward_args:
-        const fl_lstm_weights *weights
+        const fl_weights *weights
         const void *dy
         ptrdiff_t dy_stride_t
         ptrdiff_t dy_stride_b
+        const void *dcells
+        ptrdiff_t dcells_stride_t
+        ptrdiff_t dcells_stride_b
         const void *dh_n
         const void *dc_n
         void *dx
         ptrdiff_t dx_stride_t
         ptrdiff_t dx_stride_b
+        const ptrdiff_t *dx_at
+        const ptrdiff_t *dy_at
         void *dh0
         void *dc0
-        const fl_lstm_gradients *gradients
+        const fl_gradients *gradients
         size_t bptt
         size_t num_threads
         int (*interrupt)(void *context) noexcept nogil
         void *interrupt_context
 
-    fl_status fl_lstm_backward(const fl_lstm *lstm, fl_tape *tape, const fl_backward_args *args)
+    fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args)
 
     bint fl_all_finite(fl_dtype dtype, size_t n, const void *x)
     void fl_add(fl_dtype dtype, size_t n, const void *x, void *out)
@@ -140,7 +215,7 @@ cdef extern from "fastlstm.h" nogil:
     ctypedef struct fl_stream:
         pass
 
-    fl_status fl_stream_create(const fl_lstm *lstm, size_t B, fl_stream **stream)
+    fl_status fl_stream_create(const fl_stack *stack, size_t B, fl_stream **stream)
     void fl_stream_destroy(fl_stream *stream)
 
     ctypedef struct fl_stream_io:
@@ -158,7 +233,7 @@ cdef extern from "fastlstm.h" nogil:
     void *fl_stream_h(fl_stream *stream)
     void *fl_stream_c(fl_stream *stream)
 
-    fl_status fl_gate_matmul(const fl_lstm *lstm, size_t B, const void *x, ptrdiff_t ldx, const void *h,
+    fl_status fl_gate_matmul(const fl_stack *stack, size_t B, const void *x, ptrdiff_t ldx, const void *h,
                              ptrdiff_t ldh, void *gates, ptrdiff_t ldg)
     fl_status fl_cell_update(fl_dtype dtype, size_t B, size_t H, const void *gates, ptrdiff_t ldg,
                              const void *c, ptrdiff_t ldc, void *h_out, ptrdiff_t ldh_out, void *c_out,
@@ -170,7 +245,12 @@ cdef extern from "fastlstm.h" nogil:
     double fl_probe_stream(size_t bytes, double seconds)
 
 
-# Declared here without an exception value: fl_lstm_forward runs between the two calls, and the interrupt
+# Not of the public header: what the C core uses between layers of one stack.
+cdef extern from "dropout.h" nogil:
+    void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *x, void *out)
+
+
+# Declared here without an exception value: fl_stack_forward runs between the two calls, and the interrupt
 # callback takes the same thread state back for a moment.
 cdef extern from "Python.h" nogil:
     ctypedef struct PyThreadState:

@@ -3,8 +3,8 @@
 # cython: embedsignature=True, embedsignature.format=clinic
 """The binding: checks and converts arguments, allocates results, calls the C core, raises.
 
-It knows no names of parameters (layers.py does) and loops over no elements (csrc/ does).  What users see of
-it is exported by layers.py, kernels.py and runtime.py.  A call through the Python C API costs more than the
+It knows parameters by the names of fl_weights alone (layouts.py has the others) and loops over no elements
+(csrc/ does).  What users see of it is exported by layers.py, kernels.py and runtime.py.  A call through the Python C API costs more than the
 arithmetic of a small step, hence cdef classes with checks inline, ndarrays instead of typed memoryviews, and
 no wrappers in Python.
 """
@@ -16,13 +16,14 @@ import numpy as np
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.list cimport PyList_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (
     NPY_ARRAY_CARRAY_RO, NPY_ARRAY_ENSURECOPY, NPY_ARRAY_FORCECAST, NPY_CORDER, NPY_FLOAT16, NPY_FLOAT32,
-    NPY_FLOAT64, NPY_INT64, NPY_ARRAY_OWNDATA, PyArray_CHKFLAGS, PyArray_Check, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY,
+    NPY_FLOAT64, NPY_INT64, NPY_INTP, NPY_UINT8, NPY_ARRAY_OWNDATA, PyArray_CHKFLAGS, PyArray_Check, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY,
     PyArray_FROM_OTF, PyArray_IS_C_CONTIGUOUS, PyArray_ISBEHAVED_RO, PyArray_ISCARRAY, PyArray_ISWRITEABLE, PyArray_ITEMSIZE,
     PyArray_NDIM, PyArray_NewCopy, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray,
     npy_intp,
@@ -66,119 +67,22 @@ cdef int check_signals(void *context) noexcept nogil:
     return pending
 
 
-cdef fl_status run_forward(const fl_lstm *lstm, fl_lstm_args *args, bint release_gil) noexcept:
-    """fl_lstm_forward; FL_ERROR_INTERRUPTED comes with a Python exception set."""
+cdef fl_status run_forward(const fl_stack *stack, fl_forward_args *args, bint release_gil) noexcept:
+    """fl_stack_forward; FL_ERROR_INTERRUPTED comes with a Python exception set."""
     cdef PyThreadState *thread
     cdef fl_status status
     if not release_gil:
-        return fl_lstm_forward(lstm, args)
+        return fl_stack_forward(stack, args)
     args.interrupt = check_signals
     args.interrupt_context = &thread
     thread = PyEval_SaveThread()
-    status = fl_lstm_forward(lstm, args)
+    status = fl_stack_forward(stack, args)
     PyEval_RestoreThread(thread)
     return status
 
 
-# ---- Weights -----------------------------------------------------------------------------------------------
-
-@cython.final
-cdef class Weights:
-    """The packed weights of a layer stack.  They never change: whoever holds a reference may call.
-
-    Parameters
-    ----------
-    dtype : numpy.dtype
-        float32 or float64.
-    input_size, hidden_size, num_layers, num_directions : int
-        I, H, L, D.
-    cells : sequence of tuple
-        For each layer, for each direction: weight_ih (4H, I or D*H), weight_hh (4H, H), bias_ih and bias_hh
-        (4H,), either of them None for none.
-    source : object
-        What the arrays of `cells` belong to: kept for the layer.  A tuple holds the arguments of `packed`.
-    """
-
-    cdef fl_lstm *lstm
-    cdef fl_lstm_shape shape
-    cdef int typenum
-    cdef double step_work  # of one row in one time step
-    cdef bint has_bias
-    cdef readonly object source
-
-    def __cinit__(self, dtype, size_t input_size, size_t hidden_size, size_t num_layers,
-                  size_t num_directions, cells, source=None):
-        cdef size_t layer, direction, I
-        dtype = np.dtype(dtype)
-        if dtype != np.float32 and dtype != np.float64:
-            raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
-        self.typenum = NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64
-        self.shape = fl_lstm_shape(FL_F32 if dtype == np.float32 else FL_F64, input_size, hidden_size,
-                                   num_layers, num_directions)
-        self.source = source
-        check(fl_lstm_create(&self.shape, &self.lstm))
-        if <size_t>len(cells) != num_layers * num_directions:
-            raise ValueError(f"cells: expected {num_layers * num_directions}, got {len(cells)}")
-        for layer in range(num_layers):
-            I = input_size if layer == 0 else num_directions * hidden_size
-            self.step_work += num_directions * hidden_size * (4.0 * (I + hidden_size) + 50.0)
-            for direction in range(num_directions):
-                self.pack(layer, direction, I, cells[layer * num_directions + direction])
-        self.has_bias = cells[0][2] is not None
-
-    def __dealloc__(self):
-        fl_lstm_destroy(self.lstm)
-
-    def __reduce__(self):
-        if not isinstance(self.source, tuple):
-            raise TypeError("Weights: expected packed ones, got those of a layer: pickle or copy the layer")
-        return packed, self.source
-
-    cdef int pack(self, size_t layer, size_t direction, size_t I, cell) except -1:
-        cdef fl_lstm_weights weights
-        cdef fl_status status
-        cdef npy_intp[2] dims
-        cdef ndarray w, r, b_ih, b_hh
-        weight_ih, weight_hh, bias_ih, bias_hh = cell
-        memset(&weights, 0, sizeof(weights))
-        dims[0] = 4 * <npy_intp>self.shape.hidden_size
-        dims[1] = <npy_intp>I
-        w = read_operand(weight_ih, "weight_ih", self.typenum, 2, dims)
-        weights.weight_ih = PyArray_DATA(w)
-        dims[1] = <npy_intp>self.shape.hidden_size
-        r = read_operand(weight_hh, "weight_hh", self.typenum, 2, dims)
-        weights.weight_hh = PyArray_DATA(r)
-        if bias_ih is not None:
-            b_ih = read_operand(bias_ih, "bias_ih", self.typenum, 1, dims)
-            weights.bias_ih = PyArray_DATA(b_ih)
-        if bias_hh is not None:
-            b_hh = read_operand(bias_hh, "bias_hh", self.typenum, 1, dims)
-            weights.bias_hh = PyArray_DATA(b_hh)
-        with nogil:
-            status = fl_lstm_pack(self.lstm, layer, direction, &weights)
-        check(status)
-
-    @property
-    def dtype(self):
-        return np.dtype(np.float32 if self.typenum == NPY_FLOAT32 else np.float64)
-
-    @property
-    def input_size(self):
-        return self.shape.input_size
-
-    @property
-    def hidden_size(self):
-        return self.shape.hidden_size
-
-    @property
-    def num_layers(self):
-        return self.shape.num_layers
-
-    @property
-    def num_directions(self):
-        return self.shape.num_directions
-
-
+include "_weights.pxi"
+include "_passes.pxi"
 include "_layers.pxi"
 include "_tape.pxi"
 include "_stream.pxi"
@@ -208,14 +112,14 @@ def count(value, name):
 
 
 def real_array(value, name, shape, dtype):
-    """Real numbers as a C-contiguous array of this shape, 1-D or 2-D, or an exception with `name`."""
-    cdef npy_intp[2] dims
-    cdef int typenum = NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64
-    rows, *columns = shape
-    dims[0] = rows
-    if columns:
-        dims[1], = columns
-    return read_operand(value, name, typenum, 1 + len(columns), dims)
+    """Real numbers as a C-contiguous array of this shape, of 1 to 3 dimensions, or an exception with `name`."""
+    cdef npy_intp[3] dims
+    cdef int typenum = NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64, axis, nd = len(shape)
+    if not 1 <= nd <= 3:
+        raise ValueError(f"shape: expected 1 to 3 dimensions, got {shape}")
+    for axis in range(nd):
+        dims[axis] = shape[axis]
+    return read_operand(value, name, typenum, nd, dims)
 
 
 def set_num_threads(size_t num_threads):
@@ -274,15 +178,15 @@ def probe_stream(bytes, double seconds):
     return rate
 
 
-def workspace_bytes(LSTM lstm not None, size_t T, size_t B):
-    """Scratch memory that ``lstm(x)`` takes for x (T, B, I) beside its results."""
-    cdef fl_lstm_args args
+def workspace_bytes(Recurrent layer not None, size_t T, size_t B):
+    """Scratch memory that ``layer(x)`` takes for x (T, B, I) beside its results."""
+    cdef fl_forward_args args
     cdef size_t size = 0
     memset(&args, 0, sizeof(args))
     args.T = T
     args.B = B
-    args.num_threads = lstm._num_threads
-    check(fl_lstm_workspace(lstm.ready().lstm, &args, &size))
+    args.num_threads = layer._num_threads
+    check(fl_stack_workspace(layer.ready().stack, &args, &size))
     return size
 
 

@@ -3,7 +3,7 @@
 
 
 cdef class Layer:
-    """What LSTM and LSTMCell share.
+    """What layers and cells share.
 
     Weights are replaced as a whole, so that a call in another thread keeps those it began with.
     """
@@ -18,8 +18,6 @@ cdef class Layer:
 
     @weights.setter
     def weights(self, Weights weights not None):
-        if isinstance(self, LSTMCell) and weights.shape.num_layers * weights.shape.num_directions != 1:
-            raise ValueError("weights: expected those of one layer and direction, got more")
         self._weights = weights
 
     @property
@@ -49,16 +47,111 @@ cdef class Layer:
         return self._weights
 
 
-cdef class LSTM(Layer):
-    """The call of `fastlstm.LSTM`."""
+# Compared by identity first: the default, and what a caller writes as a literal.
+cdef str ZERO = "zero"
+
+
+cdef inline bint is_ragged(object x) except -1:
+    return PyList_CheckExact(x) and is_list_of_arrays(<list>x)
+
+
+cdef bint is_list_of_arrays(list x) except -1:
+    """Whether x is a list of arrays (T_b, I), or of indices (T_b,)."""
+    if len(x) == 0:
+        return False
+    first = x[0]
+    if not PyArray_Check(first):
+        if not hasattr(first, "__dlpack__"):
+            return False
+        first = read_array(first, "x[0]")
+    return PyArray_NDIM(<ndarray>first) == 2 or (PyArray_NDIM(<ndarray>first) == 1
+                                                 and first.dtype.kind in "iu")
+
+
+cdef tuple STATE_NAMES = ("state", "state[0]", "state[1]", "state[2]", "state[3]")
+cdef tuple DSTATE_NAMES = ("dstate", "dstate[0]", "dstate[1]", "dstate[2]", "dstate[3]")
+
+
+cdef tuple read_states(object state, tuple names, Weights weights, int nd, npy_intp *dims):
+    """``(h, c)`` as the C core reads them, from what the states of the cell are; c may be None.
+
+    `dims` are those of h; of the states beside it the last one is H.
+    """
+    cdef npy_intp width = dims[nd - 1]
+    cdef tuple members
+    cdef ndarray h
+    if weights.states == 0:
+        return read_operand(state, names[0], weights.typenum, nd, dims), None
+    if weights.has_pair:
+        members = read_pair(state, names[0])
+        return (read_operand(members[0], names[1], weights.typenum, nd, dims),
+                read_operand(members[1], names[2], weights.typenum, nd, dims))
+    members = read_members(state, names[0], weights)
+    h = read_operand(members[0], names[1], weights.typenum, nd, dims)
+    dims[nd - 1] = <npy_intp>weights.shape.hidden_size
+    beside = [read_operand(item, name, weights.typenum, nd, dims) for item, name in zip(members[1:], names[2:])]
+    dims[nd - 1] = width
+    return h, beside[0] if weights.states == 1 else np.concatenate(beside, axis=-1)
+
+
+cdef tuple read_members(object state, str name, Weights weights):
+    """The members of a state or of its gradient."""
+    if weights.states == 1:
+        return read_pair(state, name)
+    if not isinstance(state, (tuple, list)):
+        raise TypeError(f"{name}: expected arrays (h, c, n, m), got {type(state).__name__}")
+    if len(state) != 4:
+        raise ValueError(f"{name}: expected arrays (h, c, n, m), got {len(state)} items")
+    return tuple(state)
+
+
+cdef object final_states(Weights weights, ndarray h_n, ndarray c_n):
+    """The other way round."""
+    if weights.states == 0:
+        return h_n
+    if weights.states == 1:
+        return h_n, c_n
+    return (h_n, *[np.ascontiguousarray(part) for part in np.split(c_n, weights.states, axis=-1)])
+
+
+cdef int check_apart_from_states(object out, object state, Weights weights) except -1:
+    if weights.states == 0:
+        return check_apart(out, "out", state, "state")
+    for n, item in enumerate(state):
+        check_apart(out, "out", item, f"state[{n}]")
+    return 0
+
+
+cdef class Recurrent(Layer):
+    """The calls of layers over sequences.
+
+    What is not plain goes through `_call_in_full` and `_forward_in_full`, which are in layers.py: rows that do
+    not lie as in an array with T and B, and stacks whose layers are packed one by one.
+    """
 
     cdef readonly bint batch_first
     cdef readonly double dropout
-    cdef fl_tape *_spare_tape       # memory of a used tape, for the next one
+    cdef readonly tuple parts       # Weights of the stack, or of each of its layers
+    cdef bint is_plain              # one part, forward or bidirectional
+    cdef Record _spare              # whose tape has been used
+    cdef list _spares               # and those of other parts
     cdef ndarray _gradient_scratch  # that of a backward pass, likewise
 
-    def __dealloc__(self):
-        fl_tape_destroy(self._spare_tape)
+    def __cinit__(self, *args, **kwargs):
+        self._spares = []
+
+    @property
+    def weights(self):
+        """The packed weights in use, of the first part; `layers` sets them all at once."""
+        return self.ready()
+
+    @weights.setter
+    def weights(self, weights):
+        cdef tuple parts = weights if isinstance(weights, tuple) else (weights,)
+        for part in parts:
+            if not isinstance(part, Weights):
+                raise TypeError(f"weights: expected Weights, got {type(part).__name__}")
+        self.parts, self._weights = parts, <Weights?>parts[0]
 
     cdef ndarray take_scratch(self, params):
         """A flat buffer like the parameters'."""
@@ -68,35 +161,54 @@ cdef class LSTM(Layer):
             scratch = np.empty(params.size, params.dtype)
         return scratch
 
-    cdef void give_tape_back(self, fl_tape *tape) noexcept:
-        if self._spare_tape == NULL:
-            self._spare_tape = tape
-        else:
-            fl_tape_destroy(tape)
+    def gradient_scratch(self):
+        """A flat buffer like the parameters', for `add_gradients`."""
+        return self.take_scratch(self.ready().source.flat)
 
-    @property
-    def num_layers(self):
-        return self.ready().num_layers
+    cdef Record take_record(self):
+        cdef Record record = self._spare
+        self._spare = None
+        if record is not None:
+            return record
+        return self._spares.pop() if self._spares else Record()
 
-    @property
-    def num_directions(self):
-        return self.ready().num_directions
+    cdef int keep_record(self, Record record) except -1:
+        record.forget()
+        if self._spare is None:
+            self._spare = record
+        elif len(self._spares) + 1 < len(self.parts):
+            self._spares.append(record)
+        return 0
 
-    def configure(self, bint batch_first, double dropout):
+    def give_back(self, Record record not None):
+        """Keep the memory of a record that is no longer needed."""
+        self.keep_record(record)
+
+    def configure(self, bint batch_first, double dropout, bint is_plain):
         """Set what the weights do not say."""
         self.batch_first = batch_first
         self.dropout = dropout
+        self.is_plain = is_plain
 
-    def __call__(self, x, state=None, *, lengths=None, out=None):
+    def __call__(self, x, state=None, *, lengths=None, mask=None, reset=None, offsets=None, pad="zero",
+                 return_cells=False, out=None):
+        if (self.is_plain and mask is None and reset is None and offsets is None and return_cells is False
+                and pad is ZERO and not is_ragged(x)):
+            return self.call_plain(x, state, lengths, out)
+        self.ready()
+        return self._call_in_full(x, state, lengths=lengths, mask=mask, reset=reset, offsets=offsets, pad=pad,
+                                  return_cells=return_cells, out=out)
+
+    cdef tuple call_plain(self, x, state, lengths, out):
         cdef Weights weights = self.ready()
         cdef bint batch_first = self.batch_first
         cdef input_view view
-        cdef fl_lstm_args args
+        cdef fl_forward_args args
         cdef fl_status status
         cdef npy_intp[3] y_dims
         cdef npy_intp[3] state_dims
-        cdef object h_given = None, c_given = None
-        cdef ndarray x_read, h_0, c_0, y, h_n, c_n, lengths_read = None
+        cdef ndarray x_read, h_0, c_0, y, h_n, c_n = None, lengths_read = None
+        cdef tuple pair
         cdef int batched, axis_t
         memset(&args, 0, sizeof(args))
 
@@ -114,13 +226,18 @@ cdef class LSTM(Layer):
 
         state_dims[0] = <npy_intp>(weights.shape.num_layers * weights.shape.num_directions)
         state_dims[1] = <npy_intp>view.B
-        state_dims[1 + batched] = <npy_intp>weights.shape.hidden_size
-        if state is not None:
-            h_given, c_given = read_pair(state, "state")
-            h_0 = read_operand(h_given, "state[0]", weights.typenum, 2 + batched, state_dims)
-            c_0 = read_operand(c_given, "state[1]", weights.typenum, 2 + batched, state_dims)
+        state_dims[1 + batched] = <npy_intp>weights.width
+        if state is not None and weights.has_pair:
+            pair = read_pair(state, "state")
+            h_0 = read_operand(pair[0], "state[0]", weights.typenum, 2 + batched, state_dims)
+            c_0 = read_operand(pair[1], "state[1]", weights.typenum, 2 + batched, state_dims)
             args.h0 = PyArray_DATA(h_0)
             args.c0 = PyArray_DATA(c_0)
+        elif state is not None:
+            h_0, c_0 = read_states(state, STATE_NAMES, weights, 2 + batched, state_dims)
+            args.h0 = PyArray_DATA(h_0)
+            if c_0 is not None:
+                args.c0 = PyArray_DATA(c_0)
         if lengths is not None:
             lengths_read = read_lengths(lengths, &view)
             args.lengths = <const int64_t *>PyArray_DATA(lengths_read)
@@ -128,12 +245,14 @@ cdef class LSTM(Layer):
         axis_t = batched and batch_first
         y_dims[1 - axis_t] = <npy_intp>view.B
         y_dims[axis_t] = <npy_intp>view.T
-        y_dims[1 + batched] = <npy_intp>(weights.shape.num_directions * weights.shape.hidden_size)
+        y_dims[1 + batched] = <npy_intp>(weights.shape.num_directions * weights.width)
         if out is None:
             y = <ndarray>PyArray_EMPTY(2 + batched, y_dims, weights.typenum, 0)
         else:
             check_out(out, "out", weights.typenum, 2 + batched, y_dims)
-            check_apart_from_inputs(out, "out", x, x_read, h_given, c_given)
+            check_apart_from_inputs(out, "out", x, x_read, None, None)
+            if state is not None:
+                check_apart_from_states(out, state, weights)
             if lengths is not None:
                 check_apart(out, "out", lengths, "lengths")
             y = <ndarray>out
@@ -141,11 +260,13 @@ cdef class LSTM(Layer):
         args.y_stride_t = PyArray_STRIDES(y)[axis_t] // PyArray_ITEMSIZE(y)
         args.y_stride_b = PyArray_STRIDES(y)[1 - axis_t] // PyArray_ITEMSIZE(y)
         h_n = <ndarray>PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
-        c_n = <ndarray>PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
         args.h_n = PyArray_DATA(h_n)
-        args.c_n = PyArray_DATA(c_n)
+        if weights.states != 0:
+            state_dims[1 + batched] = <npy_intp>(weights.states * weights.shape.hidden_size)
+            c_n = <ndarray>PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
+            args.c_n = PyArray_DATA(c_n)
 
-        status = run_forward(weights.lstm, &args,
+        status = run_forward(weights.stack, &args,
                              <double>view.T * <double>view.B * weights.step_work > TINY_WORK)
         if status != FL_OK:
             if status == FL_ERROR_INDEX:
@@ -153,23 +274,24 @@ cdef class LSTM(Layer):
             if status == FL_ERROR_LENGTH:
                 raise wrong_length(lengths, &view)
             check(status)
-        return y, (h_n, c_n)
+        if weights.states == 1:
+            return y, (h_n, c_n)
+        return y, final_states(weights, h_n, c_n)
 
-    def forward(self, x, state=None, *, lengths=None, reset=None, training=True, save="all", bptt=None):
+    def forward(self, x, state=None, *, lengths=None, mask=None, reset=None, offsets=None, pad="zero",
+                return_cells=False, training=True, save="all", bptt=None):
         """Call the layer and keep what the backward pass needs.
 
         The output has the same bits as that of a call.  Letters of shapes as for the layer.
 
         Parameters
         ----------
-        x, state, lengths
+        x, state, lengths, mask, offsets, pad, return_cells
             As in a call; copies are kept where the memory is the caller's.
         reset : array_like of bool, (T, B), (B, T) if `batch_first`, or (T,) for one sequence, optional
-            Where a new sequence begins: no state, and no gradient of it, passes between this step and the one
-            before, in either direction.  The forward direction starts from zero at such a step, also at the
-            first; the reverse direction's given state always enters at its own last step.
+            As in a call: no state, and no gradient of it, passes between this step and the one before.
         training : bool
-            Whether dropout acts.  Its masks come from one draw of `rng`, whatever the number of threads.
+            Whether dropout and zoneout draw masks.  They come from one draw of `rng`, whatever the number of threads.
         save : "all", "states" or int
             What is kept: gates and states (20 H bytes a time step, row, layer and direction, in float32);
             states (at most 8 H), from which the gates are computed again; or the states before every k-th
@@ -189,24 +311,34 @@ cdef class LSTM(Layer):
         MemoryError
             What is to be kept does not fit into memory.
         """
-        cdef Weights weights = self.ready()
         cdef Tape tape
+        cdef size_t save_steps = read_save(save), bptt_steps = 0 if bptt is None else as_count(bptt, "bptt")
+        if not isinstance(training, (bool, np.bool_)):
+            raise TypeError(f"training: expected a bool, got {type(training).__name__}")
+        if (mask is not None or offsets is not None or pad is not ZERO or return_cells is not False
+                or not self.is_plain and self.ready() is not None or is_ragged(x)):
+            return self._forward_in_full(x, state, lengths=lengths, mask=mask, reset=reset, offsets=offsets, pad=pad,
+                                         return_cells=return_cells, training=training, save=save_steps,
+                                         bptt=bptt_steps)
+        tape = Tape.__new__(Tape)
+        tape._bptt = bptt_steps
+        self.record_plain(tape, x, state, lengths, reset, training, save_steps)
+        return tape
+
+    cdef int record_plain(self, Tape tape, x, state, lengths, reset, bint training, size_t save) except -1:
+        cdef Weights weights = self.ready()
         cdef input_view view
         cdef fl_record_args args
         cdef fl_status status
         cdef npy_intp[3] y_dims
         cdef npy_intp[3] state_dims
-        cdef ndarray y, h_n, c_n
+        cdef ndarray y, h_n, c_n = None
+        cdef Record record
         cdef int batched, axis_t
         memset(&args, 0, sizeof(args))
-        tape = Tape.__new__(Tape)
         tape._layer = self
         tape._weights = weights
-        args.save = read_save(save)
-        tape._bptt = 0 if bptt is None else as_count(bptt, "bptt")
-        if not isinstance(training, (bool, np.bool_)):
-            raise TypeError(f"training: expected a bool, got {type(training).__name__}")
-
+        args.save = save
         tape._x = read_input(x, weights, True, self.batch_first, &view)
         batched = view.batched
         if view.is_index:
@@ -225,64 +357,81 @@ cdef class LSTM(Layer):
 
         state_dims[0] = <npy_intp>(weights.shape.num_layers * weights.shape.num_directions)
         state_dims[1] = <npy_intp>view.B
-        state_dims[1 + batched] = <npy_intp>weights.shape.hidden_size
+        state_dims[1 + batched] = <npy_intp>weights.width
         if state is not None:
-            h_given, c_given = read_pair(state, "state")
-            tape._h_0 = own_copy(read_operand(h_given, "state[0]", weights.typenum, 2 + batched, state_dims))
-            tape._c_0 = own_copy(read_operand(c_given, "state[1]", weights.typenum, 2 + batched, state_dims))
+            tape._h_0, tape._c_0 = read_states(state, STATE_NAMES, weights, 2 + batched, state_dims)
+            tape._h_0 = own_copy(tape._h_0)
             args.call.h0 = PyArray_DATA(tape._h_0)
-            args.call.c0 = PyArray_DATA(tape._c_0)
+            if tape._c_0 is not None:
+                tape._c_0 = own_copy(tape._c_0)
+                args.call.c0 = PyArray_DATA(tape._c_0)
         if lengths is not None:
             tape._lengths = read_lengths(lengths, &view)
             args.call.lengths = <const int64_t *>PyArray_DATA(tape._lengths)
         if reset is not None:
-            tape._reset = read_reset(reset, &view, self.batch_first)
+            tape._reset = read_flags(reset, "reset", view.T, view.B, batched, self.batch_first)
             args.reset = <const uint8_t *>PyArray_DATA(tape._reset)
 
         axis_t = batched and self.batch_first
         y_dims[1 - axis_t] = <npy_intp>view.B
         y_dims[axis_t] = <npy_intp>view.T
-        y_dims[1 + batched] = <npy_intp>(weights.shape.num_directions * weights.shape.hidden_size)
+        y_dims[1 + batched] = <npy_intp>(weights.shape.num_directions * weights.width)
         y = <ndarray>PyArray_EMPTY(2 + batched, y_dims, weights.typenum, 0)
         args.call.y = PyArray_DATA(y)
         args.call.y_stride_t = PyArray_STRIDES(y)[axis_t] // PyArray_ITEMSIZE(y)
         args.call.y_stride_b = PyArray_STRIDES(y)[1 - axis_t] // PyArray_ITEMSIZE(y)
         h_n = <ndarray>PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
-        c_n = <ndarray>PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
         args.call.h_n = PyArray_DATA(h_n)
-        args.call.c_n = PyArray_DATA(c_n)
-        if training and self.dropout > 0 and weights.shape.num_layers > 1:
+        if weights.states != 0:
+            state_dims[1 + batched] = <npy_intp>(weights.states * weights.shape.hidden_size)
+            c_n = <ndarray>PyArray_EMPTY(2 + batched, state_dims, weights.typenum, 0)
+            args.call.c_n = PyArray_DATA(c_n)
+        if training and (weights.draws or self.dropout > 0 and weights.shape.num_layers > 1):
             args.dropout = self.dropout
-            args.dropout_seed = self.rng.integers(2**63)
+            args.draws = weights.draws
+            args.seed = self.rng.integers(2**63)
 
-        tape.tape, self._spare_tape = self._spare_tape, NULL
-        if tape.tape == NULL:
-            check(fl_tape_create(&tape.tape))
-        status = run_record(weights.lstm, &args, tape.tape)
+        record = self.take_record()
+        status = record.run(weights, &args)
         if status != FL_OK:
             if status == FL_ERROR_INDEX:
                 raise wrong_index(x, weights, tape._lengths, self.batch_first)
             if status == FL_ERROR_LENGTH:
                 raise wrong_length(lengths, &view)
             check(status)
-        tape.nbytes = fl_tape_bytes(tape.tape)
+        tape._record = record
+        tape.nbytes = record.nbytes
         y.setflags(write=False)
         tape.y = y
-        tape.state = (h_n, c_n)
-        return tape
+        tape._h_n, tape._c_n = h_n, c_n
+        tape.state = final_states(weights, h_n, c_n)
+        return 0
 
 
-cdef class LSTMCell(Layer):
-    """The call of `fastlstm.LSTMCell`."""
+cdef class Cell(Layer):
+    """The call of `fastlstm.LSTMCell` and of other cells with at most one state beside h."""
+
+    @property
+    def weights(self):
+        """The packed weights in use."""
+        return self.ready()
+
+    @weights.setter
+    def weights(self, Weights weights not None):
+        if (weights.shape.num_layers * weights.shape.num_directions != 1 or weights.states > 1
+                or weights.width != weights.shape.hidden_size):
+            raise ValueError("weights: expected those of one layer and direction, got others")
+        self._weights = weights
 
     def __call__(self, x, state=None, out=None):
         cdef Weights weights = self.ready()
+        cdef bint has_c = weights.states != 0
         cdef input_view view
-        cdef fl_lstm_args args
+        cdef fl_forward_args args
         cdef fl_status status
         cdef npy_intp[2] dims
         cdef object h_given = None, c_given = None
-        cdef ndarray x_read, h_0, c_0, h_n, c_n
+        cdef ndarray x_read, h_0, c_0, h_n, c_n = None
         cdef double[256] small
         cdef void *y = small
         cdef int batched
@@ -301,16 +450,21 @@ cdef class LSTMCell(Layer):
 
         dims[0] = <npy_intp>view.B
         dims[batched] = <npy_intp>weights.shape.hidden_size
-        if state is not None:
+        if state is not None and has_c:
             h_given, c_given = read_pair(state, "state")
             h_0 = read_operand(h_given, "state[0]", weights.typenum, 1 + batched, dims)
             c_0 = read_operand(c_given, "state[1]", weights.typenum, 1 + batched, dims)
             args.h0 = PyArray_DATA(h_0)
             args.c0 = PyArray_DATA(c_0)
+        elif state is not None:
+            h_given = state
+            h_0 = read_operand(state, "state", weights.typenum, 1 + batched, dims)
+            args.h0 = PyArray_DATA(h_0)
         if out is None:
             h_n = <ndarray>PyArray_EMPTY(1 + batched, dims, weights.typenum, 0)
-            c_n = <ndarray>PyArray_EMPTY(1 + batched, dims, weights.typenum, 0)
-        else:
+            if has_c:
+                c_n = <ndarray>PyArray_EMPTY(1 + batched, dims, weights.typenum, 0)
+        elif has_c:
             h_out, c_out = read_pair(out, "out")
             check_out(h_out, "out[0]", weights.typenum, 1 + batched, dims)
             check_out(c_out, "out[1]", weights.typenum, 1 + batched, dims)
@@ -318,8 +472,14 @@ cdef class LSTMCell(Layer):
             check_apart_from_inputs(c_out, "out[1]", x, x_read, h_given, c_given)
             check_apart(c_out, "out[1]", h_out, "out[0]")
             h_n, c_n = <ndarray>h_out, <ndarray>c_out
+        else:
+            check_out(out, "out", weights.typenum, 1 + batched, dims)
+            check_apart_from_inputs(out, "out", x, x_read, None, None)
+            check_apart(out, "out", state, "state")
+            h_n = <ndarray>out
         args.h_n = PyArray_DATA(h_n)
-        args.c_n = PyArray_DATA(c_n)
+        if has_c:
+            args.c_n = PyArray_DATA(c_n)
         # The C core writes the output of the step and the state after it; here they are the same.
         cdef size_t y_bytes = <size_t>PyArray_SIZE(h_n) * <size_t>PyArray_ITEMSIZE(h_n)
         if y_bytes > sizeof(small):
@@ -328,11 +488,11 @@ cdef class LSTMCell(Layer):
                 raise MemoryError
         args.y = y
         args.y_stride_b = <ptrdiff_t>weights.shape.hidden_size
-        status = run_forward(weights.lstm, &args, <double>view.B * weights.step_work > TINY_WORK)
+        status = run_forward(weights.stack, &args, <double>view.B * weights.step_work > TINY_WORK)
         if y != <void *>small:
             PyMem_Free(y)
         if status != FL_OK:
             if status == FL_ERROR_INDEX:
                 raise wrong_index(x, weights, None, False)
             check(status)
-        return h_n, c_n
+        return (h_n, c_n) if has_c else h_n

@@ -20,8 +20,8 @@ cdef Weights pack_one(weight_ih, weight_hh, bias, int typenum, tuple source=None
         dims[0] = 4 * <npy_intp>weight_hh.shape[1]
         bias = read_operand(bias, "bias", typenum, 1, dims)
     dtype = np.float32 if typenum == NPY_FLOAT32 else np.float64
-    cells = [(weight_ih, weight_hh, bias, None)]
-    return Weights(dtype, weight_ih.shape[1], weight_hh.shape[1], 1, 1, cells, source)
+    cells = [{"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias}]
+    return Weights(dtype, weight_ih.shape[1], weight_hh.shape[1], 1, 1, {}, cells, source)
 
 
 def packed(weight_ih, weight_hh, bias=None):
@@ -95,8 +95,10 @@ def gate_matmul(x, h, weight_ih, weight_hh=None, bias=None, out=None):
         weights = <Weights>weight_ih
         if weight_hh is not None or bias is not None:
             raise TypeError("weight_hh, bias: expected None with packed weights, which hold them")
-        if weights.shape.num_layers != 1 or weights.shape.num_directions != 1:
-            raise ValueError("weight_ih: expected the weights of one layer and direction")
+        if (weights.shape.num_layers != 1 or weights.shape.num_directions != 1
+                or not weights.is_plain_lstm()):
+            raise ValueError("weight_ih: expected the weights of one layer and direction of an LSTM without "
+                             "options, got others")
     else:
         x, h = read_real(x, "x", &typenum), read_real(h, "h", &typenum)
         weight_ih = read_real(weight_ih, "weight_ih", &typenum)
@@ -123,7 +125,7 @@ def gate_matmul(x, h, weight_ih, weight_hh=None, bias=None, out=None):
         check_apart(out, "out", bias, "bias")
         gates = <ndarray>out
     with nogil:
-        status = fl_gate_matmul(weights.lstm, view.B, view.data, view.stride_b, PyArray_DATA(h_read),
+        status = fl_gate_matmul(weights.stack, view.B, view.data, view.stride_b, PyArray_DATA(h_read),
                                 <ptrdiff_t>H, PyArray_DATA(gates), 4 * <ptrdiff_t>H)
     check(status)
     return gates

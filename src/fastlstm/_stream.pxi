@@ -3,7 +3,7 @@
 
 
 cdef class Stream:
-    """The calls of a stream; `LSTM.stream` makes one."""
+    """The calls of a stream; `stream` of a layer makes one."""
 
     cdef Weights _weights
     cdef fl_stream *stream
@@ -18,7 +18,7 @@ cdef class Stream:
             raise ValueError("stream: expected a unidirectional layer, got a bidirectional one, which needs "
                              "the end of a sequence first")
         self._weights = weights
-        check(fl_stream_create(weights.lstm, self.batch_size, &self.stream))
+        check(fl_stream_create(weights.stack, self.batch_size, &self.stream))
 
     def __dealloc__(self):
         fl_stream_destroy(self.stream)
@@ -35,12 +35,12 @@ cdef class Stream:
         ----------
         x : array_like, (I,) or (B, I); or int, or integers (B,)
             Input; integers mean one-hot rows.  Without B only where `batch_size` is 1.
-        out : ndarray, (H,) or (B, H), optional
+        out : ndarray, (P,) or (B, P), optional
             Receives the output: of the layer's dtype, C-contiguous, not overlapping `x`.
 
         Returns
         -------
-        ndarray, (H,) or (B, H)
+        ndarray, (P,) or (B, P)
             The last layer's hidden state; `out` if given.
 
         Raises
@@ -59,12 +59,12 @@ cdef class Stream:
         ----------
         x : array_like, (T, I), (T, B, I), or (B, T, I) if `batch_first`; or integers without I
             Input; integers mean one-hot rows.  Without B only where `batch_size` is 1.
-        out : ndarray, as `x` with H in place of I, optional
+        out : ndarray, as `x` with P in place of I, optional
             Receives the output: of the layer's dtype, C-contiguous, not overlapping `x`.
 
         Returns
         -------
-        ndarray, as `x` with H in place of I
+        ndarray, as `x` with P in place of I
             The last layer's hidden states; `out` if given.
 
         Raises
@@ -96,7 +96,7 @@ cdef class Stream:
         dims[1 - axis_t if has_time else 0] = <npy_intp>view.B
         if has_time:
             dims[axis_t] = <npy_intp>view.T
-        dims[nd - 1] = <npy_intp>weights.shape.hidden_size
+        dims[nd - 1] = <npy_intp>weights.width
         if out is None:
             y = <ndarray>PyArray_EMPTY(nd, dims, weights.typenum, 0)
         else:
@@ -132,21 +132,27 @@ cdef class Stream:
         if T > 1:
             io.interrupt = check_signals
             io.interrupt_context = &thread
-            h = PyBytes_FromStringAndSize(<char *>fl_stream_h(self.stream), self.state_bytes())
-            c = PyBytes_FromStringAndSize(<char *>fl_stream_c(self.stream), self.state_bytes())
+            h = PyBytes_FromStringAndSize(<char *>fl_stream_h(self.stream), self.h_bytes())
+            if self._weights.states != 0:
+                c = PyBytes_FromStringAndSize(<char *>fl_stream_c(self.stream), self.c_bytes())
         self.busy = True
         thread = PyEval_SaveThread()
         status = fl_stream_process(self.stream, T, io)
         PyEval_RestoreThread(thread)
         self.busy = False
         if status == FL_ERROR_INTERRUPTED:
-            memcpy(fl_stream_h(self.stream), PyBytes_AsString(h), self.state_bytes())
-            memcpy(fl_stream_c(self.stream), PyBytes_AsString(c), self.state_bytes())
+            memcpy(fl_stream_h(self.stream), PyBytes_AsString(h), self.h_bytes())
+            if self._weights.states != 0:
+                memcpy(fl_stream_c(self.stream), PyBytes_AsString(c), self.c_bytes())
         return status
 
-    cdef size_t state_bytes(self) noexcept:
-        cdef fl_lstm_shape *shape = &self._weights.shape
-        return shape.num_layers * self.batch_size * shape.hidden_size * (4 if shape.dtype == FL_F32 else 8)
+    cdef size_t h_bytes(self) noexcept:
+        cdef fl_stack_shape *shape = &self._weights.shape
+        return shape.num_layers * self.batch_size * self._weights.width * (4 if shape.dtype == FL_F32 else 8)
+
+    cdef size_t c_bytes(self) noexcept:
+        """Of the states beside h."""
+        return self.h_bytes() // self._weights.width * self._weights.states * self._weights.shape.hidden_size
 
     cdef int check_idle(self) except -1:
         if self.busy:
@@ -156,40 +162,40 @@ cdef class Stream:
     def reset(self):
         """Set the state to zero."""
         self.check_idle()
-        memset(fl_stream_h(self.stream), 0, self.state_bytes())
-        memset(fl_stream_c(self.stream), 0, self.state_bytes())
+        memset(fl_stream_h(self.stream), 0, self.h_bytes())
+        if self._weights.states != 0:
+            memset(fl_stream_c(self.stream), 0, self.c_bytes())
 
     @property
     def state(self):
-        """The kept state ``(h, c)``, each (L, B, H): copies when read; set it to any such pair of arrays.
+        """The kept state as a call gives it, each array (L, B, width): copies when read; can be set.
 
-        Where `batch_size` is 1, (L, H) can be set too.
+        Where `batch_size` is 1, (L, width) can be set too.
         """
-        cdef npy_intp[3] dims
+        cdef Weights weights = self._weights
+        cdef ndarray h, c = None
         self.check_idle()
-        self.state_dims(dims)
-        cdef ndarray h = PyArray_EMPTY(3, dims, self._weights.typenum, 0)
-        cdef ndarray c = PyArray_EMPTY(3, dims, self._weights.typenum, 0)
-        memcpy(PyArray_DATA(h), fl_stream_h(self.stream), self.state_bytes())
-        memcpy(PyArray_DATA(c), fl_stream_c(self.stream), self.state_bytes())
-        return h, c
+        h = new_state(weights, self.batch_size, weights.width)
+        memcpy(PyArray_DATA(h), fl_stream_h(self.stream), self.h_bytes())
+        if weights.states != 0:
+            c = new_state(weights, self.batch_size, weights.states * weights.shape.hidden_size)
+            memcpy(PyArray_DATA(c), fl_stream_c(self.stream), self.c_bytes())
+        return final_states(weights, h, c)
 
     @state.setter
     def state(self, value):
+        cdef Weights weights = self._weights
         cdef npy_intp[3] dims
+        cdef ndarray h, c
         cdef int nd = 3
-        self.state_dims(dims)
-        h_given, c_given = read_pair(value, "state")
-        if self.batch_size == 1 and np.ndim(h_given) == 2:
+        first = value[0] if weights.states != 0 and isinstance(value, (tuple, list)) and len(value) > 0 else value
+        if self.batch_size == 1 and np.ndim(first) == 2:
             nd = 2
-            dims[1] = dims[2]
-        cdef ndarray h = read_operand(h_given, "state[0]", self._weights.typenum, nd, dims)
-        cdef ndarray c = read_operand(c_given, "state[1]", self._weights.typenum, nd, dims)
-        self.check_idle()
-        memcpy(fl_stream_h(self.stream), PyArray_DATA(h), self.state_bytes())
-        memcpy(fl_stream_c(self.stream), PyArray_DATA(c), self.state_bytes())
-
-    cdef void state_dims(self, npy_intp *dims) noexcept:
-        dims[0] = <npy_intp>self._weights.shape.num_layers
+        dims[0] = <npy_intp>weights.shape.num_layers
         dims[1] = <npy_intp>self.batch_size
-        dims[2] = <npy_intp>self._weights.shape.hidden_size
+        dims[nd - 1] = <npy_intp>weights.width
+        h, c = read_states(value, STATE_NAMES, weights, nd, dims)
+        self.check_idle()
+        memcpy(fl_stream_h(self.stream), PyArray_DATA(h), self.h_bytes())
+        if weights.states != 0:
+            memcpy(fl_stream_c(self.stream), PyArray_DATA(c), self.c_bytes())

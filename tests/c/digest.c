@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "problem.h"
+#include "family.h"
 #include "tests.h"
 
 static uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes)
@@ -76,7 +76,7 @@ static uint64_t hash_pieces(fl_dtype dtype)
     }
     for (ptrdiff_t n = 0; n < COUNT; n++)
         real_put(dtype, x, n, random_real(n < COUNT / 2 ? 4.0 : n % 3 == 0 ? 0x1p-10 : 100.0));
-    EXPECT_STATUS(fl_gate_matmul(p.lstm, B, p.x, I, h, H, gates, 4 * H), FL_OK);
+    EXPECT_STATUS(fl_gate_matmul(p.stack, B, p.x, I, h, H, gates, 4 * H), FL_OK);
     hash = hash_bytes(hash, gates, B * 4 * H * real_size);
     EXPECT_STATUS(fl_cell_update(dtype, B, H, gates, 4 * H, c, H, h, H, c, H), FL_OK);
     hash = hash_bytes(hash_bytes(hash, h, B * H * real_size), c, B * H * real_size);
@@ -89,6 +89,39 @@ static uint64_t hash_pieces(fl_dtype dtype)
     return hash;
 }
 
+static uint64_t hash_arena(uint64_t hash, const guard_arena *arena)
+{
+    for (size_t n = 0; n < arena->count; n++)
+        hash = hash_bytes(hash, arena->blocks[n].data, arena->blocks[n].bytes);
+    return hash;
+}
+
+/* Calls, and recorded passes with their gradients, of any options of a kind. */
+static uint64_t hash_family(fl_cell_kind kind, fl_dtype dtype)
+{
+    uint64_t hash = 14695981039346656037U;
+    random_seed((uint64_t)kind * 2 + 1);
+    for (size_t n = 0; n < (kind == FL_CELL_LSTM ? 80U : 24U); n++) {
+        const family_spec s = family_random(kind, dtype);
+        family f;
+        family_result r;
+        family_gradients g;
+        fl_tape *tape = NULL;
+        family_make(&f, &s);
+        family_run(&f, 1, &r);
+        hash = hash_arena(hash, &r.outputs);
+        family_result_free(&r);
+        EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
+        family_train(&f, tape, n % 2 == 0 ? FL_SAVE_ALL : 3, 1, &r, &g);
+        hash = hash_arena(hash_arena(hash_arena(hash, &r.outputs), &g.outputs), &g.of_dx);
+        fl_tape_destroy(tape);
+        family_result_free(&r);
+        family_gradients_free(&g);
+        family_free(&f);
+    }
+    return hash;
+}
+
 static void digests(void)
 {
     static const char *const names[] = {"f32", "f64"};
@@ -97,6 +130,8 @@ static void digests(void)
         const fl_dtype dtype = d == 0 ? FL_F32 : FL_F64;
         printf("digest forward %s %016" PRIx64 "\n", names[d], hash_forward(dtype));
         printf("digest pieces %s %016" PRIx64 "\n", names[d], hash_pieces(dtype));
+        for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+            printf("digest kind %d %s %016" PRIx64 "\n", kind, names[d], hash_family((fl_cell_kind)kind, dtype));
     }
 }
 

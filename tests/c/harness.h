@@ -45,7 +45,7 @@ double random_real(double magnitude); /* uniform in [-magnitude, magnitude), 24 
 
 /* ---- Memory between two pages that must not be touched ---------------------------------------------------- */
 
-#define GUARD_MOST 40
+#define GUARD_MOST 128
 typedef struct guard_block {
     unsigned char *pages, *data;
     size_t page_bytes, bytes;

@@ -50,6 +50,9 @@ static void run_mode(const mode *how)
         test_errors();
         test_memory();
         test_training();
+        test_family();
+        test_family_training();
+        test_family_errors();
     }
     if (how->floating_point)
         test_floating_point();
@@ -58,10 +61,13 @@ static void run_mode(const mode *how)
         test_schedules();
         test_threads();
         test_training_schedules();
+        test_family_schedules();
+        test_family_training_schedules();
     }
     if (how->interruptions) {
         test_interruptions();
         test_training_interruptions();
+        test_family_interruptions();
     }
     if (how->fork)
         test_fork();

@@ -140,7 +140,7 @@ void problem_make_writable(problem *p, const spec *s)
     const double magnitude = 1.0 / sqrt((double)H);
     for (size_t cell = 0; cell < p->cells; cell++) {
         const size_t I = cell < s->shape.num_directions ? s->shape.input_size : p->width;
-        fl_lstm_weights *weights = &p->weights[cell];
+        fl_weights *weights = &p->weights[cell];
         weights->weight_ih = random_array(p, 4 * H * I, magnitude);
         weights->weight_hh = random_array(p, 4 * H * H, magnitude);
         weights->bias_ih = s->bias_ih ? random_array(p, 4 * H, magnitude) : NULL;
@@ -158,10 +158,10 @@ void problem_make_writable(problem *p, const spec *s)
 void problem_pack(problem *p)
 {
     const size_t D = p->spec.shape.num_directions;
-    if (p->lstm == NULL)
-        EXPECT_STATUS(fl_lstm_create(&p->spec.shape, &p->lstm), FL_OK);
+    if (p->stack == NULL)
+        EXPECT_STATUS(fl_stack_create(&p->spec.shape, &p->stack), FL_OK);
     for (size_t cell = 0; cell < p->cells; cell++)
-        EXPECT_STATUS(fl_lstm_pack(p->lstm, cell / D, cell % D, &p->weights[cell]), FL_OK);
+        EXPECT_STATUS(fl_stack_pack(p->stack, cell / D, cell % D, &p->weights[cell]), FL_OK);
 }
 
 void problem_make(problem *p, const spec *s)
@@ -173,7 +173,7 @@ void problem_make(problem *p, const spec *s)
 
 void problem_free(problem *p)
 {
-    fl_lstm_destroy(p->lstm);
+    fl_stack_destroy(p->stack);
     guard_release(&p->inputs);
 }
 
@@ -194,10 +194,10 @@ void result_make(result *r, const problem *p)
 
 void result_free(result *r) { guard_release(&r->outputs); }
 
-fl_lstm_args problem_args(const problem *p, const result *r, size_t threads)
+fl_forward_args problem_args(const problem *p, const result *r, size_t threads)
 {
     const strided y = strided_of(p->spec.y_order, p->spec.T, p->spec.B, p->width);
-    const fl_lstm_args args = {.T = p->spec.T,
+    const fl_forward_args args = {.T = p->spec.T,
                                .B = p->spec.B,
                                .x = p->x,
                                .x_index = p->x_index,
@@ -242,8 +242,8 @@ static size_t written_beside_rows(const problem *p, const result *r)
 void problem_run(const problem *p, size_t threads, result *r)
 {
     result_make(r, p);
-    const fl_lstm_args args = problem_args(p, r, threads);
-    EXPECT_STATUS(fl_lstm_forward(p->lstm, &args), FL_OK);
+    const fl_forward_args args = problem_args(p, r, threads);
+    EXPECT_STATUS(fl_stack_forward(p->stack, &args), FL_OK);
     const size_t written = written_beside_rows(p, r);
     EXPECT(written == 0, "%s: %zu bytes between the rows of y were written", spec_text(&p->spec), written);
 }
@@ -286,7 +286,7 @@ bool results_equal(const problem *p, const result *a, const result *b)
 static double logistic(double a) { return 1.0 / (1.0 + exp(-a)); }
 
 /* One step of one cell and one row: h and c in place. */
-static void oracle_step(const problem *p, const fl_lstm_weights *weights, size_t I, const double *x, double *h,
+static void oracle_step(const problem *p, const fl_weights *weights, size_t I, const double *x, double *h,
                         double *c, double *gates)
 {
     const fl_dtype dtype = p->spec.shape.dtype;

@@ -20,7 +20,7 @@ typedef struct strided {
 strided strided_of(order how, size_t T, size_t B, size_t width);
 
 typedef struct spec {
-    fl_lstm_shape shape;
+    fl_stack_shape shape;
     size_t T, B;
     bool bias_ih, bias_hh, given_state, ragged, indexed;
     order x_order, y_order;
@@ -30,13 +30,13 @@ typedef struct problem {
     spec spec;
     size_t real_size, cells, width; /* cells L*D, width D*H */
     guard_arena inputs;
-    fl_lstm_weights weights[16]; /* by cell */
+    fl_weights weights[16]; /* by cell */
     strided x_layout, y_layout;
     char *x;          /* element (0, 0, 0) */
     int64_t *x_index; /* likewise */
     int64_t *lengths;
     void *h0, *c0;
-    fl_lstm *lstm;
+    fl_stack *stack;
 } problem;
 
 typedef struct result {
@@ -67,7 +67,7 @@ size_t problem_length(const problem *p, size_t b);
 
 void result_make(result *r, const problem *p);
 void result_free(result *r);
-fl_lstm_args problem_args(const problem *p, const result *r, size_t threads);
+fl_forward_args problem_args(const problem *p, const result *r, size_t threads);
 /* Make a result, run, expect FL_OK and nothing written between the elements of y. */
 void problem_run(const problem *p, size_t threads, result *r);
 /* No element was written at all. */

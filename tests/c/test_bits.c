@@ -12,9 +12,9 @@
 static const fl_dtype dtypes[] = {FL_F32, FL_F64};
 
 /* `p` restricted to row b and to steps [begin, end), with the state in h and c, which take the new one. */
-static fl_lstm_args row_args(const problem *p, const result *r, size_t b, size_t begin, size_t end, void *h, void *c)
+static fl_forward_args row_args(const problem *p, const result *r, size_t b, size_t begin, size_t end, void *h, void *c)
 {
-    fl_lstm_args args = problem_args(p, r, 1);
+    fl_forward_args args = problem_args(p, r, 1);
     const ptrdiff_t x_at = (ptrdiff_t)begin * args.x_stride_t + (ptrdiff_t)b * args.x_stride_b;
     const ptrdiff_t y_at = (ptrdiff_t)begin * args.y_stride_t + (ptrdiff_t)b * args.y_stride_b;
     args.T = end - begin;
@@ -52,7 +52,7 @@ static void start_state(const problem *p, size_t b, char *h, char *c)
 
 static void clear_after(const problem *p, const result *r, size_t b, size_t begin)
 {
-    const fl_lstm_args args = problem_args(p, r, 1);
+    const fl_forward_args args = problem_args(p, r, 1);
     for (size_t t = begin; t < p->spec.T; t++)
         memset(r->y + ((ptrdiff_t)t * args.y_stride_t + (ptrdiff_t)b * args.y_stride_b) * (ptrdiff_t)p->real_size, 0,
                p->width * p->real_size);
@@ -74,8 +74,8 @@ static void rows_alone(const spec *s, bool cut)
         start_state(&p, b, h, c);
         for (size_t begin = 0, end; begin < length; begin = end) {
             end = cut ? random_size(begin, length) : length; /* calls of no steps too */
-            const fl_lstm_args args = row_args(&p, &rows, b, begin, end, h, c);
-            EXPECT_STATUS(fl_lstm_forward(p.lstm, &args), FL_OK);
+            const fl_forward_args args = row_args(&p, &rows, b, begin, end, h, c);
+            EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
         }
         copy_state(&p, rows.h_n, h, b, true);
         copy_state(&p, rows.c_n, c, b, true);
@@ -120,7 +120,7 @@ static void stream_equals_whole(void)
             problem_make(&p, &s);
             problem_run(&p, 1, &whole);
             result_make(&streamed, &p);
-            EXPECT_STATUS(fl_stream_create(p.lstm, s.B, &stream), FL_OK);
+            EXPECT_STATUS(fl_stream_create(p.stack, s.B, &stream), FL_OK);
             if (stream == NULL)
                 return;
             const size_t bytes = p.cells * s.B * s.shape.hidden_size * p.real_size;
@@ -131,7 +131,7 @@ static void stream_equals_whole(void)
             const long made = atomic_load(&allocations_made);
             for (size_t begin = 0, end; begin < s.T; begin = end) {
                 end = random_chance(2) ? begin + 1 : random_size(begin, s.T);
-                const fl_lstm_args part = row_args(&p, &streamed, 0, begin, end, NULL, NULL);
+                const fl_forward_args part = row_args(&p, &streamed, 0, begin, end, NULL, NULL);
                 const fl_stream_io io = {.x = part.x,
                                          .x_index = part.x_index,
                                          .x_stride_t = part.x_stride_t,
@@ -165,12 +165,12 @@ static void states_in_place(void)
             problem_run(&p, 1, &usual);
             result_make(&in_place, &p);
             const size_t bytes = p.cells * s.B * s.shape.hidden_size * p.real_size;
-            fl_lstm_args args = problem_args(&p, &in_place, random_size(1, 3));
+            fl_forward_args args = problem_args(&p, &in_place, random_size(1, 3));
             memcpy(args.h_n, p.h0, bytes);
             memcpy(args.c_n, p.c0, bytes);
             args.h0 = args.h_n;
             args.c0 = args.c_n;
-            EXPECT_STATUS(fl_lstm_forward(p.lstm, &args), FL_OK);
+            EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
             EXPECT(results_equal(&p, &usual, &in_place), "%s", spec_text(&s));
             result_free(&usual);
             result_free(&in_place);
@@ -199,12 +199,12 @@ static void index_equals_one_hot(void)
                         real_put(dtypes[d], x, (ptrdiff_t)((t * s.B + b) * I + i),
                                  p.x_index[(ptrdiff_t)t * p.x_layout.stride_t +
                                            (ptrdiff_t)b * p.x_layout.stride_b] == (int64_t)i);
-            fl_lstm_args args = problem_args(&p, &dense, 1);
+            fl_forward_args args = problem_args(&p, &dense, 1);
             args.x_index = NULL;
             args.x = x;
             args.x_stride_t = (ptrdiff_t)(s.B * I);
             args.x_stride_b = (ptrdiff_t)I;
-            EXPECT_STATUS(fl_lstm_forward(p.lstm, &args), FL_OK);
+            EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
             EXPECT(results_equal(&p, &indexed, &dense), "%s", spec_text(&s));
             guard_release(&more);
             result_free(&indexed);
@@ -232,7 +232,7 @@ static void pieces_equal_forward(void)
             const size_t H = s.shape.hidden_size;
             const ptrdiff_t row = (ptrdiff_t)H;
             void *gates = guard_new(&more, 4 * s.B * H, p.real_size);
-            EXPECT_STATUS(fl_gate_matmul(p.lstm, s.B, p.x, p.x_layout.stride_b, p.h0, row, gates, 4 * row), FL_OK);
+            EXPECT_STATUS(fl_gate_matmul(p.stack, s.B, p.x, p.x_layout.stride_b, p.h0, row, gates, 4 * row), FL_OK);
             EXPECT_STATUS(fl_cell_update(dtypes[d], s.B, H, gates, 4 * row, p.c0, row, pieces.h_n, row, pieces.c_n,
                                          row),
                           FL_OK);

@@ -11,27 +11,27 @@
 
 static void create(void)
 {
-    static const fl_lstm_shape wrong[] = {
-        {FL_F32, 0, 4, 1, 1}, {FL_F32, 3, 0, 1, 1}, {FL_F32, 3, 4, 0, 1},
-        {FL_F32, 3, 4, 1, 0}, {FL_F32, 3, 4, 1, 3}, {(fl_dtype)7, 3, 4, 1, 1},
+    static const fl_stack_shape wrong[] = {
+        {FL_F32, 0, 4, 1, 1, {0}}, {FL_F32, 3, 0, 1, 1, {0}}, {FL_F32, 3, 4, 0, 1, {0}},
+        {FL_F32, 3, 4, 1, 0, {0}}, {FL_F32, 3, 4, 1, 3, {0}}, {(fl_dtype)7, 3, 4, 1, 1, {0}},
     };
-    static const fl_lstm_shape too_large[] = {
-        {FL_F32, SIZE_MAX, 4, 1, 1},           {FL_F32, 3, SIZE_MAX, 1, 1},
-        {FL_F32, 3, 4, SIZE_MAX, 1},           {FL_F64, SIZE_MAX, SIZE_MAX, SIZE_MAX, 2},
-        {FL_F32, 3, HUGE_COUNT, 1, 1},         {FL_F32, 3, (size_t)1 << 31, 1, 1},
-        {FL_F64, (size_t)1 << 40, 1 << 20, 1, 1}, {FL_F32, HUGE_COUNT / 16, 1, 1, 1},
-        {FL_F32, 1, 1, HUGE_COUNT / 64, 2},    {FL_F64, 1, HUGE_COUNT / 63, 1, 1},
+    static const fl_stack_shape too_large[] = {
+        {FL_F32, SIZE_MAX, 4, 1, 1, {0}},           {FL_F32, 3, SIZE_MAX, 1, 1, {0}},
+        {FL_F32, 3, 4, SIZE_MAX, 1, {0}},           {FL_F64, SIZE_MAX, SIZE_MAX, SIZE_MAX, 2, {0}},
+        {FL_F32, 3, HUGE_COUNT, 1, 1, {0}},         {FL_F32, 3, (size_t)1 << 31, 1, 1, {0}},
+        {FL_F64, (size_t)1 << 40, 1 << 20, 1, 1, {0}}, {FL_F32, HUGE_COUNT / 16, 1, 1, 1, {0}},
+        {FL_F32, 1, 1, HUGE_COUNT / 64, 2, {0}},    {FL_F64, 1, HUGE_COUNT / 63, 1, 1, {0}},
     };
-    const fl_lstm_shape right = {FL_F32, 3, 4, 1, 1};
-    fl_lstm *lstm = NULL;
+    const fl_stack_shape right = {FL_F32, 3, 4, 1, 1, {0}};
+    fl_stack *stack = NULL;
     for (size_t n = 0; n < sizeof wrong / sizeof *wrong; n++)
-        EXPECT_STATUS(fl_lstm_create(&wrong[n], &lstm), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_create(&wrong[n], &stack), FL_ERROR_ARGUMENT);
     for (size_t n = 0; n < sizeof too_large / sizeof *too_large; n++)
-        EXPECT(fl_lstm_create(&too_large[n], &lstm) == FL_ERROR_SIZE, "shape %zu", n);
-    EXPECT_STATUS(fl_lstm_create(NULL, &lstm), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_lstm_create(&right, NULL), FL_ERROR_ARGUMENT);
-    EXPECT(lstm == NULL, "a layer in spite of an error");
-    fl_lstm_destroy(NULL);
+        EXPECT(fl_stack_create(&too_large[n], &stack) == FL_ERROR_SIZE, "shape %zu", n);
+    EXPECT_STATUS(fl_stack_create(NULL, &stack), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stack_create(&right, NULL), FL_ERROR_ARGUMENT);
+    EXPECT(stack == NULL, "a layer in spite of an error");
+    fl_stack_destroy(NULL);
     fl_stream_destroy(NULL);
 }
 
@@ -42,16 +42,16 @@ static void pack(void)
     result before, after;
     problem_make(&p, &s);
     problem_run(&p, 1, &before);
-    fl_lstm_weights weights = p.weights[0];
-    EXPECT_STATUS(fl_lstm_pack(NULL, 0, 0, &weights), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_lstm_pack(p.lstm, 0, 0, NULL), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_lstm_pack(p.lstm, 1, 0, &weights), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_lstm_pack(p.lstm, 0, 1, &weights), FL_ERROR_ARGUMENT);
+    fl_weights weights = p.weights[0];
+    EXPECT_STATUS(fl_stack_pack(NULL, 0, 0, &weights), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stack_pack(p.stack, 0, 0, NULL), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stack_pack(p.stack, 1, 0, &weights), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stack_pack(p.stack, 0, 1, &weights), FL_ERROR_ARGUMENT);
     weights.weight_ih = NULL;
-    EXPECT_STATUS(fl_lstm_pack(p.lstm, 0, 0, &weights), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stack_pack(p.stack, 0, 0, &weights), FL_ERROR_ARGUMENT);
     weights = p.weights[0];
     weights.weight_hh = NULL;
-    EXPECT_STATUS(fl_lstm_pack(p.lstm, 0, 0, &weights), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stack_pack(p.stack, 0, 0, &weights), FL_ERROR_ARGUMENT);
     problem_run(&p, 1, &after);
     EXPECT(results_equal(&p, &before, &after), "weights changed");
     result_free(&before);
@@ -71,21 +71,21 @@ static void forward(void)
         result r;
         problem_make(&p, &s);
         result_make(&r, &p);
-        const fl_lstm_args right = problem_args(&p, &r, 1);
+        const fl_forward_args right = problem_args(&p, &r, 1);
         const int64_t some_index[6] = {0};
         const float some_x[24] = {0};
-        fl_lstm_args args;
+        fl_forward_args args;
         size_t bytes = 0;
-        EXPECT_STATUS(fl_lstm_forward(NULL, &right), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_lstm_forward(p.lstm, NULL), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_lstm_workspace(NULL, &right, &bytes), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_lstm_workspace(p.lstm, NULL, &bytes), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_lstm_workspace(p.lstm, &right, NULL), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_forward(NULL, &right), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_forward(p.stack, NULL), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_workspace(NULL, &right, &bytes), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_workspace(p.stack, NULL, &bytes), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_workspace(p.stack, &right, NULL), FL_ERROR_ARGUMENT);
 #define EXPECT_WITH(change, status)                             \
     do {                                                        \
         args = right;                                           \
         change;                                                 \
-        EXPECT_STATUS(fl_lstm_forward(p.lstm, &args), status); \
+        EXPECT_STATUS(fl_stack_forward(p.stack, &args), status); \
     } while (0)
         EXPECT_WITH(args.y = NULL, FL_ERROR_ARGUMENT);
         EXPECT_WITH(args.h_n = NULL, FL_ERROR_ARGUMENT);
@@ -129,23 +129,23 @@ static void workspace(void)
             problem p;
             problem_make(&p, &s);
             size_t bytes = 0, short_one = 0, long_one = 0;
-            fl_lstm_args args = {.T = 0, .B = 3, .num_threads = 1};
-            EXPECT_STATUS(fl_lstm_workspace(p.lstm, &args, &bytes), FL_OK);
+            fl_forward_args args = {.T = 0, .B = 3, .num_threads = 1};
+            EXPECT_STATUS(fl_stack_workspace(p.stack, &args, &bytes), FL_OK);
             args.T = 3;
             args.B = 0;
-            EXPECT_STATUS(fl_lstm_workspace(p.lstm, &args, &bytes), FL_OK);
+            EXPECT_STATUS(fl_stack_workspace(p.stack, &args, &bytes), FL_OK);
             args.B = 3;
             args.T = 100000;
-            EXPECT_STATUS(fl_lstm_workspace(p.lstm, &args, &short_one), FL_OK);
+            EXPECT_STATUS(fl_stack_workspace(p.stack, &args, &short_one), FL_OK);
             args.T = 10000000;
-            EXPECT_STATUS(fl_lstm_workspace(p.lstm, &args, &long_one), FL_OK);
+            EXPECT_STATUS(fl_stack_workspace(p.stack, &args, &long_one), FL_OK);
             if (D == 1 || L == 1)
                 EXPECT(long_one == short_one, "L=%zu: %zu bytes, then %zu", L, short_one, long_one);
             else
                 EXPECT(long_one - short_one == (size_t)9900000 * 3 * 2 * 20 * sizeof(double), "%zu bytes, then %zu",
                        short_one, long_one);
             args.T = args.B = many;
-            EXPECT_STATUS(fl_lstm_workspace(p.lstm, &args, &bytes), FL_ERROR_SIZE);
+            EXPECT_STATUS(fl_stack_workspace(p.stack, &args, &bytes), FL_ERROR_SIZE);
             problem_free(&p);
         }
 }
@@ -162,13 +162,13 @@ static void stream(void)
     s.shape.num_directions = 2;
     problem_make(&both, &s);
     EXPECT_STATUS(fl_stream_create(NULL, 1, &stream), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_stream_create(p.lstm, 1, NULL), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_stream_create(p.lstm, 0, &stream), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_stream_create(both.lstm, 1, &stream), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_stream_create(p.lstm, SIZE_MAX, &stream), FL_ERROR_SIZE);
-    EXPECT_STATUS(fl_stream_create(p.lstm, HUGE_COUNT / 4, &stream), FL_ERROR_SIZE);
+    EXPECT_STATUS(fl_stream_create(p.stack, 1, NULL), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stream_create(p.stack, 0, &stream), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stream_create(both.stack, 1, &stream), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stream_create(p.stack, SIZE_MAX, &stream), FL_ERROR_SIZE);
+    EXPECT_STATUS(fl_stream_create(p.stack, HUGE_COUNT / 4, &stream), FL_ERROR_SIZE);
     EXPECT(stream == NULL, "a stream in spite of an error");
-    EXPECT_STATUS(fl_stream_create(p.lstm, 2, &stream), FL_OK);
+    EXPECT_STATUS(fl_stream_create(p.stack, 2, &stream), FL_OK);
     if (stream != NULL) {
         const fl_stream_io right = {.x_index = p.x_index, .x_stride_t = 2, .x_stride_b = 1, .y = r.y,
                                     .y_stride_t = 10, .y_stride_b = 5};
@@ -204,10 +204,10 @@ static void pieces(void)
     problem p;
     problem_make(&p, &s);
     EXPECT_STATUS(fl_gate_matmul(NULL, 1, in, 2, in, 1, out, 4), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_gate_matmul(p.lstm, 1, NULL, 2, in, 1, out, 4), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_gate_matmul(p.lstm, 1, in, 2, NULL, 1, out, 4), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_gate_matmul(p.lstm, 1, in, 2, in, 1, NULL, 4), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_gate_matmul(p.lstm, 0, NULL, 2, NULL, 1, NULL, 4), FL_OK);
+    EXPECT_STATUS(fl_gate_matmul(p.stack, 1, NULL, 2, in, 1, out, 4), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_gate_matmul(p.stack, 1, in, 2, NULL, 1, out, 4), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_gate_matmul(p.stack, 1, in, 2, in, 1, NULL, 4), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_gate_matmul(p.stack, 0, NULL, 2, NULL, 1, NULL, 4), FL_OK);
     EXPECT_STATUS(fl_cell_update((fl_dtype)5, 1, 1, in, 4, in, 1, out, 1, out + 1, 1), FL_ERROR_ARGUMENT);
     EXPECT_STATUS(fl_cell_update(FL_F32, 1, 1, NULL, 4, in, 1, out, 1, out + 1, 1), FL_ERROR_ARGUMENT);
     EXPECT_STATUS(fl_cell_update(FL_F32, 1, 1, in, 4, NULL, 1, out, 1, out + 1, 1), FL_ERROR_ARGUMENT);

@@ -8,21 +8,21 @@
 
 static void create_without_memory(void)
 {
-    const fl_lstm_shape shape = {FL_F32, 3, 40, 2, 2};
-    fl_lstm *lstm = NULL;
+    const fl_stack_shape shape = {FL_F32, 3, 40, 2, 2, {0}};
+    fl_stack *stack = NULL;
     fl_status status = FL_ERROR_MEMORY;
     size_t nth = 0;
     while (status == FL_ERROR_MEMORY && nth < 50) {
         const long live = atomic_load(&allocations_live);
         allocation_fail(++nth);
-        status = fl_lstm_create(&shape, &lstm);
+        status = fl_stack_create(&shape, &stack);
         allocation_fail(0);
-        EXPECT(status == FL_OK || lstm == NULL, "a layer in spite of an error");
+        EXPECT(status == FL_OK || stack == NULL, "a layer in spite of an error");
         EXPECT(status == FL_OK || atomic_load(&allocations_live) == live, "allocation %zu failed: memory lost", nth);
     }
     EXPECT_STATUS(status, FL_OK);
     EXPECT(nth > 1, "no allocation failed");
-    fl_lstm_destroy(lstm);
+    fl_stack_destroy(stack);
 }
 
 static void forward_without_memory(void)
@@ -37,17 +37,17 @@ static void forward_without_memory(void)
             result expected, r;
             problem_make(&p, &s);
             problem_run(&p, threads, &expected);
-            fl_lstm_destroy(p.lstm);
-            p.lstm = NULL;
+            fl_stack_destroy(p.stack);
+            p.stack = NULL;
             problem_pack(&p); /* without the scratch memory that a call leaves behind */
             fl_status status = FL_ERROR_MEMORY;
             size_t nth = 0;
             while (status == FL_ERROR_MEMORY && nth < 50) {
                 result_make(&r, &p);
-                const fl_lstm_args args = problem_args(&p, &r, threads);
+                const fl_forward_args args = problem_args(&p, &r, threads);
                 const long live = atomic_load(&allocations_live);
                 allocation_fail(++nth);
-                status = fl_lstm_forward(p.lstm, &args);
+                status = fl_stack_forward(p.stack, &args);
                 allocation_fail(0);
                 EXPECT(status == FL_OK || atomic_load(&allocations_live) == live, "allocation %zu failed: memory lost",
                        nth);
@@ -74,12 +74,12 @@ static void forward_grows_without_memory(void)
     problem_run(&p, 1, &r);
     result_free(&r);
     result_make(&r, &q);
-    const fl_lstm_args args = problem_args(&q, &r, 1);
+    const fl_forward_args args = problem_args(&q, &r, 1);
     size_t nth = 0;
     fl_status status = FL_ERROR_MEMORY;
     while (status == FL_ERROR_MEMORY && nth < 50) {
         allocation_fail(++nth);
-        status = fl_lstm_forward(p.lstm, &args);
+        status = fl_stack_forward(p.stack, &args);
         allocation_fail(0);
     }
     EXPECT_STATUS(status, FL_OK);
@@ -102,7 +102,7 @@ static void stream_without_memory(void)
     while (status == FL_ERROR_MEMORY && nth < 50) {
         const long live = atomic_load(&allocations_live);
         allocation_fail(++nth);
-        status = fl_stream_create(p.lstm, 3, &stream);
+        status = fl_stream_create(p.stack, 3, &stream);
         allocation_fail(0);
         EXPECT(status == FL_OK || stream == NULL, "a stream in spite of an error");
         EXPECT(status == FL_OK || atomic_load(&allocations_live) == live, "allocation %zu failed: memory lost", nth);
@@ -127,10 +127,10 @@ static void calls_leave_memory_flat(void)
         result r;
         problem_make(&p, &s);
         problem_run(&p, threads, &r);
-        const fl_lstm_args args = problem_args(&p, &r, threads);
+        const fl_forward_args args = problem_args(&p, &r, threads);
         const long live = atomic_load(&allocations_live), made = atomic_load(&allocations_made);
         for (size_t repeat = 0; repeat < rounds(200); repeat++)
-            EXPECT_STATUS(fl_lstm_forward(p.lstm, &args), FL_OK);
+            EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
         EXPECT(atomic_load(&allocations_live) == live, "%ld blocks, then %ld", live, atomic_load(&allocations_live));
         EXPECT(threads > 1 || atomic_load(&allocations_made) == made, "%ld allocations",
                atomic_load(&allocations_made) - made);
@@ -155,8 +155,8 @@ static void stream_takes_memory_once(void)
         problem_make(&p, &s);
         problem_run(&p, 1, &whole);
         result_make(&r, &p);
-        const fl_lstm_args args = problem_args(&p, &r, 1);
-        EXPECT_STATUS(fl_stream_create(p.lstm, s.B, &stream), FL_OK);
+        const fl_forward_args args = problem_args(&p, &r, 1);
+        EXPECT_STATUS(fl_stream_create(p.stack, s.B, &stream), FL_OK);
         const fl_stream_io io = {.x = args.x,
                                  .x_stride_t = args.x_stride_t,
                                  .x_stride_b = args.x_stride_b,

@@ -29,9 +29,9 @@ static spec spec_of(const sizes *z)
 static bool is_split(const problem *p, const result *r, size_t threads)
 {
     size_t alone = 0, together = 0;
-    const fl_lstm_args one = problem_args(p, r, 1), many = problem_args(p, r, threads);
-    EXPECT_STATUS(fl_lstm_workspace(p->lstm, &one, &alone), FL_OK);
-    EXPECT_STATUS(fl_lstm_workspace(p->lstm, &many, &together), FL_OK);
+    const fl_forward_args one = problem_args(p, r, 1), many = problem_args(p, r, threads);
+    EXPECT_STATUS(fl_stack_workspace(p->stack, &one, &alone), FL_OK);
+    EXPECT_STATUS(fl_stack_workspace(p->stack, &many, &together), FL_OK);
     return together != alone;
 }
 

@@ -40,8 +40,8 @@ static void shared_free(shared *s)
 /* Run into `r` and compare; for any thread. */
 static bool right_again(const shared *s, const result *r, size_t threads)
 {
-    const fl_lstm_args args = problem_args(&s->p, r, threads);
-    return fl_lstm_forward(s->p.lstm, &args) == FL_OK && results_equal(&s->p, &s->expected, r);
+    const fl_forward_args args = problem_args(&s->p, r, threads);
+    return fl_stack_forward(s->p.stack, &args) == FL_OK && results_equal(&s->p, &s->expected, r);
 }
 
 /* ---- Several callers ---------------------------------------------------------------------------------------- */
@@ -247,13 +247,13 @@ static void interrupt_endless(const spec *s, size_t threads)
     interruption context = {.caller = pthread_self()};
     problem_make(&p, s);
     result_make(&r, &p);
-    fl_lstm_args args = problem_args(&p, &r, threads);
+    fl_forward_args args = problem_args(&p, &r, threads);
     args.T = ENDLESS;
     args.x_stride_t = args.y_stride_t = 0;
     args.interrupt = stop_at_third;
     args.interrupt_context = &context;
     fesetround(FE_DOWNWARD);
-    const fl_status status = fl_lstm_forward(p.lstm, &args);
+    const fl_status status = fl_stack_forward(p.stack, &args);
     EXPECT(fegetround() == FE_DOWNWARD, "rounding mode %d after the call", fegetround());
     fesetround(FE_TONEAREST);
     EXPECT_STATUS(status, FL_ERROR_INTERRUPTED);
@@ -295,8 +295,8 @@ static void interrupt_stream(void)
     problem_make(&p, &s);
     problem_run(&p, 1, &r);
     result_make(&again, &p);
-    EXPECT_STATUS(fl_stream_create(p.lstm, 2, &stream), FL_OK);
-    const fl_lstm_args args = problem_args(&p, &again, 1);
+    EXPECT_STATUS(fl_stream_create(p.stack, 2, &stream), FL_OK);
+    const fl_forward_args args = problem_args(&p, &again, 1);
     fl_stream_io io = {.x = args.x,
                        .x_stride_b = args.x_stride_b,
                        .y = args.y,

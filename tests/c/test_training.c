@@ -112,7 +112,7 @@ static void training_same_as_a_call(void)
         result_make(&r, &a.p);
         EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
         const fl_record_args args = record_args(&a, &r, random_chance(2) ? FL_SAVE_ALL : random_size(1, 5), 1);
-        EXPECT_STATUS(fl_lstm_record(a.p.lstm, &args, tape), FL_OK);
+        EXPECT_STATUS(fl_stack_record(a.p.stack, &args, tape), FL_OK);
         EXPECT(arenas_equal(&expected.outputs, &r.outputs), "%s", pass_text(&a));
         fl_tape_destroy(tape);
         result_free(&expected);
@@ -134,23 +134,23 @@ static void training_errors(void)
         result r;
         gradients g;
         fl_tape *tape = NULL;
-        fl_lstm *other = NULL;
+        fl_stack *other = NULL;
         pass_make(&a, &s, &o);
         result_make(&r, &a.p);
         gradients_make(&g, &a);
         EXPECT_STATUS(fl_tape_create(NULL), FL_ERROR_ARGUMENT);
         EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-        EXPECT_STATUS(fl_lstm_create(&s.shape, &other), FL_OK);
+        EXPECT_STATUS(fl_stack_create(&s.shape, &other), FL_OK);
         const fl_record_args recorded = record_args(&a, &r, FL_SAVE_ALL, 1);
         const fl_backward_args right = backward_args(&a, &g, 1);
-        EXPECT_STATUS(fl_lstm_backward(a.p.lstm, tape, &right), FL_ERROR_ARGUMENT); /* nothing is recorded */
+        EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &right), FL_ERROR_ARGUMENT); /* nothing is recorded */
         EXPECT(fl_tape_bytes(tape) == 0 && fl_tape_bytes(NULL) == 0, "%zu bytes", fl_tape_bytes(tape));
 
 #define REFUSE_RECORD(change, wanted)                                 \
     do {                                                              \
         fl_record_args args = recorded;                               \
         change;                                                       \
-        EXPECT_STATUS(fl_lstm_record(a.p.lstm, &args, tape), wanted); \
+        EXPECT_STATUS(fl_stack_record(a.p.stack, &args, tape), wanted); \
     } while (0)
         REFUSE_RECORD(args.dropout = -0.1, FL_ERROR_ARGUMENT);
         REFUSE_RECORD(args.dropout = 1.1, FL_ERROR_ARGUMENT);
@@ -163,22 +163,22 @@ static void training_errors(void)
         REFUSE_RECORD(args.call.T = SIZE_MAX / 2, FL_ERROR_SIZE);
         const int64_t lengths[] = {3, 4};
         REFUSE_RECORD(args.call.lengths = lengths, FL_ERROR_LENGTH);
-        EXPECT_STATUS(fl_lstm_record(NULL, &recorded, tape), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_lstm_record(a.p.lstm, NULL, tape), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_lstm_record(a.p.lstm, &recorded, NULL), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_record(NULL, &recorded, tape), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_record(a.p.stack, NULL, tape), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, NULL), FL_ERROR_ARGUMENT);
         EXPECT(result_untouched(&r), "something was written");
-        EXPECT_STATUS(fl_lstm_record(a.p.lstm, &recorded, tape), FL_OK);
+        EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, tape), FL_OK);
         EXPECT(fl_tape_bytes(tape) >= 3 * 2 * 5 * 5 * sizeof(float), "%zu bytes", fl_tape_bytes(tape));
 
 #define REFUSE_BACKWARD(change)                                                    \
     do {                                                                           \
         fl_backward_args args = right;                                             \
-        fl_lstm_gradients wrong = g.of[0];                                         \
-        fl_lstm_weights weights = a.p.weights[0];                                  \
+        fl_gradients wrong = g.of[0];                                         \
+        fl_weights weights = a.p.weights[0];                                  \
         change;                                                                    \
         (void)wrong;                                                               \
         (void)weights;                                                             \
-        EXPECT_STATUS(fl_lstm_backward(a.p.lstm, tape, &args), FL_ERROR_ARGUMENT); \
+        EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_ERROR_ARGUMENT); \
     } while (0)
         REFUSE_BACKWARD(args.weights = NULL);
         REFUSE_BACKWARD(args.gradients = NULL);
@@ -190,19 +190,19 @@ static void training_errors(void)
         REFUSE_BACKWARD(weights.weight_hh = NULL; args.weights = &weights);
         if (s.indexed)
             REFUSE_BACKWARD(args.dx = r.y); /* an index has no gradient */
-        EXPECT_STATUS(fl_lstm_backward(NULL, tape, &right), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_lstm_backward(a.p.lstm, NULL, &right), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_lstm_backward(a.p.lstm, tape, NULL), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_lstm_backward(other, tape, &right), FL_ERROR_ARGUMENT); /* another layer's tape */
+        EXPECT_STATUS(fl_stack_backward(NULL, tape, &right), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_backward(a.p.stack, NULL, &right), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, NULL), FL_ERROR_ARGUMENT);
+        EXPECT_STATUS(fl_stack_backward(other, tape, &right), FL_ERROR_ARGUMENT); /* another layer's tape */
         for (size_t n = 0; n < g.outputs.count; n++)
             for (size_t byte = 0; byte < g.outputs.blocks[n].bytes; byte++)
                 EXPECT(g.outputs.blocks[n].data[byte] == 0xff, "output %zu was written", n);
-        EXPECT_STATUS(fl_lstm_backward(a.p.lstm, tape, &right), FL_OK);
+        EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &right), FL_OK);
         REFUSE_RECORD(args.dropout = 2.0, FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_lstm_backward(a.p.lstm, tape, &right), FL_OK); /* what was recorded is still there */
+        EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &right), FL_OK); /* what was recorded is still there */
         fl_tape_destroy(tape);
         fl_tape_destroy(NULL);
-        fl_lstm_destroy(other);
+        fl_stack_destroy(other);
         pass_results_free(&r, &g);
         pass_free(&a);
     }
@@ -271,11 +271,11 @@ static void training_without_memory(void)
         size_t nth = 0;
         for (; status == FL_ERROR_MEMORY && nth < 50; nth++) {
             allocation_fail(1 + nth / 2); /* what was taken before is kept: fewer are left */
-            status = fl_lstm_record(a.p.lstm, &recorded, tape);
+            status = fl_stack_record(a.p.stack, &recorded, tape);
             allocation_fail(0);
             if (status != FL_OK) {
                 EXPECT(fl_tape_bytes(tape) == 0, "%zu bytes of nothing", fl_tape_bytes(tape));
-                EXPECT_STATUS(fl_lstm_backward(a.p.lstm, tape, &args), FL_ERROR_ARGUMENT);
+                EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_ERROR_ARGUMENT);
             }
         }
         EXPECT_STATUS(status, FL_OK);
@@ -283,7 +283,7 @@ static void training_without_memory(void)
         status = FL_ERROR_MEMORY;
         for (nth = 0; status == FL_ERROR_MEMORY && nth < 50; nth++) {
             allocation_fail(1 + nth / 2);
-            status = fl_lstm_backward(a.p.lstm, tape, &args);
+            status = fl_stack_backward(a.p.stack, tape, &args);
             allocation_fail(0);
         }
         EXPECT_STATUS(status, FL_OK);
@@ -317,8 +317,8 @@ static void training_leaves_memory_flat(void)
         const fl_backward_args args = backward_args(&a, &g, 1);
         const long live = atomic_load(&allocations_live), made = atomic_load(&allocations_made);
         for (size_t repeat = 0; repeat < rounds(50); repeat++) {
-            EXPECT_STATUS(fl_lstm_record(a.p.lstm, &recorded, tape), FL_OK);
-            EXPECT_STATUS(fl_lstm_backward(a.p.lstm, tape, &args), FL_OK);
+            EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, tape), FL_OK);
+            EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_OK);
         }
         EXPECT(atomic_load(&allocations_live) == live, "%ld blocks, then %ld", live, atomic_load(&allocations_live));
         EXPECT(atomic_load(&allocations_made) == made, "%ld allocations", atomic_load(&allocations_made) - made);
@@ -396,21 +396,21 @@ static void training_interrupted(void)
             fl_record_args recorded = record_args(&a, &r, saves[n], threads);
             gradients_make(&g, &a);
             fl_backward_args args = backward_args(&a, &g, threads);
-            EXPECT_STATUS(fl_lstm_record(a.p.lstm, &recorded, tape), FL_OK);
+            EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, tape), FL_OK);
             args.interrupt = stop_at_once;
             args.interrupt_context = &asked;
-            EXPECT_STATUS(fl_lstm_backward(a.p.lstm, tape, &args), FL_ERROR_INTERRUPTED);
+            EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_ERROR_INTERRUPTED);
             EXPECT(asked == 1, "asked %zu times", asked);
             args.interrupt = NULL;
-            EXPECT_STATUS(fl_lstm_backward(a.p.lstm, tape, &args), FL_OK);
+            EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_OK);
             EXPECT(arenas_equal(&right.outputs, &g.outputs), "save %zu, %zu threads", saves[n], threads);
             recorded.call.interrupt = stop_at_once;
             recorded.call.interrupt_context = &asked;
             recorded.call.T = (size_t)1 << 24; /* far too long, over the first step again and again */
             recorded.call.x_stride_t = recorded.call.y_stride_t = 0;
             recorded.save = SIZE_MAX - 1;
-            EXPECT_STATUS(fl_lstm_record(a.p.lstm, &recorded, tape), FL_ERROR_INTERRUPTED);
-            EXPECT_STATUS(fl_lstm_backward(a.p.lstm, tape, &args), FL_ERROR_ARGUMENT);
+            EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, tape), FL_ERROR_INTERRUPTED);
+            EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_ERROR_ARGUMENT);
             guard_release(&g.outputs);
         }
     fl_tape_destroy(tape);

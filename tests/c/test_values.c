@@ -155,7 +155,7 @@ static void gate_matmul(void)
                     real_put(dtype, h, (ptrdiff_t)(b * ldh + j), random_real(1.0));
             }
             EXPECT_STATUS(
-                fl_gate_matmul(p.lstm, B, x, (ptrdiff_t)ldx, h, (ptrdiff_t)ldh, gates, (ptrdiff_t)ldg), FL_OK);
+                fl_gate_matmul(p.stack, B, x, (ptrdiff_t)ldx, h, (ptrdiff_t)ldh, gates, (ptrdiff_t)ldg), FL_OK);
             double worst = 0.0;
             for (size_t b = 0; b < B; b++)
                 for (size_t row = 0; row < ldg && (b + 1 < B || row < 4 * H); row++) {
@@ -296,7 +296,7 @@ static void compute_all(const problem *p, size_t threads, const result *forward,
     const fl_dtype dtype = p->spec.shape.dtype;
     const size_t B = p->spec.B, H = p->spec.shape.hidden_size;
     const ptrdiff_t h = (ptrdiff_t)H;
-    const fl_lstm_args args = problem_args(p, forward, threads), other = problem_args(p, streamed, 1);
+    const fl_forward_args args = problem_args(p, forward, threads), other = problem_args(p, streamed, 1);
     const fl_stream_io io = {.x = other.x,
                              .x_stride_t = other.x_stride_t,
                              .x_stride_b = other.x_stride_b,
@@ -306,12 +306,12 @@ static void compute_all(const problem *p, size_t threads, const result *forward,
     fl_stream *stream = NULL;
     size_t bytes = 0;
     char *gates = (char *)pieces->data, *state = gates + 4 * B * H * p->real_size;
-    EXPECT_STATUS(fl_lstm_workspace(p->lstm, &args, &bytes), FL_OK);
-    EXPECT_STATUS(fl_lstm_forward(p->lstm, &args), FL_OK);
-    EXPECT_STATUS(fl_stream_create(p->lstm, B, &stream), FL_OK);
+    EXPECT_STATUS(fl_stack_workspace(p->stack, &args, &bytes), FL_OK);
+    EXPECT_STATUS(fl_stack_forward(p->stack, &args), FL_OK);
+    EXPECT_STATUS(fl_stream_create(p->stack, B, &stream), FL_OK);
     EXPECT_STATUS(fl_stream_process(stream, p->spec.T, &io), FL_OK);
     fl_stream_destroy(stream);
-    EXPECT_STATUS(fl_gate_matmul(p->lstm, B, p->x, p->x_layout.stride_b, forward->h_n, h, gates, 4 * h), FL_OK);
+    EXPECT_STATUS(fl_gate_matmul(p->stack, B, p->x, p->x_layout.stride_b, forward->h_n, h, gates, 4 * h), FL_OK);
     EXPECT_STATUS(fl_cell_update(dtype, B, H, gates, 4 * h, forward->c_n, h, state, h, state, h), FL_OK);
     fl_sigmoid(dtype, 2 * B * H, gates, gates);
     fl_tanh(dtype, 2 * B * H, gates + 2 * B * H * p->real_size, gates + 2 * B * H * p->real_size);

@@ -49,7 +49,7 @@ static void truth_forward(truth *o, const pass *a, size_t layer, size_t d, size_
     const spec *s = &a->p.spec;
     const size_t T = s->T, B = s->B, H = s->shape.hidden_size, D = s->shape.num_directions, cell = layer * D + d;
     const fl_dtype dtype = s->shape.dtype;
-    const fl_lstm_weights *w = &a->p.weights[cell];
+    const fl_weights *w = &a->p.weights[cell];
     trace *kept = &o->cells[cell];
     kept->gates = doubles(T * B * 4 * H);
     kept->h_before = doubles(T * B * H);
@@ -98,7 +98,7 @@ static void truth_backward(truth *o, const pass *a, size_t layer, size_t d, size
     const spec *s = &a->p.spec;
     const size_t B = s->B, H = s->shape.hidden_size, D = s->shape.num_directions, cell = layer * D + d;
     const fl_dtype dtype = s->shape.dtype;
-    const fl_lstm_weights *w = &a->p.weights[cell];
+    const fl_weights *w = &a->p.weights[cell];
     const trace *kept = &o->cells[cell];
     double *da = doubles(4 * H);
     o->weight_ih[cell] = doubles(4 * H * I);

@@ -106,7 +106,7 @@ fl_record_args record_args(const pass *a, const result *r, size_t save, size_t t
                                  .save = save,
                                  .reset = a->reset,
                                  .dropout = a->o.dropout,
-                                 .dropout_seed = DROPOUT_SEED};
+                                 .seed = DROPOUT_SEED};
     return args;
 }
 
@@ -135,8 +135,8 @@ void pass_run(const pass *a, fl_tape *tape, size_t save, size_t threads, result 
     gradients_make(g, a);
     const fl_record_args recorded = record_args(a, r, save, threads);
     const fl_backward_args args = backward_args(a, g, threads);
-    EXPECT_STATUS(fl_lstm_record(a->p.lstm, &recorded, tape), FL_OK);
-    EXPECT_STATUS(fl_lstm_backward(a->p.lstm, tape, &args), FL_OK);
+    EXPECT_STATUS(fl_stack_record(a->p.stack, &recorded, tape), FL_OK);
+    EXPECT_STATUS(fl_stack_backward(a->p.stack, tape, &args), FL_OK);
 }
 
 void pass_results_free(result *r, gradients *g)

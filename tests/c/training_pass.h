@@ -32,7 +32,7 @@ typedef struct gradients {
     guard_arena outputs;
     char *dx_memory, *dx;
     void *dh0, *dc0;
-    fl_lstm_gradients of[MOST_CELLS];
+    fl_gradients of[MOST_CELLS];
 } gradients;
 
 options options_random(const spec *s);

@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Included by _core.pyx: passes of the C core over rows that lie anywhere.  sequences.py and stacks.py say where; they have
+# checked what a caller gave, and what is checked here is that no pointer can leave its array.
+
+
+# ---- Calls ---------------------------------------------------------------------------------------------------
+
+cdef fl_status run_record(const fl_stack *stack, fl_record_args *args, fl_tape *tape) noexcept:
+    """fl_stack_record without the GIL; FL_ERROR_INTERRUPTED comes with a Python exception set."""
+    cdef PyThreadState *thread
+    args.call.interrupt = check_signals
+    args.call.interrupt_context = &thread
+    thread = PyEval_SaveThread()
+    cdef fl_status status = fl_stack_record(stack, args, tape)
+    PyEval_RestoreThread(thread)
+    return status
+
+
+cdef fl_status run_backward(const fl_stack *stack, fl_tape *tape, fl_backward_args *args) noexcept:
+    """fl_stack_backward likewise."""
+    cdef PyThreadState *thread
+    args.interrupt = check_signals
+    args.interrupt_context = &thread
+    thread = PyEval_SaveThread()
+    cdef fl_status status = fl_stack_backward(stack, tape, args)
+    PyEval_RestoreThread(thread)
+    return status
+
+
+# ---- Where rows lie ------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Input:
+    """Where x lies: B rows of at most T steps, each from its first step in the order of processing.
+
+    Made by `strided_input`, `packed_input` and `listed_input`.
+    """
+
+    cdef readonly size_t T, B
+    cdef readonly object lengths  # int64 (B,), or None for T everywhere
+    cdef readonly bint is_index
+    cdef object pin               # keeps the memory
+    cdef const void *data
+    cdef ptrdiff_t stride_t, stride_b  # in elements
+    cdef ndarray at               # first steps of the rows, in units of stride_b; or None
+
+    cdef void fill(self, fl_forward_args *args) noexcept:
+        args.T = self.T
+        args.B = self.B
+        if self.is_index:
+            args.x_index = <const int64_t *>self.data
+        else:
+            args.x = self.data
+        args.x_stride_t = self.stride_t
+        args.x_stride_b = self.stride_b
+        if self.at is not None:
+            args.x_at = <const ptrdiff_t *>PyArray_DATA(self.at)
+        if self.lengths is not None:
+            args.lengths = <const int64_t *>PyArray_DATA(<ndarray>self.lengths)
+
+
+cdef size_t length_of(object lengths, size_t T, size_t b) noexcept:
+    return <size_t>(<int64_t *>PyArray_DATA(<ndarray>lengths))[b] if lengths is not None else T
+
+
+cdef Input new_input(Weights weights, ndarray x, int ndim, size_t T, size_t B, lengths):
+    """Checks of the last dimension, and of `lengths`."""
+    cdef Input result = Input.__new__(Input)
+    cdef npy_intp[1] dims
+    cdef size_t b
+    result.is_index = PyArray_TYPE(x) == NPY_INT64
+    if not (is_plain(x, NPY_INT64 if result.is_index else weights.typenum) and (result.is_index or has_row_strides(x))
+            and PyArray_NDIM(x) == ndim + (not result.is_index)
+            and (result.is_index or <size_t>PyArray_DIMS(x)[ndim] == weights.shape.input_size)):
+        raise ValueError(f"x: expected {ndim} dimensions and I = {weights.shape.input_size}, got {np.shape(x)}")
+    if lengths is not None:
+        dims[0] = <npy_intp>B
+        lengths = read_operand(lengths, "lengths", NPY_INT64, 1, dims)
+        for b in range(B):
+            if not 0 <= (<int64_t *>PyArray_DATA(<ndarray>lengths))[b] <= <int64_t>T:
+                raise ValueError(f"lengths[{b}]: expected an integer from 0 to T = {T}, got {lengths[b]}")
+    result.T, result.B = T, B
+    result.lengths = lengths
+    result.pin = x
+    result.data = PyArray_DATA(x)
+    return result
+
+
+cdef ndarray places(size_t B):
+    cdef npy_intp[1] dims
+    dims[0] = <npy_intp>B
+    return <ndarray>PyArray_EMPTY(1, dims, NPY_INTP, 0)
+
+
+def strided_input(Weights weights not None, ndarray x not None, lengths, bint reverse):
+    """Input (T, B, I), or indices (T, B) in int64; if `reverse`, rows run from their last step to their first."""
+    cdef Input result
+    cdef npy_intp itemsize = PyArray_ITEMSIZE(x)
+    cdef size_t b, length
+    if PyArray_NDIM(x) < 2:
+        raise ValueError(f"x: expected (T, B, I) or (T, B), got {np.shape(x)}")
+    result = new_input(weights, x, 2, <size_t>PyArray_DIMS(x)[0], <size_t>PyArray_DIMS(x)[1], lengths)
+    result.stride_t = PyArray_STRIDES(x)[0] // itemsize
+    result.stride_b = PyArray_STRIDES(x)[1] // itemsize
+    if reverse:
+        result.at = places(result.B)
+        for b in range(result.B):
+            length = length_of(result.lengths, result.T, b)
+            (<ptrdiff_t *>PyArray_DATA(result.at))[b] = (<ptrdiff_t>b * result.stride_b + (
+                <ptrdiff_t>(length - 1) * result.stride_t if length != 0 else 0))
+        result.stride_b = 1  # any distance can be said in elements
+        result.stride_t = -result.stride_t
+    return result
+
+
+def packed_input(Weights weights not None, ndarray x not None, size_t T, Frame frame not None, ndarray lengths not None):
+    """Input (N, I), or indices (N,) in int64, whose rows lie as `frame` says."""
+    cdef Input result = new_input(weights, x, 1, T, <size_t>PyArray_SIZE(lengths), lengths)
+    cdef ptrdiff_t stride = PyArray_STRIDES(x)[0] // PyArray_ITEMSIZE(x)
+    if <size_t>PyArray_DIMS(x)[0] != frame.rows:
+        raise ValueError(f"x: expected {frame.rows} rows, got {np.shape(x)}")
+    frame.check(result)
+    result.at = frame.at
+    result.stride_b = stride * (1 if frame.at is not None else frame.step_b)
+    result.stride_t = stride * frame.step_t
+    return result
+
+
+def listed_input(Weights weights not None, list arrays not None, size_t T, lengths, bint reverse):
+    """Input as one C-contiguous array (T_b, I), or (T_b,) of indices in int64, for each row."""
+    cdef Input result = None, row
+    cdef size_t b, B = <size_t>len(arrays), length, I = weights.shape.input_size
+    cdef npy_intp itemsize = 1
+    cdef ptrdiff_t width = 1
+    cdef ptrdiff_t *at = NULL
+    cdef const char *base = NULL
+    if B == 0:
+        raise ValueError("x: expected at least one array, got none")
+    for b in range(B):
+        array = arrays[b]
+        row = new_input(weights, array, 1, T, 1, lengths[b:b + 1])
+        length = length_of(row.lengths, T, 0)
+        if result is None:
+            result = new_input(weights, array, 1, T, B, lengths)
+            result.pin = list(arrays)
+            result.at = places(B)
+            at = <ptrdiff_t *>PyArray_DATA(result.at)
+            base = <const char *>result.data
+            itemsize = PyArray_ITEMSIZE(<ndarray>array)
+            width = 1 if result.is_index else <ptrdiff_t>I
+        if (not PyArray_IS_C_CONTIGUOUS(<ndarray>array) or row.is_index != result.is_index
+                or <size_t>PyArray_DIMS(<ndarray>array)[0] != length):
+            raise ValueError(f"x[{b}]: expected a contiguous array of {length} steps, got {np.shape(array)}")
+        at[b] = (<const char *>PyArray_DATA(<ndarray>array) - base) // itemsize
+        if reverse and length != 0:
+            at[b] += <ptrdiff_t>(length - 1) * width
+    result.stride_b = 1
+    result.stride_t = -width if reverse else width
+    return result
+
+
+@cython.final
+cdef class Frame:
+    """Where rows of features stand in a contiguous array of `rows` of them: step s of row b is at
+    ``at[b] + s * step_t``, or without `at` at ``b * step_b + s * step_t``."""
+
+    cdef readonly size_t rows
+    cdef readonly ptrdiff_t step_t, step_b
+    cdef readonly ndarray at
+
+    def __cinit__(self, size_t rows, ptrdiff_t step_t, ptrdiff_t step_b=0, ndarray at=None):
+        self.rows, self.step_t, self.step_b = rows, step_t, step_b
+        if at is not None and not (is_plain(at, NPY_INTP) and PyArray_NDIM(at) == 1
+                                   and PyArray_IS_C_CONTIGUOUS(at)):
+            raise ValueError(f"at: expected (B,) of intp, got {np.shape(at)} of {at.dtype}")
+        self.at = at
+
+    cdef int check(self, Input x) except -1:
+        """Whether all steps of all rows have a place."""
+        cdef size_t b, steps
+        cdef ptrdiff_t first, last
+        if self.at is not None and <size_t>PyArray_SIZE(self.at) != x.B:
+            raise ValueError(f"at: expected {x.B} rows, got {PyArray_SIZE(self.at)}")
+        for b in range(x.B):
+            # In a plain array the C core writes zeros behind the end of a row.
+            steps = x.T if self.at is None else length_of(x.lengths, x.T, b)
+            if steps == 0:
+                continue
+            first = (<ptrdiff_t *>PyArray_DATA(self.at))[b] if self.at is not None else <ptrdiff_t>b * self.step_b
+            last = first + <ptrdiff_t>(steps - 1) * self.step_t
+            if not (0 <= first < <ptrdiff_t>self.rows and 0 <= last < <ptrdiff_t>self.rows):
+                raise ValueError(f"frame: expected rows below {self.rows}, got {first} to {last}")
+        return 0
+
+    cdef char *place(self, object array, str name, Weights weights, size_t width, bint writes,
+                     ptrdiff_t *stride_t, ptrdiff_t *stride_b) except? NULL:
+        """Data and strides of an array of such rows."""
+        if not (is_plain(array, weights.typenum) and PyArray_IS_C_CONTIGUOUS(<ndarray>array)
+                and <size_t>PyArray_SIZE(<ndarray>array) == self.rows * width
+                and (not writes or PyArray_ISWRITEABLE(<ndarray>array))):
+            raise ValueError(f"{name}: expected {self.rows} rows of {width} elements, got {np.shape(array)}")
+        stride_t[0] = self.step_t * <ptrdiff_t>width
+        stride_b[0] = <ptrdiff_t>width * (self.step_b if self.at is None else 1)
+        return <char *>PyArray_DATA(<ndarray>array)
+
+
+# ---- What a caller gives, for Python ---------------------------------------------------------------------------
+
+def read_sequence(Weights weights not None, x, bint batch_first):
+    """x as an ndarray of the layer's dtype or of int64, laid out as given, and whether it has a dimension B."""
+    cdef input_view view
+    cdef ndarray array = read_input(x, weights, True, batch_first, &view)
+    return array, bool(view.batched)
+
+
+def read_row_lengths(lengths, size_t T, size_t B, bint batched):
+    """A copy of `lengths` as int64 (B,), from 0 to T."""
+    cdef input_view view
+    cdef ndarray array
+    memset(&view, 0, sizeof(view))
+    view.T, view.B, view.batched = T, B, batched
+    array = read_lengths(lengths, &view)
+    if np.any(array < 0) or np.any(array > T):
+        raise wrong_length(lengths, &view)
+    return array
+
+
+def read_booleans(value, str name, size_t T, size_t B, bint batched, bint batch_first):
+    """A copy of booleans as uint8 (T, B)."""
+    return read_flags(value, name, T, B, batched, batch_first)
+
+
+def kept(ndarray array not None):
+    """The array, or a copy if anyone could write to it: it must stay as it is until the backward pass."""
+    return own_copy(array)
+
+
+def is_list_of_rows(x):
+    """Whether x is a list of arrays (T_b, I), or of indices (T_b,)."""
+    return is_ragged(x)
+
+
+# ---- A pass of one stack -------------------------------------------------------------------------------------
+
+cdef ndarray new_state(Weights weights, size_t B, size_t width):
+    cdef npy_intp[3] dims
+    dims[0] = <npy_intp>(weights.shape.num_layers * weights.shape.num_directions)
+    dims[1], dims[2] = <npy_intp>B, <npy_intp>width
+    return <ndarray>PyArray_EMPTY(3, dims, weights.typenum, 0)
+
+
+cdef const void *state_data(object value, str name, Weights weights, size_t B, size_t width) except? NULL:
+    """Of a contiguous (L*D, B, width); null for None."""
+    cdef npy_intp[3] dims
+    if value is None:
+        return NULL
+    dims[0] = <npy_intp>(weights.shape.num_layers * weights.shape.num_directions)
+    dims[1], dims[2] = <npy_intp>B, <npy_intp>width
+    if read_operand(value, name, weights.typenum, 3, dims) is not value:
+        raise ValueError(f"{name}: expected a contiguous array of {weights.dtype}, got another")
+    return PyArray_DATA(<ndarray>value)
+
+
+cdef tuple fill_call(fl_forward_args *args, Weights weights, Input x, Frame frame, h_0, c_0, y, cells):
+    """All but the threads; the final states ``(h_n, c_n)``, where c_n may be None."""
+    cdef size_t D = weights.shape.num_directions, H = weights.shape.hidden_size
+    cdef ndarray h_n, c_n = None
+    x.fill(args)
+    frame.check(x)
+    args.h0 = state_data(h_0, "h_0", weights, x.B, weights.width)
+    args.c0 = state_data(c_0, "c_0", weights, x.B, weights.states * H)
+    args.y = frame.place(y, "y", weights, D * weights.width, True, &args.y_stride_t, &args.y_stride_b)
+    if frame.at is not None:
+        args.y_at = <const ptrdiff_t *>PyArray_DATA(frame.at)
+    if cells is not None:
+        args.cells = frame.place(cells, "cells", weights, D * H, True, &args.cells_stride_t,
+                                 &args.cells_stride_b)
+    h_n = new_state(weights, x.B, weights.width)
+    args.h_n = PyArray_DATA(h_n)
+    if weights.states != 0:
+        c_n = new_state(weights, x.B, weights.states * H)
+        args.c_n = PyArray_DATA(c_n)
+    return h_n, c_n
+
+
+def run_stack(Weights weights not None, Input x not None, Frame frame not None, h_0, c_0, y, cells,
+              size_t num_threads):
+    """One call of the C core: writes y and cells, which may be None; returns ``(h_n, c_n)``.
+
+    States are (L*D, B, width), those beside h side by side; None where there are none.
+    """
+    cdef fl_forward_args args
+    memset(&args, 0, sizeof(args))
+    cdef tuple final = fill_call(&args, weights, x, frame, h_0, c_0, y, cells)
+    args.num_threads = num_threads
+    check(run_forward(weights.stack, &args, True))
+    return final
+
+
+@cython.final
+cdef class Record:
+    """A recorded pass of one stack, and what it still reads; its memory serves again and again."""
+
+    cdef fl_tape *tape
+    cdef Weights weights
+    cdef bint busy   # a call has released the GIL
+    cdef object pins
+    cdef readonly size_t nbytes
+
+    def __cinit__(self):
+        check(fl_tape_create(&self.tape))
+
+    def __dealloc__(self):
+        fl_tape_destroy(self.tape)
+
+    cdef int forget(self) except -1:
+        self.weights = None
+        self.pins = None
+        return 0
+
+    cdef fl_status run(self, Weights weights, fl_record_args *args) except *:
+        cdef fl_status status = run_record(weights.stack, args, self.tape)
+        if status == FL_OK:
+            self.nbytes = fl_tape_bytes(self.tape)
+            self.weights = weights
+        return status
+
+    cdef int run_back(self, fl_backward_args *args, ndarray params, ndarray scratch) except -1:
+        """Gradients of the parameters go to `scratch`, which is laid out as `params`."""
+        cdef Weights weights = self.weights
+        cdef fl_status status
+        if self.busy:
+            raise RuntimeError("tape: expected one call at a time, got one while another runs")
+        cells = <fl_weights *>PyMem_Malloc(
+            weights.shape.num_layers * weights.shape.num_directions
+            * (sizeof(fl_weights) + sizeof(fl_gradients)))
+        if cells == NULL:
+            raise MemoryError
+        point_at_parameters(weights, params, scratch, cells, args)
+        self.busy = True
+        status = run_backward(weights.stack, self.tape, args)
+        self.busy = False
+        PyMem_Free(cells)
+        check(status)
+        return 0
+
+    def backward(self, Input x not None, Frame frame not None, dy, dcells, dh_n, dc_n, Frame dx_frame, dx,
+                 ndarray scratch not None, size_t bptt, size_t num_threads):
+        """The backward pass: writes `dx` unless that is None, and the gradients of the parameters to `scratch`.
+
+        `x` and `frame` are those of the forward pass; `dx_frame` says how dx lies.  Returns ``(dh_0, dc_0)``.
+        """
+        cdef Weights weights = self.weights
+        cdef fl_backward_args args
+        cdef ndarray dh_0, dc_0 = None
+        cdef size_t D = weights.shape.num_directions, H = weights.shape.hidden_size
+        memset(&args, 0, sizeof(args))
+        frame.check(x)
+        if dy is not None:
+            args.dy = frame.place(dy, "dy", weights, D * weights.width, False, &args.dy_stride_t,
+                                  &args.dy_stride_b)
+        if dcells is not None:
+            args.dcells = frame.place(dcells, "dcells", weights, D * H, False, &args.dcells_stride_t,
+                                      &args.dcells_stride_b)
+        if frame.at is not None:
+            args.dy_at = <const ptrdiff_t *>PyArray_DATA(frame.at)
+        args.dh_n = state_data(dh_n, "dh_n", weights, x.B, weights.width)
+        args.dc_n = state_data(dc_n, "dc_n", weights, x.B, weights.states * H)
+        if dx is not None:
+            dx_frame.check(x)
+            args.dx = dx_frame.place(dx, "dx", weights, weights.shape.input_size, True, &args.dx_stride_t,
+                                     &args.dx_stride_b)
+            if dx_frame.at is not None:
+                args.dx_at = <const ptrdiff_t *>PyArray_DATA(dx_frame.at)
+        dh_0 = new_state(weights, x.B, weights.width)
+        args.dh0 = PyArray_DATA(dh_0)
+        if weights.states != 0:
+            dc_0 = new_state(weights, x.B, weights.states * H)
+            args.dc0 = PyArray_DATA(dc_0)
+        args.bptt = bptt
+        args.num_threads = num_threads
+        flat_params = weights.source.flat
+        flat_buffer(scratch, "scratch", weights.typenum, flat_params.size, True)
+        self.run_back(&args, <ndarray>flat_params, scratch)
+        return dh_0, dc_0
+
+
+def record_stack(Recurrent layer not None, Weights weights not None, Input x not None, Frame frame not None, h_0, c_0,
+                 y, cells, reset, size_t save, double dropout, uint64_t seed, bint draws, size_t first_cell):
+    """As `run_stack`, recorded in a `Record`: returns ``(record, h_n, c_n)``.
+
+    What the arguments are arrays of must not change until the backward pass is done.  `first_cell` is the index
+    of the stack's first layer and direction among those that draw masks from one seed.
+    """
+    cdef fl_record_args args
+    cdef npy_intp[2] dims
+    cdef Record record
+    memset(&args, 0, sizeof(args))
+    cdef tuple final = fill_call(&args.call, weights, x, frame, h_0, c_0, y, cells)
+    args.call.num_threads = layer._num_threads
+    args.save = save
+    args.dropout = dropout
+    args.seed = seed
+    args.draws = draws
+    args.first_cell = first_cell
+    if reset is not None:
+        dims[0], dims[1] = <npy_intp>x.T, <npy_intp>x.B
+        if not (is_plain(reset, NPY_UINT8) and has_shape(<ndarray>reset, 2, dims)
+                and PyArray_IS_C_CONTIGUOUS(<ndarray>reset)):
+            raise ValueError(f"reset: expected ({x.T}, {x.B}) of uint8, got {np.shape(reset)} of {reset.dtype}")
+        args.reset = <const uint8_t *>PyArray_DATA(<ndarray>reset)
+    record = layer.take_record()
+    record.pins = x, frame, h_0, c_0, y, reset
+    check(record.run(weights, &args))
+    return record, final[0], final[1]
+
+
+def add_gradients(Recurrent layer not None, ndarray scratch not None):
+    """Add gradients of all parameters to those of the layer, which keeps the buffer for a next pass."""
+    cdef ndarray flat = flat_buffer(layer.flat_grads, "flat_grads", layer.ready().typenum, PyArray_SIZE(scratch), True)
+    fl_add(layer.ready().shape.dtype, <size_t>PyArray_SIZE(scratch), PyArray_DATA(scratch), PyArray_DATA(flat))
+    layer._gradient_scratch = scratch
+
+
+def save_code(save):
+    """`save` of ``forward`` as fl_record_args has it."""
+    return read_save(save)
+
+
+def drop_rows(ndarray rows not None, size_t T, size_t B, lengths, double p, uint64_t seed, size_t layer):
+    """A copy of the output of a layer, (N, W), with the dropout that the C core puts between layers.
+
+    Rows are (T, B) where `lengths` is None, else the steps of each row of the batch one behind the other.
+    """
+    cdef size_t width = <size_t>PyArray_DIMS(rows)[1], count = <size_t>PyArray_DIMS(rows)[0], b, t, at = 0
+    cdef size_t real_size = <size_t>PyArray_ITEMSIZE(rows)
+    cdef fl_dtype dtype = FL_F32 if PyArray_TYPE(rows) == NPY_FLOAT32 else FL_F64
+    cdef uint64_t first = <uint64_t>layer * T * B * width
+    cdef ndarray result = PyArray_NewCopy(rows, NPY_CORDER)
+    cdef char *data = <char *>PyArray_DATA(result)
+    if lengths is None:
+        with nogil:
+            fl_dropout(dtype, p, seed, first, count * width, data, data)
+        return result
+    for b in range(B):
+        for t in range(length_of(lengths, T, b)):
+            if at == count:
+                raise ValueError(f"lengths: expected a sum of {count}, got more")
+            fl_dropout(dtype, p, seed, first + (<uint64_t>t * B + b) * width, width, data, data)
+            data += width * real_size
+            at += 1
+    return result
+
+
+def check_result(out, tuple shape not None, dtype):
+    """Whether `out` can receive a result."""
+    cdef npy_intp[3] dims
+    cdef int axis, nd = <int>len(shape)
+    for axis in range(min(nd, 3)):
+        dims[axis] = shape[axis]
+    check_out(out, "out", NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64, nd, dims)

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Names, shapes, order and first values of the parameters of recurrent layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .parameters import ParameterSet, Values
+
+__all__: list[str] = []
+
+# Where fl_weights has another name than the parameter.
+_FIELDS = {"weight_ln": "weight_ln_ih"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which parameters a layer or cell has.
+
+    Letters: I input features, H hidden units, P width of h, L layers, D directions, G gates.
+    """
+
+    kind: str
+    gates: str  # a letter for each, in the order of rows
+    input_size: int
+    hidden_size: int | tuple[int, ...]
+    num_layers: int
+    num_directions: int
+    bias: bool
+    dtype: np.dtype[Any]
+    options: Mapping[str, Any]  # for the C core
+    merge: str = "concat"
+    proj_bias: bool = False
+    in_parts: bool = False  # whether each layer is packed on its own
+    is_numbered: bool = True  # whether names carry their layer and direction
+
+    @property
+    def sizes(self) -> str:
+        """Arguments that the size comes from."""
+        return "input_size, hidden_size, num_layers" if self.is_numbered else "input_size, hidden_size"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What names of each direction end in."""
+        return ("", "_reverse")[: self.num_directions]
+
+    @property
+    def num_states(self) -> int:
+        """States beside h."""
+        return {"lstm": 1, "slstm": 3}.get(self.kind, 0)
+
+    def hidden(self, layer: int) -> int:
+        """H of a layer."""
+        return self.hidden_size if isinstance(self.hidden_size, int) else self.hidden_size[layer]
+
+    def width(self, layer: int) -> int:
+        """P of a layer: of h."""
+        return self.options.get("proj_size") or self.hidden(layer)
+
+    def output(self, layer: int) -> int:
+        """Features of a layer's output."""
+        return self.width(layer) * (self.num_directions if self.merge == "concat" else 1)
+
+    def inputs(self, layer: int) -> int:
+        """Features of a layer's input."""
+        return self.output(layer - 1) if layer else self.input_size
+
+    def kinds(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Names without their ends, and shapes, of a layer and direction: PyTorch's first."""
+        H, P, options = self.hidden(layer), self.width(layer), self.options
+        rows = len(self.gates) * H
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, self.inputs(layer))}
+        has_matrix = self.kind in ("lstm", "gru", "rnn")
+        if has_matrix:
+            shapes["weight_hh"] = (rows, P)
+        elif self.kind == "indrnn":
+            shapes["weight_hh"] = (H,)
+        elif self.kind == "slstm":
+            shapes["weight_hh"] = (rows, H // options.get("heads", 1))
+        if self.bias:
+            shapes["bias_ih"] = (rows,)
+            if has_matrix:
+                shapes["bias_hh"] = (rows,)
+        if options.get("peephole"):
+            shapes["weight_ch"] = (rows - H,)  # all gates but g
+        if options.get("proj_size"):
+            shapes["weight_hr"] = (P, H)
+            if self.proj_bias:
+                shapes["bias_hr"] = (P,)
+        if options.get("layer_norm") == "gate":
+            shapes["weight_ln"] = (rows,)
+        if options.get("layer_norm") == "haste":
+            shapes |= {"weight_ln_ih": (rows,), "weight_ln_hh": (rows,), "weight_ln_c": (H,), "bias_ln_c": (H,)}
+        return shapes
+
+    def size(self) -> int:
+        """Elements of all parameters."""
+
+        def of_layer(layer: int) -> int:
+            return self.num_directions * sum(map(math.prod, self.kinds(layer).values()))
+
+        if isinstance(self.hidden_size, tuple):
+            return sum(map(of_layer, range(self.num_layers)))
+        # However many layers are asked for, this takes no time.
+        return of_layer(0) + (of_layer(1) * (self.num_layers - 1) if self.num_layers > 1 else 0)
+
+    def cells(self) -> Iterator[tuple[int, str, dict[str, tuple[int, ...]]]]:
+        """Layer, end of the names, and `kinds`, of each layer and direction in their order."""
+        for layer in range(self.num_layers):
+            kinds = self.kinds(layer)
+            for suffix in self.suffixes:
+                yield layer, f"_l{layer}{suffix}" if self.is_numbered else "", kinds
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all parameters."""
+        return {kind + end: shape for _, end, kinds in self.cells() for kind, shape in kinds.items()}
+
+    def packed(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
+        """Pack parameters for the C core: the whole stack, or each layer."""
+        cells = [
+            {_FIELDS.get(kind, kind): parameter_set.views[kind + end] for kind in kinds}
+            for _, end, kinds in self.cells()
+        ]
+        D, options = self.num_directions, dict(self.options)
+        if not self.in_parts:
+            sizes = self.input_size, self.hidden(0), self.num_layers, D
+            return (_core.Weights(self.dtype, *sizes, options, cells, parameter_set),)
+        parts, begin = [], 0
+        for layer in range(self.num_layers):
+            part = cells[layer * D : (layer + 1) * D]
+            sizes = self.inputs(layer), self.hidden(layer), 1, D
+            parts.append(_core.Weights(self.dtype, *sizes, options, part, parameter_set, begin))
+            begin += sum(view.size for cell in part for view in cell.values())
+        return tuple(parts)
+
+
+# ---- First values ------------------------------------------------------------------------------------------
+
+
+def initial(rng: np.random.Generator, init: str, forget_bias: float | None) -> Values:
+    """Parameters as ``init`` says, "torch" or "keras"; see `fastlstm.LSTM`."""
+
+    def values(layout: Layout) -> Iterator[NDArray[Any]]:
+        for layer, _, kinds in layout.cells():
+            for kind, shape in kinds.items():
+                if kind.startswith("weight_ln"):
+                    value = np.ones(shape)
+                elif kind.startswith("bias_ln"):
+                    value = np.zeros(shape)
+                elif init == "keras":
+                    value = _keras(rng, layout, layer, kind, shape)
+                else:
+                    value = _uniform(rng, 1 / math.sqrt(layout.hidden(layer)), shape)
+                bias = forget_bias
+                if init == "keras" and bias is None and layout.kind == "lstm":
+                    bias = 1.0
+                if bias is not None and kind in ("bias_ih", "bias_hh") and "f" in layout.gates:
+                    H, gate = layout.hidden(layer), layout.gates.index("f")
+                    value[gate * H : (gate + 1) * H] = bias if kind == "bias_ih" else 0
+                yield value
+
+    return values
+
+
+def _uniform(rng: np.random.Generator, bound: float, shape: tuple[int, ...]) -> NDArray[Any]:
+    return rng.uniform(-bound, bound, shape)
+
+
+def _keras(
+    rng: np.random.Generator, layout: Layout, layer: int, kind: str, shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Matrices by Glorot & Bengio 2010, recurrent ones orthogonal (Saxe, McClelland & Ganguli 2013), biases 0.
+
+    Diagonals, which Keras' layers do not have, are drawn as PyTorch draws parameters.
+    """
+    if kind.startswith("bias"):
+        return np.zeros(shape)
+    if len(shape) == 1:
+        return _uniform(rng, 1 / math.sqrt(layout.hidden(layer)), shape)
+    if kind != "weight_hh":
+        return _uniform(rng, math.sqrt(6 / sum(shape)), shape)
+    rows, columns = shape
+    q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
+    q = q * np.where(np.diagonal(r) < 0, -1, 1)  # else the signs would follow the algorithm
+    return q if rows >= columns else q.T

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""minGRU and minLSTM: parameters, shapes, documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import layouts, options
+from .parameters import checked_rng
+from .recurrent import RecurrentLayer
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+__all__ = ["MinGRU", "MinLSTM"]
+
+
+class MinGRU(RecurrentLayer):
+    """A stack of minimal GRU layers over whole sequences: gates see the input alone, so that one product and a scan do.
+
+    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Feng et al. 2024, "Were RNNs all we
+    needed?")::
+
+        a_z, a_h = W x_t + bias_ih
+        h_t = (1 - sigmoid(a_z)) * h_{t-1} + sigmoid(a_z) * a_h
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        As of `LSTM`.
+    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+        As of `LSTM`.
+
+    Attributes
+    ----------
+    params : dict of str to ndarray
+        ``weight_ih`` (2H, I), ``bias_ih`` (2H,), gates in the order z, h.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As of `LSTM`.
+
+    Notes
+    -----
+    Calls are as of `LSTM`, with one array ``h`` in place of the pair of states, and without ``return_cells``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, h_n = MinGRU(3, 4, rng=0)(np.ones((5, 2, 3), np.float32))
+    >>> y.shape, h_n.shape
+    ((5, 2, 4), (1, 2, 4))
+    """
+
+    _kind = "mingru"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        init: str = "torch",
+        reverse: bool = False,
+        reverse_order: str = "aligned",
+        residual: int | None = None,
+        merge: str = "concat",
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        rng: Any = None,
+    ) -> None:
+        self.rng = checked_rng(rng)
+        self._set_up(
+            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
+            input_size=input_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            reverse=reverse,
+            reverse_order=reverse_order,
+            residual=residual,
+            merge=merge,
+            dtype=dtype,
+            num_threads=num_threads,
+        )
+
+
+class MinLSTM(RecurrentLayer):
+    """A stack of minimal LSTM layers over whole sequences: gates see the input alone, so that one product and a scan do.
+
+    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Feng et al. 2024, "Were RNNs all we
+    needed?")::
+
+        a_f, a_i, a_h = W x_t + bias_ih
+        f, i = sigmoid(a_f), sigmoid(a_i)
+        h_t = f / (f + i) * h_{t-1} + i / (f + i) * a_h
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        As of `LSTM`.
+    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+        As of `LSTM`.
+
+    Attributes
+    ----------
+    params : dict of str to ndarray
+        ``weight_ih`` (3H, I), ``bias_ih`` (3H,), gates in the order f, i, h.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As of `LSTM`.
+
+    Notes
+    -----
+    Calls are as of `LSTM`, with one array ``h`` in place of the pair of states, and without ``return_cells``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, h_n = MinLSTM(3, 4, rng=0)(np.ones((5, 2, 3), np.float32))
+    >>> y.shape, h_n.shape
+    ((5, 2, 4), (1, 2, 4))
+    """
+
+    _kind = "minlstm"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        init: str = "torch",
+        reverse: bool = False,
+        reverse_order: str = "aligned",
+        residual: int | None = None,
+        merge: str = "concat",
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        rng: Any = None,
+    ) -> None:
+        self.rng = checked_rng(rng)
+        self._set_up(
+            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
+            input_size=input_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            reverse=reverse,
+            reverse_order=reverse_order,
+            residual=residual,
+            merge=merge,
+            dtype=dtype,
+            num_threads=num_threads,
+        )

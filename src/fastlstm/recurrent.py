@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What all recurrent layers and cells share: their options, parameters and states.
+
+The layers are in lstm.py, gru.py, rnn.py and minimal.py.  A plain call goes straight to _core; what it cannot do,
+`RecurrentLayer` does here with sequences.py and stacks.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import numpy as np
+
+from . import _core, options, sequences, stacks
+from .layouts import Layout
+from .parameters import Parameters, ParameterSet, Values, checked_dtype, checked_flag
+from .streams import Stream, StreamOfParts, StreamOrigin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+__all__: list[str] = []
+
+T = TypeVar("T")
+
+
+class Setting(Generic[T]):
+    """An option of a layer as a read-only attribute."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, layer: None, owner: type) -> Setting[T]: ...
+    @overload
+    def __get__(self, layer: Recurrent, owner: type) -> T: ...
+    def __get__(self, layer: Recurrent | None, owner: type) -> T | Setting[T]:
+        if layer is None:
+            return self
+        value: T = layer._own_settings()[self._name]
+        return value
+
+    def __set__(self, layer: Recurrent, value: object) -> None:
+        raise AttributeError(f"{self._name}: expected to be set by the constructor, got {value!r} afterwards")
+
+
+class Recurrent(Parameters):
+    """What layers and cells share: their parameters are packed for the C core."""
+
+    _settings: dict[str, Any]
+    _not_kept = Parameters._not_kept | {"_settings", "_plan"}
+    _always_shown = frozenset(
+        "input_size hidden_size num_layers bias batch_first dropout bidirectional dtype num_threads".split()
+    )
+    _defaults: dict[str, Any] = {}
+
+    if TYPE_CHECKING:
+        num_threads: int | None
+
+        @property
+        def weights(self) -> _core.Weights: ...
+        @weights.setter
+        def weights(self, value: Any) -> None: ...
+
+    input_size = Setting[int]()
+    bias = Setting[bool]()
+
+    def _own_settings(self) -> dict[str, Any]:
+        try:
+            return self._settings
+        except AttributeError:
+            raise RuntimeError(f"{type(self).__name__}: __init__ has not been called") from None
+
+    def _parameter_set(self) -> ParameterSet:
+        source: ParameterSet = self.weights.source
+        return source
+
+    def _config(self) -> dict[str, Any]:
+        return self._own_settings() | {"num_threads": self.num_threads}
+
+    def __repr__(self) -> str:
+        shown = {
+            name: value
+            for name, value in self._config().items()
+            if name in self._always_shown or value != self._defaults.get(name)
+        }
+        config = ", ".join(
+            f"{name}={value if name == 'dtype' else repr(value)}" for name, value in shown.items()
+        )
+        return f"{type(self).__name__}({config})"
+
+
+class RecurrentLayer(Recurrent, _core.Recurrent):
+    """A stack of recurrent layers over whole sequences; see `fastlstm.LSTM`."""
+
+    _kind = ""
+    _cell_options: tuple[str, ...] = ()  # options of this kind of cell, in the order of the constructor
+    _plan: stacks.Plan
+    _defaults = {"reverse": False, "reverse_order": "aligned", "residual": None, "merge": "concat"}
+
+    hidden_size = Setting[Any]()
+    num_layers = Setting[int]()
+    bidirectional = Setting[bool]()
+    reverse = Setting[bool]()
+    reverse_order = Setting[str]()
+    residual = Setting["int | None"]()
+    merge = Setting[str]()
+
+    # ---- Construction --------------------------------------------------------------------------------------
+
+    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
+        """Options of this kind of cell."""
+        return {}
+
+    def _gates(self, cell: dict[str, Any]) -> str:
+        return options.GATES[self._kind]
+
+    def _set_up(self, values: Values, **given: Any) -> None:
+        input_size = _core.count(given["input_size"], "input_size")
+        hidden_size, num_layers = options.checked_sizes(given["hidden_size"], given["num_layers"])
+        stack = options.checked_stack(given, num_layers)
+        cell = self._checked_cell(given, hidden_size if isinstance(hidden_size, tuple) else (hidden_size,))
+        dtype = checked_dtype(given["dtype"])
+        is_single = not isinstance(hidden_size, tuple) and stack["merge"] == "concat" and stack["residual"] is None
+        layout = Layout(
+            kind=self._kind,
+            gates=self._gates(cell),
+            input_size=input_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            num_directions=1 + stack["bidirectional"],
+            bias=stack["bias"],
+            dtype=dtype,
+            options=options.core_options(self._kind, cell),
+            merge=stack["merge"],
+            proj_bias=cell.get("proj_bias", False),
+            in_parts=not is_single,
+        )
+        if stack["residual"] is not None:
+            for layer in range(stack["residual"], num_layers):
+                if layout.inputs(layer) != layout.output(layer):
+                    raise ValueError(
+                        "residual: expected layers that have as many outputs as inputs, got "
+                        f"{layout.inputs(layer)} inputs and {layout.output(layer)} outputs of layer {layer}"
+                    )
+        self._settings = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        self._settings |= {name: stack[name] for name in ("bias", "batch_first", "dropout", "bidirectional")}
+        self._settings |= {name: cell[name] for name in self._cell_options}
+        self._settings |= {name: stack[name] for name in ("reverse", "reverse_order", "residual", "merge")}
+        self._settings |= {"dtype": dtype.name}
+        joins = stack["merge"] != "concat" or stack["residual"] is not None
+        order = sequences.Order(
+            stack["reverse"],
+            stack["reverse_order"] == "processing",
+            layout.num_directions,
+            stack["batch_first"],
+            joins,
+            False,
+        )
+        self._plan = stacks.Plan(
+            layout.num_directions, stack["merge"], stack["residual"], stack["dropout"], order
+        )
+        self.configure(stack["batch_first"], stack["dropout"], is_single and not stack["reverse"])
+        self.num_threads = given["num_threads"]
+        self._begin(layout, values)
+
+    def _put_in_force(self, parameter_set: ParameterSet) -> None:
+        layout: Layout = parameter_set.layout
+        self.weights = layout.packed(parameter_set)
+
+    @property
+    def num_directions(self) -> int:
+        """D: 1, or 2 for a bidirectional layer."""
+        return self._layout.num_directions
+
+    @property
+    def _layout(self) -> Layout:
+        layout: Layout = self._parameter_set().layout
+        return layout
+
+    # ---- Calls that are not plain --------------------------------------------------------------------------
+
+    def _call_in_full(
+        self,
+        x: Any,
+        state: Any,
+        *,
+        lengths: Any,
+        mask: Any,
+        reset: Any,
+        offsets: Any,
+        pad: Any,
+        return_cells: Any,
+        out: Any,
+    ) -> Any:
+        """The call of _core, for rows that do not lie as in one array, and for stacks of several parts."""
+        plan, parts = self._plan, self.parts
+        batch = self._read_batch(plan.order, parts, x, lengths, mask, reset, offsets, pad)
+        wants_cells = self._checked_cells(return_cells)
+        states = self._read_state(state, "state", batch.B, batch.is_batched)
+        if out is not None:
+            if batch.splits is not None:
+                raise ValueError("out: expected None with a list of arrays, got a value")
+            given = {"x": x, "lengths": lengths, "mask": mask, "reset": reset, "offsets": offsets}
+            self._check_out(out, batch, given, state)
+        result = stacks.run(self, parts, plan, batch, states, wants_cells, out)
+        finals = self._state_as_given(result.states, batch.is_batched)
+        y = batch.as_given(result.y)
+        if wants_cells and result.cells is not None:
+            return y, finals, batch.as_given(result.cells)
+        return y, finals
+
+    def _forward_in_full(
+        self,
+        x: Any,
+        state: Any,
+        *,
+        lengths: Any,
+        mask: Any,
+        reset: Any,
+        offsets: Any,
+        pad: Any,
+        return_cells: Any,
+        training: bool,
+        save: int,
+        bptt: int,
+    ) -> stacks.Tape:
+        """Likewise, of ``forward``."""
+        plan, parts = self._plan, self.parts
+        order = sequences.dataclasses.replace(plan.order, is_kept=True)
+        batch = self._read_batch(order, parts, x, lengths, mask, reset, offsets, pad)
+        wants_cells = self._checked_cells(return_cells)
+        states = [
+            (None if h is None else _core.kept(h), None if c is None else _core.kept(c))
+            for h, c in self._read_state(state, "state", batch.B, batch.is_batched)
+        ]
+        draws = training and (parts[0].draws or (plan.dropout > 0 and self.num_layers > 1))
+        recording = stacks.Recording(save, int(self.rng.integers(2**63)) if draws else 0, draws)
+        result = stacks.run(self, parts, plan, batch, states, wants_cells, recording=recording)
+        result.y.setflags(write=False)
+        return stacks.Tape._of(
+            y=batch.as_given(result.y),
+            state=self._state_as_given(result.states, batch.is_batched),
+            cells=None if result.cells is None else batch.as_given(result.cells),
+            nbytes=sum(record.nbytes for record in recording.records),
+            _layer=self,
+            _parts=parts,
+            _plan=plan,
+            _batch=batch,
+            _recording=recording,
+            _result=result,
+            _bptt=bptt,
+            _is_busy=False,
+        )
+
+    def _read_batch(
+        self,
+        order: sequences.Order,
+        parts: tuple[_core.Weights, ...],
+        x: Any,
+        lengths: Any,
+        mask: Any,
+        reset: Any,
+        offsets: Any,
+        pad: Any,
+    ) -> sequences.Batch:
+        batch = sequences.read(parts[0], order, x, lengths, mask, reset, offsets, pad)
+        if pad == "hold" and self._plan.joins:
+            raise ValueError(
+                "pad: expected 'zero' with residual or a merge of directions, whose sums no state is, got 'hold'"
+            )
+        return batch
+
+    def _checked_cells(self, return_cells: Any) -> bool:
+        wanted = checked_flag(return_cells, "return_cells")
+        if wanted and self._layout.num_states == 0:
+            raise ValueError(f"return_cells: expected False, as {type(self).__name__} has no c, got True")
+        return wanted
+
+    def _check_out(self, out: Any, batch: sequences.Batch, given: dict[str, Any], state: Any) -> None:
+        width = self._layout.output(self.num_layers - 1)
+        _core.check_result(out, (*batch.shape, width), self.dtype)
+        members = state if isinstance(state, (tuple, list)) else [state]
+        for n, member in enumerate(members):
+            for layer, part in enumerate(member if isinstance(member, (tuple, list)) else [member]):
+                given[f"state[{n}][{layer}]" if part is not member else f"state[{n}]"] = part
+        for name, array in given.items():
+            if isinstance(array, np.ndarray) and np.shares_memory(out, array):
+                raise ValueError(
+                    f"out: expected memory apart from {name}, got an array that overlaps it"
+                )
+
+    # ---- States --------------------------------------------------------------------------------------------
+
+    def _read_state(
+        self, state: Any, name: str, B: int, is_batched: bool, may_lack: bool = False
+    ) -> stacks.States:
+        """A state, or its gradient, as `stacks.run` takes it; with `may_lack`, members may be None."""
+        layout, parts = self._layout, self.parts
+        if state is None:
+            return [(None, None)] * len(parts)
+        count = layout.num_states
+        if count == 0:
+            members: tuple[Any, ...] = (state,)
+        else:
+            names = "(h, c)" if count == 1 else "(h, c, n, m)"
+            kind = f"a pair {names} of arrays" if count == 1 else f"arrays {names}"
+            if not isinstance(state, (tuple, list)):
+                raise TypeError(f"{name}: expected {kind}, got {type(state).__name__}")
+            if len(state) != 1 + count:
+                raise ValueError(f"{name}: expected {kind}, got {len(state)} items")
+            members = tuple(state)
+        read = [
+            self._read_member(member, name if count == 0 else f"{name}[{n}]", n > 0, B, is_batched, may_lack)
+            for n, member in enumerate(members)
+        ]
+        result: stacks.States = []
+        for index, (h, *beside) in enumerate(zip(*read, strict=True)):
+            c = None
+            if any(array is not None for array in beside):
+                size = (*self._state_shape(index, B), layout.hidden(index))
+                arrays = [np.zeros(size, self.dtype) if array is None else array for array in beside]
+                c = arrays[0] if count == 1 else np.concatenate(arrays, axis=-1)
+            result.append((h, c))
+        return result
+
+    def _state_shape(self, part: int, B: int) -> tuple[int, int]:
+        return (self.parts[part].num_layers * self.num_directions, B)
+
+    def _read_member(
+        self, member: Any, name: str, is_beside: bool, B: int, is_batched: bool, may_lack: bool
+    ) -> list[Array | None]:
+        """One state of each part: (layers and directions, B, width)."""
+        layout, parts = self._layout, self.parts
+        if member is None and may_lack:
+            return [None] * len(parts)
+        width = layout.hidden if is_beside else layout.width
+
+        def checked(value: Any, what: str, rows: int, columns: int) -> Array:
+            shape = (rows, B, columns) if is_batched else (rows, columns)
+            array: Array = _core.real_array(value, what, shape, self.dtype)
+            return array.reshape(rows, B, columns)
+
+        if isinstance(layout.hidden_size, int):
+            rows = layout.num_layers * layout.num_directions
+            whole = checked(member, name, rows, width(0))
+            return list(np.split(whole, len(parts)))
+        if not isinstance(member, (tuple, list)):
+            raise TypeError(
+                f"{name}: expected an array for each of {len(parts)} layers, got {type(member).__name__}"
+            )
+        if len(member) != len(parts):
+            raise ValueError(f"{name}: expected an array for each of {len(parts)} layers, got {len(member)}")
+        return [
+            None
+            if may_lack and value is None
+            else checked(value, f"{name}[{layer}]", layout.num_directions, width(layer))
+            for layer, value in enumerate(member)
+        ]
+
+    def _state_as_given(self, states: list[tuple[Array, Array | None]], is_batched: bool) -> Any:
+        """The inverse of `_read_state`."""
+        layout = self._layout
+        members = []
+        for n in range(1 + layout.num_states):
+            parts = []
+            for h, c in states:
+                part = h
+                if n > 0 and c is not None:
+                    part = c if layout.num_states == 1 else np.split(c, layout.num_states, axis=-1)[n - 1]
+                parts.append(np.ascontiguousarray(part if is_batched else part[:, 0]))
+            if isinstance(layout.hidden_size, tuple):
+                members.append(tuple(parts))
+            else:
+                members.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        return tuple(members) if len(members) > 1 else members[0]
+
+    # ---- Streams -------------------------------------------------------------------------------------------
+
+    def stream(self, batch_size: int = 1) -> Stream | StreamOfParts:
+        """Return a stream: the layer with a kept state, fed step by step or block by block.
+
+        It keeps the parameters that the layer has now, also when others are loaded later.
+
+        Parameters
+        ----------
+        batch_size : int
+            B, sequences that run side by side.
+
+        Returns
+        -------
+        Stream or StreamOfParts
+            With state zero; the latter where layers differ in size or have residual sums.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `batch_size` is not an integer of at least 1, or the layer runs from the end of a sequence.
+        """
+        if self.num_directions == 2:
+            raise ValueError(
+                "stream: expected a unidirectional layer, got a bidirectional one, which needs the end of a "
+                "sequence first"
+            )
+        if self.reverse:
+            raise ValueError("stream: expected a layer that runs forward in time, got one with reverse=True")
+        origin = StreamOrigin(type(self), self._config() | {"num_threads": None})
+        if len(self.parts) == 1 and not self._plan.joins:
+            stream = Stream(self.weights, batch_size, self.batch_first)
+            stream._origin = origin
+            return stream
+        return StreamOfParts(self, origin, batch_size)
+
+
+class RecurrentCell(Recurrent, _core.Cell):
+    """One time step of one layer; see `fastlstm.LSTMCell`."""
+
+    _kind = ""
+    _cell_options: tuple[str, ...] = ()
+
+    hidden_size = Setting[int]()
+
+    def _checked_cell(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Options of this kind of cell."""
+        return {}
+
+    def _set_up(self, values: Values, **given: Any) -> None:
+        cell = self._checked_cell(given)
+        layout = Layout(
+            kind=self._kind,
+            gates="ifgo" if self._kind == "lstm" else options.GATES[self._kind],
+            input_size=_core.count(given["input_size"], "input_size"),
+            hidden_size=_core.count(given["hidden_size"], "hidden_size"),
+            num_layers=1,
+            num_directions=1,
+            bias=checked_flag(given["bias"], "bias"),
+            dtype=checked_dtype(given["dtype"]),
+            options=options.core_options(self._kind, cell),
+            is_numbered=False,
+        )
+        self._settings = {
+            "input_size": layout.input_size,
+            "hidden_size": layout.hidden_size,
+            "bias": layout.bias,
+            **{name: cell[name] for name in self._cell_options},
+            "dtype": layout.dtype.name,
+        }
+        self.num_threads = given["num_threads"]
+        self._begin(layout, values)
+
+    def _put_in_force(self, parameter_set: ParameterSet) -> None:
+        layout: Layout = parameter_set.layout
+        (self.weights,) = layout.packed(parameter_set)

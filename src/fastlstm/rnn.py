@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""RNN, one step of it, and IndRNN: parameters, shapes, documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import layouts, options
+from .parameters import checked_rng
+from .recurrent import RecurrentCell, RecurrentLayer, Setting
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+__all__ = ["RNN", "IndRNN", "RNNCell"]
+
+
+class RNN(RecurrentLayer):
+    """A stack of simple recurrent layers over whole sequences, with the shapes and meaning of ``torch.nn.RNN``.
+
+    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Elman 1990)::
+
+        h_t = f(W x_t + bias_ih + U h_{t-1} + bias_hh)
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        As of `LSTM`.
+    nonlinearity : {"tanh", "relu"}
+        f.
+    activations : sequence of 1, optional
+        f as of `LSTM`, in place of `nonlinearity`.
+    gate_clip : float, optional
+        Limit of what goes into f.
+    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+        As of `LSTM`.
+
+    Attributes
+    ----------
+    params : dict of str to ndarray
+        ``weight_ih`` (H, I), ``weight_hh`` (H, H), ``bias_ih``, ``bias_hh`` (H,).
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As of `LSTM`.
+
+    Notes
+    -----
+    Calls are as of `LSTM`, with one array ``h`` in place of the pair of states, and without ``return_cells``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rnn = RNN(3, 4, nonlinearity="relu", rng=0)
+    >>> y, h_n = rnn(np.ones((5, 2, 3), np.float32))
+    >>> y.shape, h_n.shape, bool((y >= 0).all())
+    ((5, 2, 4), (1, 2, 4), True)
+    """
+
+    _kind = "rnn"
+    _cell_options = ("nonlinearity", "activations", "gate_clip")
+    _defaults = RecurrentLayer._defaults | {"nonlinearity": "tanh"}
+
+    nonlinearity = Setting[str]()
+    activations = Setting["tuple[options.Entry, ...] | None"]()
+    gate_clip = Setting["float | None"]()
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        nonlinearity: str = "tanh",
+        activations: Sequence[Any] | None = None,
+        gate_clip: float | None = None,
+        init: str = "torch",
+        reverse: bool = False,
+        reverse_order: str = "aligned",
+        residual: int | None = None,
+        merge: str = "concat",
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        rng: Any = None,
+    ) -> None:
+        self.rng = checked_rng(rng)
+        self._set_up(
+            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
+            input_size=input_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            nonlinearity=nonlinearity,
+            activations=activations,
+            gate_clip=gate_clip,
+            reverse=reverse,
+            reverse_order=reverse_order,
+            residual=residual,
+            merge=merge,
+            dtype=dtype,
+            num_threads=num_threads,
+        )
+
+    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
+        cell = {
+            "nonlinearity": _checked_nonlinearity(given),
+            "activations": options.checked_activations(given["activations"], "rnn"),
+            "gate_clip": options.checked_limit(given["gate_clip"], "gate_clip"),
+        }
+        if cell["activations"] is not None and cell["nonlinearity"] != "tanh":
+            raise ValueError(
+                "nonlinearity: expected none beside activations, which say the same, "
+                f"got {cell['nonlinearity']!r}"
+            )
+        return cell
+
+
+class IndRNN(RecurrentLayer):
+    """A stack of independently recurrent layers over whole sequences: each unit sees its own past alone.
+
+    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Li et al. 2018)::
+
+        h_t = f(W x_t + u * h_{t-1} + bias_ih)
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        As of `LSTM`.
+    nonlinearity : {"relu", "tanh"}
+        f.
+    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+        As of `LSTM`.
+
+    Attributes
+    ----------
+    params : dict of str to ndarray
+        ``weight_ih`` (H, I), ``weight_hh`` (H,), which is u, and ``bias_ih`` (H,).
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As of `LSTM`.
+
+    Notes
+    -----
+    Calls are as of `LSTM`, with one array ``h`` in place of the pair of states, and without ``return_cells``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = IndRNN(3, 4, rng=0)
+    >>> {name: value.shape for name, value in layer.params.items()}
+    {'weight_ih_l0': (4, 3), 'weight_hh_l0': (4,), 'bias_ih_l0': (4,)}
+    """
+
+    _kind = "indrnn"
+    _cell_options = ("nonlinearity",)
+    _defaults = RecurrentLayer._defaults | {"nonlinearity": "relu"}
+
+    nonlinearity = Setting[str]()
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        nonlinearity: str = "relu",
+        init: str = "torch",
+        reverse: bool = False,
+        reverse_order: str = "aligned",
+        residual: int | None = None,
+        merge: str = "concat",
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        rng: Any = None,
+    ) -> None:
+        self.rng = checked_rng(rng)
+        self._set_up(
+            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
+            input_size=input_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            nonlinearity=nonlinearity,
+            reverse=reverse,
+            reverse_order=reverse_order,
+            residual=residual,
+            merge=merge,
+            dtype=dtype,
+            num_threads=num_threads,
+        )
+
+    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
+        return {"nonlinearity": _checked_nonlinearity(given)}
+
+
+class RNNCell(RecurrentCell):
+    """One time step of one simple recurrent layer, with the shapes and meaning of ``torch.nn.RNNCell``.
+
+    A call returns ``h``::
+
+        h = cell(x, state=None, out=None)
+
+    The equation is that of `RNN`; all else is as of `LSTMCell`, with one array (B, H) in place of the pair of states.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias
+        As of `LSTMCell`.
+    nonlinearity : {"tanh", "relu"}
+        f.
+    dtype, num_threads, rng
+        As of `LSTMCell`.
+
+    Attributes
+    ----------
+    params : dict of str to ndarray
+        ``weight_ih`` (H, I), ``weight_hh`` (H, H), ``bias_ih``, ``bias_hh`` (H,): read-only views.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As of `LSTMCell`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> cell = RNNCell(3, 4, rng=0)
+    >>> h = cell(np.ones((2, 3), np.float32))
+    >>> cell(np.ones((2, 3), np.float32), h).shape
+    (2, 4)
+    """
+
+    _kind = "rnn"
+    _cell_options = ("nonlinearity",)
+    _defaults = {"nonlinearity": "tanh"}
+
+    nonlinearity = Setting[str]()
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        rng: Any = None,
+    ) -> None:
+        self.rng = checked_rng(rng)
+        self._set_up(
+            layouts.initial(self.rng, "torch", None),
+            input_size=input_size,
+            hidden_size=hidden_size,
+            bias=bias,
+            nonlinearity=nonlinearity,
+            dtype=dtype,
+            num_threads=num_threads,
+        )
+
+    def _checked_cell(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"nonlinearity": _checked_nonlinearity(given)}
+
+
+def _checked_nonlinearity(given: dict[str, Any]) -> str:
+    nonlinearity = given["nonlinearity"]
+    if nonlinearity is None:
+        raise TypeError("nonlinearity: expected 'tanh' or 'relu', got NoneType")
+    value: str = options.checked_choice(nonlinearity, "nonlinearity", ("tanh", "relu"))
+    return value

@@ -1,0 +1,488 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where the real steps of a batch lie: from the arguments of a call to rows that the C core runs, and back.
+
+The C core runs B rows, each from its own first step in the order of processing, wherever rows begin in x and in y:
+so `reverse`, `lengths`, lists and packed data need no copies.  Only steps with holes between them, and outputs that
+are more than rows (held ones, residual sums), pass through packed arrays in which the steps of a row lie one behind
+the other: "inner" rows, here and in stacks.py, which runs the layers.  What a real step is, and the order of the
+rest, is said in ``fastlstm.reference``.  Indexing is NumPy's; no element is looked at in Python.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+__all__: list[str] = []
+
+
+@dataclasses.dataclass
+class Batch:
+    """One call's rows.
+
+    Attributes
+    ----------
+    T, B : int
+        Rows, and more steps than any of them has, or as many.
+    is_batched : bool
+        Whether there was a dimension B.
+    lengths : ndarray of int64, (B,), or None
+        Steps of the rows; None is T everywhere.
+    x : Input
+        For the C core.
+    inner : Frame
+        Where inner rows stand: all steps of a row one behind the other, or (T, B) where all are equal.
+    direct : Frame or None
+        Where the C core can write y in the caller's layout; None where it must be placed from inner rows.
+    dx : Frame or None
+        Likewise, of dx.
+    shape : tuple of int
+        Dimensions of y before the features.
+    order, x_order : ndarray or None
+        Of each inner row, its row in y and in x: flat indices in the caller's layout; None for the same.
+    held : tuple of ndarray or None
+        Of each direction, for each row of y in the order b, t: the inner row that it repeats, or how many there
+        are, plus b, for the given state.  With `by_row`, the rows of y in that order.
+    reset : ndarray of uint8, (T, B), or None
+        As the C core takes it.
+    splits : ndarray or None
+        Ends of the arrays that a list is made of.
+    source : ndarray or list
+        x, as it has been read.
+    """
+
+    T: int
+    B: int
+    is_batched: bool
+    lengths: Array | None
+    x: _core.Input
+    inner: _core.Frame
+    direct: _core.Frame | None
+    dx: _core.Frame | None
+    shape: tuple[int, ...]
+    source: Any
+    order: Array | None = None
+    x_order: Array | None = None
+    held: tuple[Array, ...] | None = None
+    by_row: Array | None = None
+    reset: Array | None = None
+    splits: Array | None = None
+    is_gathered: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of features in y."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def empty(self, width: int, dtype: np.dtype[Any], has_gaps: bool) -> Array:
+        """For the C core: y in the caller's layout, zero where it does not write."""
+        make = np.zeros if has_gaps and self.lengths is not None else np.empty
+        return make((*self.shape, width), dtype)
+
+    def place(self, values: Array, given: Array | None, num_directions: int, out: Array | None = None) -> Array:
+        """Inner rows (N, D*W) at the places of y: (*shape, D*W); `given` (D, B, W) is what comes before a row."""
+        width = values.shape[-1]
+        if self.held is None:
+            if self.order is None:
+                y = values.reshape(*self.shape, width)
+                if out is None:
+                    return y
+                out[...] = y
+                return out
+            if out is None:
+                make = np.zeros if self.rows > len(values) else np.empty
+                out = make((*self.shape, width), values.dtype)
+            elif self.rows > len(values):
+                out[...] = 0
+            out.reshape(-1, width)[self.order] = values
+            return out
+        if out is None:
+            out = np.empty((*self.shape, width), values.dtype)
+        part = width // num_directions
+        rows = out.reshape(-1, width)
+        for d, held in enumerate(self.held):
+            columns = slice(d * part, (d + 1) * part)
+            before = np.zeros((self.B, part), values.dtype) if given is None else given[d]
+            rows[self.by_row, columns] = np.concatenate([values[:, columns], before])[held]
+        return out
+
+    def take_back(self, dy: Array, num_directions: int) -> tuple[Array, Array | None]:
+        """The inverse of `place` for gradients: those of inner rows, and of what comes before, (D, B, W)."""
+        width = dy.shape[-1]
+        rows = dy.reshape(-1, width)
+        if self.held is None:
+            return np.ascontiguousarray(rows if self.order is None else rows[self.order]), None
+        count, part = self.inner.rows, width // num_directions
+        values = np.zeros((count, width), dy.dtype)
+        before = np.zeros((num_directions, self.B, part), dy.dtype)
+        sums = np.zeros((count + self.B, part), dy.dtype)
+        for d, held in enumerate(self.held):
+            if len(held) == 0:
+                continue
+            # In this order, all that repeats one row stands together.
+            begins = np.flatnonzero(np.diff(held, prepend=-1))
+            columns = slice(d * part, (d + 1) * part)
+            sums[...] = 0
+            sums[held[begins]] = np.add.reduceat(rows[self.by_row, columns], begins, axis=0)
+            values[:, columns], before[d] = sums[:count], sums[count:]
+        return values, before
+
+    def gathered(self) -> Array:
+        """x as inner rows (N, I), or indices (N,)."""
+        if self.is_gathered:
+            return np.asarray(self.source)
+        if isinstance(self.source, list):
+            rows = np.concatenate(self.source)
+        else:
+            rows = self.source.reshape(-1, *self.source.shape[len(self.shape) :])
+        return np.asarray(rows if self.x_order is None else rows[self.x_order])
+
+    def empty_dx(self, width: int, dtype: np.dtype[Any]) -> Array:
+        """For the C core: dx in the caller's layout, zero where it does not write."""
+        make = np.empty if self.lengths is None and self.x_order is None else np.zeros
+        return make((*self.shape, width), dtype)
+
+    def place_dx(self, values: Array) -> Array:
+        """Gradients of inner rows (N, I) at the places of x."""
+        dx = self.empty_dx(values.shape[-1], values.dtype)
+        if self.x_order is None:
+            dx.reshape(values.shape)[...] = values
+        else:
+            dx.reshape(-1, values.shape[-1])[self.x_order] = values
+        return dx
+
+    def as_given(self, array: Array) -> Any:
+        """A result in the form of x: a list of views for a list."""
+        return array if self.splits is None else np.split(array, self.splits)
+
+    def read_back(self, value: Any, name: str, width: int, dtype: np.dtype[Any]) -> Array:
+        """A gradient in the form of a result, as one array (*shape, width)."""
+        if self.splits is None:
+            return _checked(value, name, (*self.shape, width), dtype)
+        ends = [*self.splits.tolist(), self.rows]
+        sizes = np.diff(ends, prepend=0).tolist() if self.B else []
+        if not isinstance(value, (list, tuple)) or len(value) != self.B:
+            got = f"{len(value)} of them" if isinstance(value, (list, tuple)) else type(value).__name__
+            raise (ValueError if isinstance(value, (list, tuple)) else TypeError)(
+                f"{name}: expected a list of {self.B} arrays, got {got}"
+            )
+        parts = [
+            _checked(part, f"{name}[{b}]", (size, width), dtype)
+            for b, (part, size) in enumerate(zip(value, sizes, strict=True))
+        ]
+        return np.concatenate([np.empty((0, width), dtype), *parts])
+
+
+def _checked(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    return _core.real_array(value, name, shape, dtype)
+
+
+# ---- From the arguments of a call --------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """How a layer walks, and what it needs of its rows."""
+
+    is_reverse: bool  # the one direction runs from the end
+    in_processing_order: bool  # and so stands y
+    num_directions: int
+    batch_first: bool
+    needs_inner: bool  # y is not written by the C core as it is
+    is_kept: bool  # for a backward pass: arguments must not change
+
+
+def read(
+    weights: _core.Weights,
+    order: Order,
+    x: Any,
+    lengths: Any,
+    mask: Any,
+    reset: Any,
+    offsets: Any,
+    pad: Any,
+) -> Batch:
+    """Check the arguments of a call, and find its rows; `weights` are those of the first layer."""
+    if not isinstance(pad, str):
+        raise TypeError(f"pad: expected 'zero' or 'hold', got {type(pad).__name__}")
+    if pad not in ("zero", "hold"):
+        raise ValueError(f"pad: expected 'zero' or 'hold', got {pad!r}")
+    is_list = offsets is None and _core.is_list_of_rows(x)
+    if not is_list and offsets is None:
+        return _read_regular(weights, order, x, lengths, mask, reset, pad == "hold")
+    form = "a list of arrays" if is_list else "offsets"
+    for name, value in (("lengths", lengths), ("mask", mask)):
+        if value is not None:
+            raise ValueError(f"{name}: expected None with {form}, which says what rows there are, got a value")
+    if is_list:
+        return _read_list(weights, order, x, reset)
+    return _read_packed(weights, order, x, offsets, reset)
+
+
+def _read_regular(
+    weights: _core.Weights, order: Order, x: Any, lengths: Any, mask: Any, reset: Any, is_held: bool
+) -> Batch:
+    """x (T, B, I), or with the batch first, or without one."""
+    array, is_batched = _core.read_sequence(weights, x, order.batch_first)
+    swaps = order.batch_first and is_batched
+
+    def time_first(array: Array) -> Array:
+        return (array.swapaxes(0, 1) if swaps else array) if is_batched else array[:, np.newaxis]
+
+    sequence = time_first(array)
+    T, B = sequence.shape[:2]
+    shape = ((B, T) if swaps else (T, B)) if is_batched else (T,)
+    steps = np.arange(T)[:, np.newaxis]
+    counts: Array | None = None
+    is_prefix = True
+    if lengths is not None:
+        counts = _core.read_row_lengths(lengths, T, B, is_batched)
+    if mask is not None:
+        is_real = _core.read_booleans(mask, "mask", T, B, is_batched, order.batch_first).view(bool)
+        if counts is not None:
+            is_real &= steps < counts
+        counts = is_real.sum(axis=0, dtype=np.int64)
+        is_prefix = np.array_equal(is_real, steps < counts)
+    elif counts is not None:
+        is_real = steps < counts
+    if counts is not None and (counts == T).all():
+        counts = None
+    if order.is_kept and is_prefix:  # others are gathered, which is a copy
+        array = _core.kept(array)
+        sequence = time_first(array)
+    starts = None
+    if reset is not None:
+        starts = _core.read_booleans(reset, "reset", T, B, is_batched, order.batch_first)
+
+    def flat(t: Any, b: Any) -> Array:
+        """Rows of an array in the caller's layout."""
+        return np.asarray(b * T + t if swaps else t * B + b, np.intp)
+
+    if counts is None:
+        # Rows are all alike, and inner ones stand as (T, B).
+        inner = _core.Frame(T * B, B, 1)
+        walked = sequence[::-1] if order.is_reverse else sequence
+        _check_indices(weights, sequence, None, array, swaps)
+        result = Batch(
+            T, B, is_batched, None, _core.strided_input(weights, walked, None, False), inner, None, None, shape, array
+        )
+        rows = np.arange(B)
+        forward = _core.Frame(T * B, 1, T) if swaps else _core.Frame(T * B, B, 1)
+        back = _core.Frame(T * B, -1 if swaps else -B, 0, flat(max(T - 1, 0), rows))
+        result.dx = back if order.is_reverse else forward
+        result.direct = forward if order.in_processing_order else result.dx
+        t, b = np.broadcast_arrays(steps[::-1] if order.is_reverse else steps, rows)
+        if order.needs_inner:
+            result.x_order = _unless_same(flat(t, b).ravel())
+            out = steps if order.in_processing_order else t
+            result.order = _unless_same(flat(*np.broadcast_arrays(out, rows)).ravel())
+            result.direct = None
+        if starts is not None and order.is_reverse:
+            starts = np.concatenate([np.zeros_like(starts[:1]), starts[:0:-1]])
+        result.reset = starts
+        return result
+
+    b, t = np.nonzero(is_real.T)  # in the order b, t
+    begins = np.cumsum(counts) - counts
+    s = np.arange(len(b)) - begins[b]
+    slots = t
+    if order.is_reverse:
+        t = t[begins[b] + counts[b] - 1 - s]
+    inner = _core.Frame(len(b), 1, 0, begins.astype(np.intp))
+    values = None
+    if is_prefix:
+        _check_indices(weights, sequence, is_real, array, swaps)
+        source = _core.strided_input(weights, sequence, counts, order.is_reverse)
+    else:
+        _check_indices(weights, sequence, is_real, array, swaps)
+        values = sequence[t, b]
+        source = _core.packed_input(weights, values, T, inner, counts)
+    result = Batch(T, B, is_batched, counts, source, inner, None, None, shape, array)
+    result.x_order = flat(t, b)
+    result.order = flat(slots, b) if order.in_processing_order else result.x_order
+    if values is not None:
+        result.source, result.is_gathered = values, True
+    else:
+        ends = np.maximum(counts - 1, 0)
+        forward = _core.Frame(T * B, 1, T) if swaps else _core.Frame(T * B, B, 1)
+        back = _core.Frame(T * B, -1 if swaps else -B, 0, flat(ends, np.arange(B)))
+        result.dx = back if order.is_reverse else forward
+        if not order.needs_inner and not is_held:
+            result.direct = forward if order.in_processing_order else result.dx
+    if is_held:
+        result.by_row = flat(*np.broadcast_arrays(steps.T, np.arange(B)[:, np.newaxis])).ravel()
+        result.held = tuple(
+            _held(is_real, begins, counts, order, direction == 1) for direction in range(order.num_directions)
+        )
+    if starts is not None:
+        result.reset = _boundaries(np.cumsum(starts, axis=0)[t, b], s, b, order.is_reverse, T, B)
+    return result
+
+
+def _held(is_real: Array, begins: Array, counts: Array, order: Order, is_second: bool) -> Array:
+    """`Batch.held` of one direction."""
+    T, B = is_real.shape
+    last = np.cumsum(is_real, axis=0) - 1  # number of the last real step up to here, in time; -1 for none
+    if (order.is_reverse or is_second) and not order.in_processing_order:
+        last = np.where(is_real, last, last + 1)
+        if order.is_reverse:  # inner rows stand in the order of processing
+            last = counts - 1 - last
+    is_none = (last < 0) | (last >= counts)
+    return np.asarray(np.where(is_none, counts.sum() + np.arange(B), begins + last).T.ravel())
+
+
+def _boundaries(resets: Array, s: Array, b: Array, is_reverse: bool, T: int, B: int) -> Array:
+    """Where no state passes into step s of row b; `resets` counts them in time, up to each inner row."""
+    is_start = np.empty(len(resets), bool)
+    is_start[1:] = resets[1:] != resets[:-1]
+    is_first = s == 0
+    is_start[is_first] = False if is_reverse else resets[is_first] != 0
+    placed = np.zeros((T, B), np.uint8)
+    placed[s, b] = is_start
+    return placed
+
+
+def _unless_same(order: Array) -> Array | None:
+    return None if np.array_equal(order, np.arange(len(order))) else order
+
+
+def _check_indices(weights: _core.Weights, x: Array, is_real: Array | None, given: Array, swaps: bool) -> None:
+    """Whether all indices of real steps are in range; `x` is (T, B)."""
+    if x.dtype != np.int64 or x.ndim != 2:
+        return
+    is_bad = (x < 0) | (x >= weights.input_size)
+    if is_real is not None:
+        is_bad &= is_real
+    if is_bad.any():
+        t, b = np.argwhere(is_bad)[0].tolist()
+        place = [t] if given.ndim == 1 else [b, t] if swaps else [t, b]
+        raise ValueError(f"x{place}: expected an index from 0 to {weights.input_size - 1}, got {x[t, b]}")
+
+
+# ---- Rows of different lengths -----------------------------------------------------------------------------
+
+
+def _read_packed(weights: _core.Weights, order: Order, x: Any, offsets: Any, reset: Any) -> Batch:
+    """x (N, I), of which row b is ``x[offsets[b] : offsets[b + 1]]``."""
+    data, is_batched = _core.read_sequence(weights, x, False)
+    if is_batched:
+        raise ValueError(
+            f"x: expected shape (N, {weights.input_size}), or (N,) of integers, with offsets, got {data.shape}"
+        )
+    if order.is_kept:
+        data = _core.kept(data)
+    bounds = _checked_offsets(offsets, len(data))
+    _check_packed_indices(weights, data, "x")
+    starts = None if reset is None else _checked_flags(reset, "reset", len(data))
+    return _packed(weights, order, data, bounds, starts)
+
+
+def _read_list(weights: _core.Weights, order: Order, x: list[Any], reset: Any) -> Batch:
+    """x as a list of arrays (T_b, I)."""
+    arrays = []
+    for b, row in enumerate(x):
+        try:
+            array, is_batched = _core.read_sequence(weights, row, False)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"x[{b}]{str(error).removeprefix('x')}") from None
+        if is_batched:
+            raise ValueError(f"x[{b}]: expected shape (T, {weights.input_size}), got {array.shape}")
+        if array.ndim != (arrays[0].ndim if arrays else array.ndim):
+            raise TypeError(f"x[{b}]: expected an array like x[0], of {arrays[0].dtype}, got {array.dtype}")
+        _check_packed_indices(weights, array, f"x[{b}]")
+        arrays.append(np.ascontiguousarray(array))
+    counts = np.array([len(array) for array in arrays], np.int64)
+    bounds = np.concatenate([[0], np.cumsum(counts)])
+    starts = None
+    if reset is not None:
+        if not isinstance(reset, (list, tuple)):
+            raise TypeError(f"reset: expected a list of arrays, as x, got {type(reset).__name__}")
+        if len(reset) != len(x):
+            raise ValueError(f"reset: expected {len(x)} arrays, got {len(reset)}")
+        rows = [
+            _checked_flags(row, f"reset[{b}]", int(count))
+            for b, (row, count) in enumerate(zip(reset, counts, strict=True))
+        ]
+        starts = np.concatenate(rows)
+    if order.is_kept:  # they are copied in any case
+        result = _packed(weights, order, np.concatenate(arrays), bounds, starts)
+    else:
+        result = _packed(weights, order, arrays, bounds, starts)
+    result.splits = bounds[1:-1]
+    return result
+
+
+def _packed(
+    weights: _core.Weights, order: Order, data: Array | list[Array], bounds: Array, starts: Array | None
+) -> Batch:
+    """Rows one behind the other; `data` may also have them one by one."""
+    counts = np.diff(bounds)
+    begins = bounds[:-1].astype(np.intp)
+    N, B, T = int(bounds[-1]), len(counts), int(counts.max(initial=0))
+    inner = _core.Frame(N, 1, 0, begins)
+    aligned = inner
+    if order.is_reverse:
+        aligned = _core.Frame(N, -1, 0, begins + np.maximum(counts - 1, 0).astype(np.intp))
+    if isinstance(data, list):
+        source = _core.listed_input(weights, data, T, counts, order.is_reverse)
+    else:
+        source = _core.packed_input(weights, data, T, aligned, counts)
+    direct = inner if order.in_processing_order else aligned
+    result = Batch(T, B, True, counts, source, inner, direct, aligned, (N,), data)
+    if order.is_reverse or starts is not None:
+        b = np.repeat(np.arange(B), counts)
+        s = np.arange(N) - begins[b]
+        rows = begins[b] + (counts[b] - 1 - s if order.is_reverse else s)
+        if order.is_reverse and order.needs_inner:
+            result.x_order = rows
+            result.order = None if order.in_processing_order else rows
+        if starts is not None:
+            resets = np.cumsum(starts, dtype=np.int64)
+            before = np.concatenate([[0], resets])[begins]
+            result.reset = _boundaries((resets - before[b])[rows], s, b, order.is_reverse, T, B)
+    if order.needs_inner:
+        result.direct = None
+    return result
+
+
+def _checked_offsets(offsets: Any, N: int) -> Array:
+    array = np.asarray(offsets)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"offsets: expected integers, got dtype {array.dtype}")
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"offsets: expected shape (B + 1,), got {array.shape}")
+    bounds = array.astype(np.int64)
+    if bounds[0] != 0 or bounds[-1] != N:
+        raise ValueError(
+            f"offsets: expected numbers from 0 to N = {N}, the rows of x, got {array[0]} to {array[-1]}"
+        )
+    falls = np.flatnonzero(np.diff(bounds) < 0)
+    if len(falls):
+        b = int(falls[0])
+        raise ValueError(
+            f"offsets[{b + 1}]: expected at least offsets[{b}] = {array[b]}, got {array[b + 1]}"
+        )
+    return bounds
+
+
+def _checked_flags(value: Any, name: str, count: int) -> Array:
+    array: Array = _core.read_booleans(value, name, count, 1, False, False)
+    return array.reshape(count)
+
+
+def _check_packed_indices(weights: _core.Weights, x: Array, name: str) -> None:
+    if x.dtype == np.int64 and x.ndim == 1:
+        bad = np.flatnonzero((x < 0) | (x >= weights.input_size))
+        if len(bad):
+            raise ValueError(
+                f"{name}[{bad[0]}]: expected an index from 0 to {weights.input_size - 1}, got {x[bad[0]]}"
+            )
