@@ -78,7 +78,7 @@ FL_API size_t fl_set_local_num_threads(size_t num_threads);
 
 /* ---- Cells ------------------------------------------------------------------------------------------------- */
 
-/* The formulas are those of src/fastlstm/reference.py; G is the number of gates, whose rows stand in this order. */
+/* The formulas are those of src/fastlstm/reference/; G is the number of gates, whose rows stand in this order. */
 typedef enum fl_cell_kind {
     FL_CELL_LSTM,    /* i f g o; without f or i where the gates are coupled, without f where there is no forget gate */
     FL_CELL_GRU,     /* r z n */

@@ -32,10 +32,11 @@ static sequence dropped_input(const part *p, size_t layer, sequence in, size_t b
     for (size_t position = 0; position < p->B; position++) {
         const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position;
         const size_t length = length_at(p, position), stop = length < end ? length : end;
+        const ptrdiff_t place = in.at != NULL ? in.at[b] : (ptrdiff_t)b;
         for (size_t t = begin; t < stop; t++) {
             const size_t row = ((layer - 1) * saving->mask_T + saving->mask_origin + t) * c->args->B + b;
             fl_dropout(c->stack->shape.dtype, saving->dropout, saving->seed, (uint64_t)row * width, width,
-                       at_time(&in, t, real_size) + (ptrdiff_t)b * in.stride_b * (ptrdiff_t)real_size,
+                       at_time(&in, t, real_size) + place * in.stride_b * (ptrdiff_t)real_size,
                        at_time(&dropped, t, real_size) + (ptrdiff_t)b * dropped.stride_b * (ptrdiff_t)real_size);
         }
     }

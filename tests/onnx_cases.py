@@ -265,7 +265,9 @@ def by_the_text(call: Call) -> list[np.ndarray]:
     biases = given.get("B", np.zeros((D, 2 * rows)))
     lens = given.get("sequence_lens", [T] * B)
     Y = np.zeros((T, D, B, H))
-    Y_h, Y_c = (np.zeros((D, B, H)) if value is None else value.copy() for value in map(given.get, INPUTS[5:7]))
+    Y_h, Y_c = (
+        np.zeros((D, B, H)) if value is None else value.copy() for value in map(given.get, INPUTS[5:7])
+    )
     for d, is_reverse in enumerate(call.directions):
         for b in range(B):
             times = range(lens[b])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
 import math
 from pathlib import Path
@@ -223,12 +222,3 @@ def test_what_does_not_fit_is_an_error(message, changes, rng):
     arguments = {"x": np.zeros((4, 3, 2)), "params": random_params(rng, 2, 3, dtype=np.float64)}
     with pytest.raises(ValueError, match=message):
         reference.lstm(**(arguments | changes))
-
-
-def test_the_reference_imports_numpy_and_nothing_of_the_package():
-    tree = ast.parse(Path(reference.__file__).read_text())
-    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    imported |= {
-        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-    }
-    assert {str(name).partition(".")[0] for name in imported} <= {"collections", "typing", "numpy"}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Types of the compiled module; what its members do is said in _core.pyx and its .pxi parts.
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -11,9 +11,16 @@ compiler: str
 initial_num_threads: int
 initial_num_threads_source: str
 
+FIELDS: tuple[str, ...]
+KINDS: dict[str, int]
+COUPLINGS: dict[str | None, int]
+LAYER_NORMS: dict[str | None, int]
+ACTIVATIONS: dict[str | None, int]
+
 @final
 class Weights:
     source: Any  # read-only
+    draws: bool  # read-only
     def __new__(
         cls,
         dtype: DTypeLike,
@@ -21,8 +28,10 @@ class Weights:
         hidden_size: int,
         num_layers: int,
         num_directions: int,
-        cells: Sequence[tuple[ArrayLike | None, ...]],
+        options: dict[str, Any],
+        cells: Sequence[dict[str, Any]],
         source: Any = None,
+        begin: int = 0,
     ) -> Weights: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -34,6 +43,44 @@ class Weights:
     def num_layers(self) -> int: ...
     @property
     def num_directions(self) -> int: ...
+    @property
+    def output_size(self) -> int: ...
+    @property
+    def num_states(self) -> int: ...
+
+@final
+class Input:
+    T: int  # read-only
+    B: int  # read-only
+    lengths: NDArray[Any] | None  # read-only
+    is_index: bool  # read-only
+
+@final
+class Frame:
+    rows: int  # read-only
+    step_t: int  # read-only
+    step_b: int  # read-only
+    at: NDArray[Any] | None  # read-only
+    def __new__(cls, rows: int, step_t: int, step_b: int = 0, at: NDArray[Any] | None = None) -> Frame: ...
+
+@final
+class Record:
+    nbytes: int  # read-only
+    def __new__(cls) -> Record: ...
+    def backward(
+        self,
+        x: Input,
+        frame: Frame,
+        dy: NDArray[Any] | None,
+        dcells: NDArray[Any] | None,
+        dh_n: NDArray[Any] | None,
+        dc_n: NDArray[Any] | None,
+        dx_frame: Frame | None,
+        dx: NDArray[Any] | None,
+        scratch: NDArray[Any],
+        bptt: int,
+        num_threads: int,
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]: ...
 
 @disjoint_base
 class Layer:
@@ -50,31 +97,41 @@ class Layer:
     def hidden_size(self) -> int: ...
 
 @disjoint_base
-class LSTM(Layer):
+class Recurrent(Layer):
     @property
     def batch_first(self) -> bool: ...
     @property
     def dropout(self) -> float: ...
     @property
-    def num_layers(self) -> int: ...
-    @property
-    def num_directions(self) -> int: ...
-    def configure(self, batch_first: bool, dropout: float) -> None: ...
+    def parts(self) -> tuple[Weights, ...]: ...
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def configure(self, batch_first: bool, dropout: float, is_plain: bool) -> None: ...
+    def gradient_scratch(self) -> NDArray[Any]: ...
+    def give_back(self, record: Record) -> None: ...
     def __call__(
         self,
-        x: ArrayLike,
-        state: tuple[ArrayLike, ArrayLike] | None = None,
+        x: Any,
+        state: Any = None,
         *,
         lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: Any = None,
+        offsets: ArrayLike | None = None,
+        pad: str = "zero",
+        return_cells: bool = False,
         out: NDArray[Any] | None = None,
-    ) -> tuple[NDArray[Any], tuple[NDArray[Any], NDArray[Any]]]: ...
+    ) -> Any: ...
     def forward(
         self,
-        x: ArrayLike,
-        state: tuple[ArrayLike, ArrayLike] | None = None,
+        x: Any,
+        state: Any = None,
         *,
         lengths: ArrayLike | None = None,
-        reset: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: Any = None,
+        offsets: ArrayLike | None = None,
+        pad: str = "zero",
+        return_cells: bool = False,
         training: bool = True,
         save: str | int = "all",
         bptt: int | None = None,
@@ -83,22 +140,16 @@ class LSTM(Layer):
 @disjoint_base
 class Tape:
     y: NDArray[Any]  # read-only
-    state: tuple[NDArray[Any], NDArray[Any]]  # read-only
+    state: Any  # read-only
+    cells: Any  # read-only
     nbytes: int  # read-only
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     def backward(
-        self,
-        dy: ArrayLike | None = None,
-        dstate: tuple[ArrayLike | None, ArrayLike | None] | None = None,
-    ) -> tuple[NDArray[Any] | None, tuple[NDArray[Any], NDArray[Any]]]: ...
+        self, dy: Any = None, dstate: Any = None, dcells: Any = None
+    ) -> tuple[NDArray[Any] | None, Any]: ...
 
-class LSTMCell(Layer):
-    def __call__(
-        self,
-        x: ArrayLike,
-        state: tuple[ArrayLike, ArrayLike] | None = None,
-        out: tuple[NDArray[Any], NDArray[Any]] | None = None,
-    ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+class Cell(Layer):
+    def __call__(self, x: ArrayLike, state: Any = None, out: Any = None) -> Any: ...
 
 @disjoint_base
 class Stream:
@@ -113,10 +164,55 @@ class Stream:
     def process(self, x: ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]: ...
     def reset(self) -> None: ...
     @property
-    def state(self) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    def state(self) -> Any: ...
     @state.setter
-    def state(self, value: tuple[ArrayLike, ArrayLike]) -> None: ...
+    def state(self, value: Any) -> None: ...
 
+def strided_input(
+    weights: Weights, x: NDArray[Any], lengths: NDArray[Any] | None, reverse: bool
+) -> Input: ...
+def packed_input(weights: Weights, x: NDArray[Any], T: int, frame: Frame, lengths: NDArray[Any]) -> Input: ...
+def listed_input(
+    weights: Weights, arrays: list[NDArray[Any]], T: int, lengths: NDArray[Any], reverse: bool
+) -> Input: ...
+def read_sequence(weights: Weights, x: Any, batch_first: bool) -> tuple[NDArray[Any], bool]: ...
+def read_row_lengths(lengths: Any, T: int, B: int, batched: bool) -> NDArray[Any]: ...
+def read_booleans(
+    value: Any, name: str, T: int, B: int, batched: bool, batch_first: bool
+) -> NDArray[Any]: ...
+def kept(array: NDArray[Any]) -> NDArray[Any]: ...
+def is_list_of_rows(x: Any) -> bool: ...
+def run_stack(
+    weights: Weights,
+    x: Input,
+    frame: Frame,
+    h_0: NDArray[Any] | None,
+    c_0: NDArray[Any] | None,
+    y: NDArray[Any],
+    cells: NDArray[Any] | None,
+    num_threads: int,
+) -> tuple[NDArray[Any], NDArray[Any] | None]: ...
+def record_stack(
+    layer: Recurrent,
+    weights: Weights,
+    x: Input,
+    frame: Frame,
+    h_0: NDArray[Any] | None,
+    c_0: NDArray[Any] | None,
+    y: NDArray[Any],
+    cells: NDArray[Any] | None,
+    reset: NDArray[Any] | None,
+    save: int,
+    dropout: float,
+    seed: int,
+    draws: bool,
+    first_cell: int,
+) -> tuple[Record, NDArray[Any], NDArray[Any] | None]: ...
+def add_gradients(layer: Recurrent, scratch: NDArray[Any]) -> None: ...
+def drop_rows(
+    rows: NDArray[Any], T: int, B: int, lengths: NDArray[Any] | None, p: float, seed: int, layer: int
+) -> NDArray[Any]: ...
+def check_result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None: ...
 def packed(weight_ih: ArrayLike, weight_hh: ArrayLike, bias: ArrayLike | None = None) -> Weights: ...
 def gate_matmul(
     x: ArrayLike,
@@ -141,7 +237,7 @@ def isa_active() -> str: ...
 def isa_table() -> list[tuple[str, bool, bool]]: ...
 def probe_fma(dtype: DTypeLike, seconds: float) -> float: ...
 def probe_stream(bytes: int, seconds: float) -> float: ...
-def workspace_bytes(lstm: LSTM, T: int, B: int) -> int: ...
+def workspace_bytes(layer: Recurrent, T: int, B: int) -> int: ...
 def all_finite(values: NDArray[Any]) -> bool: ...
 def adam_step(
     params: NDArray[Any],

@@ -422,11 +422,6 @@ def add_gradients(Recurrent layer not None, ndarray scratch not None):
     layer._gradient_scratch = scratch
 
 
-def save_code(save):
-    """`save` of ``forward`` as fl_record_args has it."""
-    return read_save(save)
-
-
 def drop_rows(ndarray rows not None, size_t T, size_t B, lengths, double p, uint64_t seed, size_t layer):
     """A copy of the output of a layer, (N, W), with the dropout that the C core puts between layers.
 

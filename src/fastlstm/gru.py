@@ -21,8 +21,8 @@ __all__ = ["GRU", "GRUCell"]
 class GRU(RecurrentLayer):
     """A stack of GRU layers over whole sequences, with the shapes and meaning of ``torch.nn.GRU``.
 
-    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step, with W, b = weight_ih, bias_ih and
-    U, d = weight_hh, bias_hh (Cho et al. 2014)::
+    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step, with W, b = weight_ih, bias_ih
+    and U, d = weight_hh, bias_hh (Cho et al. 2014)::
 
         r, z = sigmoid(W_rz x_t + b_rz + U_rz h_{t-1} + d_rz)
         n = tanh(W_n x_t + b_n + r * (U_n h_{t-1} + d_n))      # reset_after
@@ -34,8 +34,8 @@ class GRU(RecurrentLayer):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
         As of `LSTM`.
     reset_after : bool
-        Whether the reset gate acts after the recurrent product, as in PyTorch, cuDNN and Keras, or before it, as in
-        the paper and by default in ONNX.
+        Whether the reset gate acts after the recurrent product, as in PyTorch, cuDNN and Keras, or before it,
+        as in the paper and by default in ONNX.
     activations : sequence of 2, optional
         f of the gates, g of the candidate; as of `LSTM`.
     gate_clip : float, optional
@@ -46,7 +46,8 @@ class GRU(RecurrentLayer):
     Attributes
     ----------
     params : dict of str to ndarray
-        ``weight_ih`` (3H, I), ``weight_hh`` (3H, H), ``bias_ih``, ``bias_hh`` (3H,), gates in the order r, z, n.
+        ``weight_ih`` (3H, I), ``weight_hh`` (3H, H), ``bias_ih``, ``bias_hh`` (3H,), gates in the order r, z,
+        n.
 
     Raises
     ------
@@ -132,8 +133,8 @@ class GRUCell(RecurrentCell):
 
         h = cell(x, state=None, out=None)
 
-    The equations are those of `GRU`, with ``reset_after``; all else is as of `LSTMCell`, with one array (B, H) in
-    place of the pair of states.
+    The equations are those of `GRU`, with ``reset_after``; all else is as of `LSTMCell`, with one array (B,
+    H) in place of the pair of states.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from .gru import GRU, GRUCell
 from .lstm import LSTM, SLSTM, LSTMCell
 from .minimal import MinGRU, MinLSTM
 from .rnn import RNN, IndRNN, RNNCell
-from .stacks import Tape as TapeOfParts
+from .stacks import TapeOfParts
 from .streams import Stream, StreamOfParts
 
 __all__ = [

@@ -100,7 +100,12 @@ class Layout:
         if options.get("layer_norm") == "gate":
             shapes["weight_ln"] = (rows,)
         if options.get("layer_norm") == "haste":
-            shapes |= {"weight_ln_ih": (rows,), "weight_ln_hh": (rows,), "weight_ln_c": (H,), "bias_ln_c": (H,)}
+            shapes |= {
+                "weight_ln_ih": (rows,),
+                "weight_ln_hh": (rows,),
+                "weight_ln_c": (H,),
+                "bias_ln_c": (H,),
+            }
         return shapes
 
     def size(self) -> int:
@@ -179,7 +184,7 @@ def _uniform(rng: np.random.Generator, bound: float, shape: tuple[int, ...]) -> 
 def _keras(
     rng: np.random.Generator, layout: Layout, layer: int, kind: str, shape: tuple[int, ...]
 ) -> NDArray[Any]:
-    """Matrices by Glorot & Bengio 2010, recurrent ones orthogonal (Saxe, McClelland & Ganguli 2013), biases 0.
+    """Glorot uniform (Glorot & Bengio 2010), recurrent matrices orthogonal (Saxe et al. 2013), biases 0.
 
     Diagonals, which Keras' layers do not have, are drawn as PyTorch draws parameters.
     """

@@ -81,9 +81,9 @@ class LSTM(RecurrentLayer):
         gates and candidate.  Gradients are 0 where something is clipped.
     layer_norm : {None, "gate", "haste"}
         "gate": each gate's ``W x + U h + p c`` is normalised and scaled by ``weight_ln``, then gets its bias
-        (TensorFlow Lite; eps 1e-8).  "haste": ``W x`` and ``U h``, all gates in one, are normalised and scaled by
-        ``weight_ln_ih`` and ``weight_ln_hh``, and h = o * tanh(norm(c) * ``weight_ln_c`` + ``bias_ln_c``) (the
-        haste library; eps 1e-5).  After Ba, Kiros & Hinton 2016.
+        (TensorFlow Lite; eps 1e-8).  "haste": ``W x`` and ``U h``, all gates in one, are normalised and
+        scaled by ``weight_ln_ih`` and ``weight_ln_hh``, and h = o * tanh(norm(c) * ``weight_ln_c`` +
+        ``bias_ln_c``) (the haste library; eps 1e-5).  After Ba, Kiros & Hinton 2016.
     zoneout_c, zoneout_h : float
         Probabilities that an element of c or h keeps its old value, in training (Krueger et al. 2017).
     zoneout_eval : {"expectation", "off"}
@@ -125,11 +125,11 @@ class LSTM(RecurrentLayer):
     num_threads : int or None
         As above; can be set.
     params : dict of str to ndarray
-        Parameters by PyTorch's names (``weight_ih_l0``, ``bias_hh_l1_reverse``, ...): read-only views.  Their
-        shapes: ``weight_ih`` (G*H, I), ``weight_hh`` (G*H, P), ``bias_ih``, ``bias_hh`` (G*H,), and where there
-        are such ``weight_ch`` ((G-1)*H,), ``weight_hr`` (P, H), ``bias_hr`` (P,), ``weight_ln``,
-        ``weight_ln_ih``, ``weight_ln_hh`` (G*H,), ``weight_ln_c``, ``bias_ln_c`` (H,).  Gates stand in the order
-        i, f, g, o.
+        Parameters by PyTorch's names (``weight_ih_l0``, ``bias_hh_l1_reverse``, ...): read-only views.
+        Shapes are: ``weight_ih`` (G*H, I), ``weight_hh`` (G*H, P), ``bias_ih``, ``bias_hh`` (G*H,), and where
+        there are such, ``weight_ch`` ((G-1)*H,), ``weight_hr`` (P, H), ``bias_hr`` (P,), ``weight_ln``,
+        ``weight_ln_ih``, ``weight_ln_hh`` (G*H,), ``weight_ln_c``, ``bias_ln_c`` (H,).  Gates stand in the
+        order i, f, g, o.
     flat_params : ndarray
         All parameters in one read-only buffer, in the order of `params`.
     grads : dict of str to ndarray
@@ -160,9 +160,9 @@ class LSTM(RecurrentLayer):
         Without B for one sequence.  Index ``layer * D + direction``.  None is zero.  Where `hidden_size` is a
         sequence, each of the two is a list of L arrays (D, B, width).
     ``lengths`` : array_like of integers, (B,), optional
-        Steps of each row, 0 to T.  What is behind its end is no step: it is not looked at, the final states of
-        a row are those at its own end, the given state where the length is 0, and the reverse direction starts
-        there.
+        Steps of each row, 0 to T.  What is behind its end is no step: it is not looked at, the final states
+        of a row are those at its own end, the given state where the length is 0, and the reverse direction
+        starts there.
     ``mask`` : array_like of bool, as x without I, optional
         False where there is no step either: the state is held, and it costs nothing.
     ``reset`` : array_like of bool, as x without I, optional
@@ -170,8 +170,8 @@ class LSTM(RecurrentLayer):
         direction, and a forward direction that begins there drops the given state.  A reverse direction takes
         the given state at its own first step in any case.  At a masked step it counts for the next one.
     ``offsets`` : array_like of integers, (B + 1,), optional
-        x is (N, I), all sequences one behind the other, of which row b is ``x[offsets[b]:offsets[b + 1]]``; so
-        is y.
+        x is (N, I), all sequences one behind the other, of which row b is ``x[offsets[b]:offsets[b + 1]]``;
+        so is y.
     ``pad`` : "zero" or "hold"
         What stands in y where there is no step: zeros, or the last output in the order of the direction, and
         before its first step the given h.
@@ -194,18 +194,18 @@ class LSTM(RecurrentLayer):
         What is kept for the backward pass, from fast to small: gates and cell states; cell states, from which
         gates are computed again; or with an integer k >= 1 a state every k steps, from which everything is.
     ``bptt`` : int, optional
-        Truncation: with k, no gradient passes between steps n*k - 1 and n*k of a row, in neither direction, while
-        states do; with `reverse` steps are counted from its end.  The gradient of the given state is that of its
-        first piece.
+        Truncation: with k, no gradient passes between steps n*k - 1 and n*k of a row, in neither direction,
+        while states do; with `reverse` steps are counted from its end.  The gradient of the given state is
+        that of its first piece.
 
-    The tape has ``y`` (read-only), ``state`` and ``cells``, the results of a call, and ``nbytes``, the bytes that
-    it keeps.  ``backward`` takes ``dy``, shaped as ``y`` and not looked at where that is zero for want of a step,
-    ``dstate``, a pair ``(dh_n, dc_n)`` shaped as the states, and ``dcells``; None, also for one of the pair, is zero.
-    It adds the gradients of the parameters to `grads`, both biases getting the same, and returns those of ``x``,
-    which is zero where there is no step and None for indices, and of the given state.  A tape is for one
-    ``backward``, and for the parameters of its ``forward``: else RuntimeError.  After any exception gradients
-    are as they were, and the tape can still be used if an argument was at fault.  The equations are those of
-    ``fastlstm.reference``.
+    The tape has ``y`` (read-only), ``state`` and ``cells``, the results of a call, and ``nbytes``, the bytes
+    that it keeps.  ``backward`` takes ``dy``, shaped as ``y`` and not looked at where that is zero for want
+    of a step, ``dstate``, a pair ``(dh_n, dc_n)`` shaped as the states, and ``dcells``; None, also for one of
+    the pair, is zero. It adds the gradients of the parameters to `grads`, both biases getting the same, and
+    returns those of ``x``, which is zero where there is no step and None for indices, and of the given
+    state.  A tape is for one ``backward``, and for the parameters of its ``forward``: else RuntimeError.
+    After any exception gradients are as they were, and the tape can still be used if an argument was at
+    fault.  The equations are those of ``fastlstm.reference``.
 
     A call releases the GIL unless it takes only microseconds; several threads may call one layer.  An
     argument that another thread changes meanwhile gives unspecified numbers.  Signal handlers run during a
@@ -228,9 +228,22 @@ class LSTM(RecurrentLayer):
     """
 
     _kind = "lstm"
-    _cell_options = tuple(
-        "proj_size peephole coupled forget_gate proj_bias proj_clip cell_clip gate_clip layer_norm zoneout_c "
-        "zoneout_h zoneout_eval recurrent_dropout recurrent_dropout_masks activations".split()
+    _cell_options = (
+        "proj_size",
+        "peephole",
+        "coupled",
+        "forget_gate",
+        "proj_bias",
+        "proj_clip",
+        "cell_clip",
+        "gate_clip",
+        "layer_norm",
+        "zoneout_c",
+        "zoneout_h",
+        "zoneout_eval",
+        "recurrent_dropout",
+        "recurrent_dropout_masks",
+        "activations",
     )
     _defaults = RecurrentLayer._defaults | {
         "proj_size": 0,
@@ -343,8 +356,9 @@ class LSTM(RecurrentLayer):
 class SLSTM(RecurrentLayer):
     """A stack of sLSTM layers over whole sequences: exponential gates, a normaliser, and heads.
 
-    A call returns ``y, (h_n, c_n, n_n, m_n)``; all else is as of `LSTM`.  For each time step, element by element,
-    with W = weight_ih, U = weight_hh and b = bias_ih (Beck et al. 2024, "xLSTM: Extended long short-term memory")::
+    A call returns ``y, (h_n, c_n, n_n, m_n)``; all else is as of `LSTM`.  For each time step, element by
+    element, with W = weight_ih, U = weight_hh and b = bias_ih (Beck et al. 2024, "xLSTM: Extended long
+    short-term memory")::
 
         a_i, a_f, a_z, a_o = W x_t + U h_{t-1} + b
         m_t = max(a_i, log sigmoid(a_f) + m_{t-1}), or a_i where n_{t-1} is 0
@@ -369,7 +383,8 @@ class SLSTM(RecurrentLayer):
     Attributes
     ----------
     params : dict of str to ndarray
-        ``weight_ih`` (4H, I), ``weight_hh`` (4H, H / heads), ``bias_ih`` (4H,), gates in the order i, f, z, o.
+        ``weight_ih`` (4H, I), ``weight_hh`` (4H, H / heads), ``bias_ih`` (4H,), gates in the order i, f, z,
+        o.
 
     Raises
     ------

@@ -19,10 +19,10 @@ __all__ = ["MinGRU", "MinLSTM"]
 
 
 class MinGRU(RecurrentLayer):
-    """A stack of minimal GRU layers over whole sequences: gates see the input alone, so that one product and a scan do.
+    """A stack of minimal GRU layers over whole sequences: one product and a scan, as gates see x alone.
 
-    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Feng et al. 2024, "Were RNNs all we
-    needed?")::
+    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Feng et al. 2024, "Were RNNs all
+    we needed?")::
 
         a_z, a_h = W x_t + bias_ih
         h_t = (1 - sigmoid(a_z)) * h_{t-1} + sigmoid(a_z) * a_h
@@ -97,10 +97,10 @@ class MinGRU(RecurrentLayer):
 
 
 class MinLSTM(RecurrentLayer):
-    """A stack of minimal LSTM layers over whole sequences: gates see the input alone, so that one product and a scan do.
+    """A stack of minimal LSTM layers over whole sequences: one product and a scan, as gates see x alone.
 
-    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Feng et al. 2024, "Were RNNs all we
-    needed?")::
+    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Feng et al. 2024, "Were RNNs all
+    we needed?")::
 
         a_f, a_i, a_h = W x_t + bias_ih
         f, i = sigmoid(a_f), sigmoid(a_i)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Options of the cells: checks of what a constructor is given, and their form for the C core.
 
-`LSTM`, `GRU` and the others say what the options mean; which of them cannot go together, and why, is said here.
+`LSTM`, `GRU` and the others say what the options mean; which of them cannot go together, and why, is said
+here.
 """
 
 from __future__ import annotations
@@ -152,26 +153,26 @@ def checked_lstm(given: Mapping[str, Any], smallest: int) -> dict[str, Any]:
         ),
         "activations": checked_activations(given["activations"], "lstm"),
     }
-    P = options["proj_size"]
-    if P >= smallest:
-        raise ValueError(f"proj_size: expected 0, or less than hidden_size = {smallest}, got {P}")
+    projected: int = options["proj_size"]
+    if projected >= smallest:
+        raise ValueError(f"proj_size: expected 0, or less than hidden_size = {smallest}, got {projected}")
     if options["coupled"] is not None and not options["forget_gate"]:
         raise ValueError(
             "coupled: expected None with forget_gate=False, as there is no forget gate to couple, "
             f"got {options['coupled']!r}"
         )
-    if options["zoneout_h"] > 0 and P:
+    if options["zoneout_h"] > 0 and projected:
         raise ValueError(
             "zoneout_h: expected 0 with proj_size, as the projected h has no elements of its own to keep, "
             f"got {options['zoneout_h']}"
         )
     if options["peephole"] and options["layer_norm"] == "haste":
         raise ValueError(
-            "peephole: expected False with layer_norm='haste', which defines no place for them in its norms, got True"
+            "peephole: expected False with layer_norm='haste', whose norms have no place for them, got True"
         )
-    if options["proj_bias"] and not P:
+    if options["proj_bias"] and not projected:
         raise ValueError("proj_bias: expected False without proj_size, as nothing is projected, got True")
-    if options["proj_clip"] is not None and not P:
+    if options["proj_clip"] is not None and not projected:
         raise ValueError(
             f"proj_clip: expected None without proj_size, as nothing is projected, got {options['proj_clip']}"
         )
@@ -195,7 +196,9 @@ def checked_forget_bias(value: object, gates: str, bias: bool) -> float | None:
             f"forget_bias: expected None where the forget gate has no parameters of its own, got {number}"
         )
     if not bias:
-        raise ValueError(f"forget_bias: expected None with bias=False, as there is no bias to set, got {number}")
+        raise ValueError(
+            f"forget_bias: expected None with bias=False, as there is no bias to set, got {number}"
+        )
     return number
 
 
@@ -221,7 +224,15 @@ def core_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "reset_before": not options.get("reset_after", True),
         "heads": options.get("heads", 1) if options.get("heads", 1) > 1 else 0,
     }
-    for name in ("layer_norm", "peephole", "proj_size", "zoneout_c", "zoneout_h", "recurrent_dropout", "n_floor"):
+    for name in (
+        "layer_norm",
+        "peephole",
+        "proj_size",
+        "zoneout_c",
+        "zoneout_h",
+        "recurrent_dropout",
+        "n_floor",
+    ):
         fields[name] = options.get(name)
     fields["zoneout_expectation"] = bool(
         (fields["zoneout_c"] or fields["zoneout_h"]) and options["zoneout_eval"] == "expectation"
@@ -252,7 +263,7 @@ def checked_stack(given: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
             raise ValueError(f"residual: expected a layer from 0 to {num_layers - 1}, got {residual}")
     if options["reverse"] and options["bidirectional"]:
         raise ValueError(
-            "reverse: expected False with bidirectional, whose second direction runs from the end already, got True"
+            "reverse: expected False with bidirectional, which has a direction from the end, got True"
         )
     if options["reverse_order"] != "aligned" and not options["reverse"]:
         raise ValueError(

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What all recurrent layers and cells share: their options, parameters and states.
 
-The layers are in lstm.py, gru.py, rnn.py and minimal.py.  A plain call goes straight to _core; what it cannot do,
-`RecurrentLayer` does here with sequences.py and stacks.py.
+The layers are in lstm.py, gru.py, rnn.py and minimal.py.  A plain call goes straight to _core; what it cannot
+do, `RecurrentLayer` does here with sequences.py and stacks.py.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
 
@@ -52,9 +53,19 @@ class Recurrent(Parameters):
     _settings: dict[str, Any]
     _not_kept = Parameters._not_kept | {"_settings", "_plan"}
     _always_shown = frozenset(
-        "input_size hidden_size num_layers bias batch_first dropout bidirectional dtype num_threads".split()
+        {
+            "input_size",
+            "hidden_size",
+            "num_layers",
+            "bias",
+            "batch_first",
+            "dropout",
+            "bidirectional",
+            "dtype",
+            "num_threads",
+        }
     )
-    _defaults: dict[str, Any] = {}
+    _defaults: ClassVar[dict[str, Any]] = {}
 
     if TYPE_CHECKING:
         num_threads: int | None
@@ -98,7 +109,12 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
     _kind = ""
     _cell_options: tuple[str, ...] = ()  # options of this kind of cell, in the order of the constructor
     _plan: stacks.Plan
-    _defaults = {"reverse": False, "reverse_order": "aligned", "residual": None, "merge": "concat"}
+    _defaults: ClassVar[dict[str, Any]] = {
+        "reverse": False,
+        "reverse_order": "aligned",
+        "residual": None,
+        "merge": "concat",
+    }
 
     hidden_size = Setting[Any]()
     num_layers = Setting[int]()
@@ -123,7 +139,9 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         stack = options.checked_stack(given, num_layers)
         cell = self._checked_cell(given, hidden_size if isinstance(hidden_size, tuple) else (hidden_size,))
         dtype = checked_dtype(given["dtype"])
-        is_single = not isinstance(hidden_size, tuple) and stack["merge"] == "concat" and stack["residual"] is None
+        is_single = (
+            not isinstance(hidden_size, tuple) and stack["merge"] == "concat" and stack["residual"] is None
+        )
         layout = Layout(
             kind=self._kind,
             gates=self._gates(cell),
@@ -226,10 +244,10 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         training: bool,
         save: int,
         bptt: int,
-    ) -> stacks.Tape:
+    ) -> stacks.TapeOfParts:
         """Likewise, of ``forward``."""
         plan, parts = self._plan, self.parts
-        order = sequences.dataclasses.replace(plan.order, is_kept=True)
+        order = dataclasses.replace(plan.order, is_kept=True)
         batch = self._read_batch(order, parts, x, lengths, mask, reset, offsets, pad)
         wants_cells = self._checked_cells(return_cells)
         states = [
@@ -240,7 +258,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         recording = stacks.Recording(save, int(self.rng.integers(2**63)) if draws else 0, draws)
         result = stacks.run(self, parts, plan, batch, states, wants_cells, recording=recording)
         result.y.setflags(write=False)
-        return stacks.Tape._of(
+        return stacks.TapeOfParts._of(
             y=batch.as_given(result.y),
             state=self._state_as_given(result.states, batch.is_batched),
             cells=None if result.cells is None else batch.as_given(result.cells),
@@ -269,7 +287,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         batch = sequences.read(parts[0], order, x, lengths, mask, reset, offsets, pad)
         if pad == "hold" and self._plan.joins:
             raise ValueError(
-                "pad: expected 'zero' with residual or a merge of directions, whose sums no state is, got 'hold'"
+                "pad: expected 'zero' with residual or merged directions, whose sums are no state, got 'hold'"
             )
         return batch
 
@@ -288,9 +306,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
                 given[f"state[{n}][{layer}]" if part is not member else f"state[{n}]"] = part
         for name, array in given.items():
             if isinstance(array, np.ndarray) and np.shares_memory(out, array):
-                raise ValueError(
-                    f"out: expected memory apart from {name}, got an array that overlaps it"
-                )
+                raise ValueError(f"out: expected memory apart from {name}, got an array that overlaps it")
 
     # ---- States --------------------------------------------------------------------------------------------
 
@@ -363,7 +379,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
     def _state_as_given(self, states: list[tuple[Array, Array | None]], is_batched: bool) -> Any:
         """The inverse of `_read_state`."""
         layout = self._layout
-        members = []
+        members: list[Any] = []
         for n in range(1 + layout.num_states):
             parts = []
             for h, c in states:

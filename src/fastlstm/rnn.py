@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ __all__ = ["RNN", "IndRNN", "RNNCell"]
 
 
 class RNN(RecurrentLayer):
-    """A stack of simple recurrent layers over whole sequences, with the shapes and meaning of ``torch.nn.RNN``.
+    """A stack of simple recurrent layers over whole sequences, as ``torch.nn.RNN``.
 
     A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Elman 1990)::
 
@@ -220,7 +220,8 @@ class RNNCell(RecurrentCell):
 
         h = cell(x, state=None, out=None)
 
-    The equation is that of `RNN`; all else is as of `LSTMCell`, with one array (B, H) in place of the pair of states.
+    The equation is that of `RNN`; all else is as of `LSTMCell`, with one array (B, H) in place of the pair of
+    states.
 
     Parameters
     ----------
@@ -252,7 +253,7 @@ class RNNCell(RecurrentCell):
 
     _kind = "rnn"
     _cell_options = ("nonlinearity",)
-    _defaults = {"nonlinearity": "tanh"}
+    _defaults: ClassVar[dict[str, Any]] = {"nonlinearity": "tanh"}
 
     nonlinearity = Setting[str]()
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Where the real steps of a batch lie: from the arguments of a call to rows that the C core runs, and back.
 
-The C core runs B rows, each from its own first step in the order of processing, wherever rows begin in x and in y:
-so `reverse`, `lengths`, lists and packed data need no copies.  Only steps with holes between them, and outputs that
-are more than rows (held ones, residual sums), pass through packed arrays in which the steps of a row lie one behind
-the other: "inner" rows, here and in stacks.py, which runs the layers.  What a real step is, and the order of the
-rest, is said in ``fastlstm.reference``.  Indexing is NumPy's; no element is looked at in Python.
+The C core runs B rows, each from its own first step in the order of processing, wherever rows begin in x and
+in y: so `reverse`, `lengths`, lists and packed data need no copies.  Only steps with holes between them, and
+outputs that are more than rows (held ones, residual sums), pass through packed arrays in which the steps of a
+row lie one behind the other: "inner" rows, here and in stacks.py, which runs the layers.  What a real step
+is, and the order of the rest, is said in ``fastlstm.reference``.  Indexing is NumPy's; no element is looked
+at in Python.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Batch:
     order, x_order : ndarray or None
         Of each inner row, its row in y and in x: flat indices in the caller's layout; None for the same.
     held : tuple of ndarray or None
-        Of each direction, for each row of y in the order b, t: the inner row that it repeats, or how many there
-        are, plus b, for the given state.  With `by_row`, the rows of y in that order.
+        Of each direction, for each row of y in the order b, t: the inner row that it repeats, or how many
+        there are, plus b, for the given state.  With `by_row`, the rows of y in that order.
     reset : ndarray of uint8, (T, B), or None
         As the C core takes it.
     splits : ndarray or None
@@ -88,8 +89,10 @@ class Batch:
         make = np.zeros if has_gaps and self.lengths is not None else np.empty
         return make((*self.shape, width), dtype)
 
-    def place(self, values: Array, given: Array | None, num_directions: int, out: Array | None = None) -> Array:
-        """Inner rows (N, D*W) at the places of y: (*shape, D*W); `given` (D, B, W) is what comes before a row."""
+    def place(
+        self, values: Array, given: Array | None, num_directions: int, out: Array | None = None
+    ) -> Array:
+        """Inner rows (N, D*W) at the places of y; `given` (D, B, W) is what comes before a row."""
         width = values.shape[-1]
         if self.held is None:
             if self.order is None:
@@ -137,7 +140,7 @@ class Batch:
         return values, before
 
     def gathered(self) -> Array:
-        """x as inner rows (N, I), or indices (N,)."""
+        """Inner rows of x: (N, I), or indices (N,)."""
         if self.is_gathered:
             return np.asarray(self.source)
         if isinstance(self.source, list):
@@ -222,7 +225,9 @@ def read(
     form = "a list of arrays" if is_list else "offsets"
     for name, value in (("lengths", lengths), ("mask", mask)):
         if value is not None:
-            raise ValueError(f"{name}: expected None with {form}, which says what rows there are, got a value")
+            raise ValueError(
+                f"{name}: expected None with {form}, which says what rows there are, got a value"
+            )
     if is_list:
         return _read_list(weights, order, x, reset)
     return _read_packed(weights, order, x, offsets, reset)
@@ -231,7 +236,7 @@ def read(
 def _read_regular(
     weights: _core.Weights, order: Order, x: Any, lengths: Any, mask: Any, reset: Any, is_held: bool
 ) -> Batch:
-    """x (T, B, I), or with the batch first, or without one."""
+    """Of x (T, B, I), or with the batch first, or without one."""
     array, is_batched = _core.read_sequence(weights, x, order.batch_first)
     swaps = order.batch_first and is_batched
 
@@ -273,7 +278,16 @@ def _read_regular(
         walked = sequence[::-1] if order.is_reverse else sequence
         _check_indices(weights, sequence, None, array, swaps)
         result = Batch(
-            T, B, is_batched, None, _core.strided_input(weights, walked, None, False), inner, None, None, shape, array
+            T,
+            B,
+            is_batched,
+            None,
+            _core.strided_input(weights, walked, None, False),
+            inner,
+            None,
+            None,
+            shape,
+            array,
         )
         rows = np.arange(B)
         forward = _core.Frame(T * B, 1, T) if swaps else _core.Frame(T * B, B, 1)
@@ -330,7 +344,7 @@ def _read_regular(
 
 def _held(is_real: Array, begins: Array, counts: Array, order: Order, is_second: bool) -> Array:
     """`Batch.held` of one direction."""
-    T, B = is_real.shape
+    B = is_real.shape[1]
     last = np.cumsum(is_real, axis=0) - 1  # number of the last real step up to here, in time; -1 for none
     if (order.is_reverse or is_second) and not order.in_processing_order:
         last = np.where(is_real, last, last + 1)
@@ -355,7 +369,9 @@ def _unless_same(order: Array) -> Array | None:
     return None if np.array_equal(order, np.arange(len(order))) else order
 
 
-def _check_indices(weights: _core.Weights, x: Array, is_real: Array | None, given: Array, swaps: bool) -> None:
+def _check_indices(
+    weights: _core.Weights, x: Array, is_real: Array | None, given: Array, swaps: bool
+) -> None:
     """Whether all indices of real steps are in range; `x` is (T, B)."""
     if x.dtype != np.int64 or x.ndim != 2:
         return
@@ -372,11 +388,12 @@ def _check_indices(weights: _core.Weights, x: Array, is_real: Array | None, give
 
 
 def _read_packed(weights: _core.Weights, order: Order, x: Any, offsets: Any, reset: Any) -> Batch:
-    """x (N, I), of which row b is ``x[offsets[b] : offsets[b + 1]]``."""
+    """Of x (N, I), of which row b is ``x[offsets[b] : offsets[b + 1]]``."""
     data, is_batched = _core.read_sequence(weights, x, False)
     if is_batched:
         raise ValueError(
-            f"x: expected shape (N, {weights.input_size}), or (N,) of integers, with offsets, got {data.shape}"
+            f"x: expected shape (N, {weights.input_size}), or (N,) of integers, with offsets, "
+            f"got {data.shape}"
         )
     if order.is_kept:
         data = _core.kept(data)
@@ -387,8 +404,8 @@ def _read_packed(weights: _core.Weights, order: Order, x: Any, offsets: Any, res
 
 
 def _read_list(weights: _core.Weights, order: Order, x: list[Any], reset: Any) -> Batch:
-    """x as a list of arrays (T_b, I)."""
-    arrays = []
+    """Of x as a list of arrays (T_b, I)."""
+    arrays: list[Array] = []
     for b, row in enumerate(x):
         try:
             array, is_batched = _core.read_sequence(weights, row, False)
@@ -468,9 +485,7 @@ def _checked_offsets(offsets: Any, N: int) -> Array:
     falls = np.flatnonzero(np.diff(bounds) < 0)
     if len(falls):
         b = int(falls[0])
-        raise ValueError(
-            f"offsets[{b + 1}]: expected at least offsets[{b}] = {array[b]}, got {array[b + 1]}"
-        )
+        raise ValueError(f"offsets[{b + 1}]: expected at least offsets[{b}] = {array[b]}, got {array[b + 1]}")
     return bounds
 
 

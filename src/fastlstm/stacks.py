@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Passes of a layer over the rows of sequences.py: one stack of the C core, or several with NumPy between them.
+"""Passes of a layer over the rows of sequences.py: one stack of the C core, or several and NumPy between.
 
-A stack of equal layers is one part, and the C core runs all of it.  Layers of different sizes, residual sums and
-merged directions are parts of one layer each; what passes between them are inner rows.
+A stack of equal layers is one part, and the C core runs all of it.  Layers of different sizes, residual sums
+and merged directions are parts of one layer each; what passes between them are inner rows.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Plan:
         if self.merge == "concat":
             return y
         first, second = np.split(y, 2, axis=-1)
-        return first + second if self.merge == "sum" else (first + second) / 2
+        total: Array = first + second
+        return total if self.merge == "sum" else total / 2
 
     def merged_back(self, dy: Array) -> Array:
         """The inverse for gradients."""
@@ -102,9 +103,10 @@ def run(
     final, y, cells = [], np.empty(0), None
     for index, part in enumerate(parts):
         is_last = index == len(parts) - 1
-        frame = batch.direct if is_last and batch.direct is not None else batch.inner
+        direct = batch.direct if is_last else None
+        frame = batch.inner if direct is None else direct
         width = D * part.output_size
-        if frame is not batch.direct:
+        if direct is None:
             y = np.empty((frame.rows, width), dtype)
         elif out is not None:
             y = out
@@ -113,7 +115,7 @@ def run(
         else:
             y = batch.empty(width, dtype, frame.at is not None)
         if wants_cells and is_last:
-            shape = batch.shape if frame is batch.direct else (frame.rows,)
+            shape = (frame.rows,) if direct is None else batch.shape
             cells = np.zeros((*shape, D * part.hidden_size), dtype)
         h_0, c_0 = states[index]
         if recording is None:
@@ -141,7 +143,7 @@ def run(
         final.append((h_n, c_n))
         if plan.joins or not is_last:
             y = plan.merged(y)
-            if plan.is_residual(index):
+            if below is not None and plan.is_residual(index):
                 y = y + below
         if not is_last:
             below = y
@@ -184,22 +186,20 @@ def backward(
         part, record = parts[index], recording.records[index]
         is_first = index == 0
         dpart = None if dy is None else plan.merged_back(dy)
-        dframe, dx = batch.inner, None
-        if not is_first:
+        direct = batch.dx if is_first and not plan.is_residual(0) else None
+        if is_first and batch.x.is_index:
+            dx = None
+        elif direct is None:
             dx = np.empty((batch.inner.rows, part.input_size), layer.dtype)
-        elif not batch.x.is_index:
-            if batch.dx is not None and not plan.is_residual(0):
-                dframe = batch.dx
-                dx = batch.empty_dx(part.input_size, layer.dtype)
-            else:
-                dx = np.empty((batch.inner.rows, part.input_size), layer.dtype)
+        else:
+            dx = batch.empty_dx(part.input_size, layer.dtype)
         dh_0, dc_0 = record.backward(
             recording.inputs[index],
             recording.frames[index],
             dpart,
             dcells if index == len(parts) - 1 else None,
             *dstates[index],
-            dframe,
+            batch.inner if direct is None else direct,
             dx,
             scratch,
             bptt,
@@ -208,11 +208,11 @@ def backward(
         dinitial.append((dh_0, dc_0))
         if dx is not None and plan.is_residual(index) and dy is not None:
             dx = dx + dy
-        if not is_first:
+        if not is_first and dx is not None:
             if recording.draws and plan.dropout:
                 dx = _dropped(plan, recording, batch, dx, index - 1)
             dy = dx
-        elif dx is not None and dframe is batch.inner and dframe is not batch.dx:
+        elif dx is not None and direct is None:
             dx = batch.place_dx(dx)
     dinitial.reverse()
     if dgiven is not None:
@@ -249,8 +249,8 @@ def _dropped(plan: Plan, recording: Recording, batch: sequences.Batch, rows: Arr
 # ---- Tapes -------------------------------------------------------------------------------------------------
 
 
-class Tape:
-    """What ``forward`` keeps for its one backward pass, where rows or layers need more than one call of the C core.
+class TapeOfParts:
+    """What ``forward`` keeps for its one backward pass, where that is more than one call of the C core.
 
     Attributes
     ----------
@@ -265,13 +265,21 @@ class Tape:
     """
 
     __slots__ = (
-        "_batch", "_bptt", "_is_busy", "_layer", "_parts", "_plan", "_recording", "_result", "cells", "nbytes",
-        "state", "y",
+        "_batch", "_bptt", "_is_busy", "_layer", "_parts", "_plan", "_recording", "_result", "cells",
+        "nbytes", "state", "y",
     )  # fmt: skip
     y: Any
     state: Any
     cells: Any
     nbytes: int
+    _layer: RecurrentLayer
+    _parts: tuple[_core.Weights, ...]
+    _plan: Plan
+    _batch: sequences.Batch
+    _recording: Recording | None
+    _result: Result
+    _bptt: int
+    _is_busy: bool
 
     def __init__(self, *_args: Any, **_keywords: Any) -> None:
         raise TypeError("Tape: forward of a layer makes tapes")
@@ -283,7 +291,7 @@ class Tape:
         raise TypeError("Tape: expected to be used in the process that made it; pickle the layer instead")
 
     @classmethod
-    def _of(cls, **attributes: Any) -> Tape:
+    def _of(cls, **attributes: Any) -> TapeOfParts:
         tape = cls.__new__(cls)
         for name, value in attributes.items():
             object.__setattr__(tape, name, value)

@@ -137,10 +137,10 @@ class StreamOfParts:
             self._lock.release()
 
     def _features(self, x: Any) -> NDArray[Any]:
-        """x as features; indices as one-hot rows."""
+        """Features of x; of indices, one-hot rows."""
         array = np.asarray(x)
         if array.dtype.kind in "iu":
-            return np.eye(self._layer.input_size, dtype=self._layer.dtype)[array]
+            return np.asarray(np.eye(self._layer.input_size, dtype=self._layer.dtype)[array])
         return array.astype(self._layer.dtype, copy=False)
 
     def reset(self) -> None:

@@ -52,7 +52,7 @@ strided strided_of(order how, size_t T, size_t B, size_t width)
 
 spec spec_plain(fl_dtype dtype, size_t T, size_t B, size_t I, size_t H)
 {
-    const spec s = {.shape = {dtype, I, H, 1, 1}, .T = T, .B = B, .bias_ih = true, .bias_hh = true};
+    const spec s = {.shape = {dtype, I, H, 1, 1, {0}}, .T = T, .B = B, .bias_ih = true, .bias_hh = true};
     return s;
 }
 

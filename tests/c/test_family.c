@@ -4,7 +4,6 @@
  * whichever rows are computed together, and however steps are cut into calls.
  */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "family.h"
@@ -72,7 +71,8 @@ static void compare_cells(const family_spec *s)
     family_run(&f, 1, &r);
     for (size_t b = 0; b < s->B && r.cells != NULL; b++)
         for (size_t d = 0; d < s->shape.num_directions && family_length(&f, b) != 0; d++) {
-            const size_t cell = (s->shape.num_layers - 1) * s->shape.num_directions + d, t = d == 0 ? family_length(&f, b) - 1 : 0;
+            const size_t cell = (s->shape.num_layers - 1) * s->shape.num_directions + d;
+            const size_t t = d == 0 ? family_length(&f, b) - 1 : 0;
             const char *c = r.cells + (placing_of(&f.of_cells, t, b) + (ptrdiff_t)(d * f.H)) * (ptrdiff_t)f.real_size;
             EXPECT(memcmp(c, r.c_n + (cell * s->B + b) * family_c_bytes(&f), f.H * f.real_size) == 0,
                    "%s: row %zu, direction %zu", family_text(&f), b, d);
@@ -400,6 +400,16 @@ void test_family(void)
 
 /* ---- Several threads ----------------------------------------------------------------------------------------- */
 
+/* Whether more threads are used is the library's choice; its workspace tells, which holds a counter a thread. */
+static bool is_split(const family *f, const family_result *r, size_t threads)
+{
+    size_t alone = 0, together = 0;
+    const fl_forward_args one = family_args(f, r, 1), many = family_args(f, r, threads);
+    EXPECT_STATUS(fl_stack_workspace(f->stack, &one, &alone), FL_OK);
+    EXPECT_STATUS(fl_stack_workspace(f->stack, &many, &together), FL_OK);
+    return together != alone;
+}
+
 /* Large enough for threads to take part, with few rows and with many. */
 static void family_schedules(void)
 {
@@ -408,7 +418,8 @@ static void family_schedules(void)
         bool ragged;
     } shapes[] = {{60, 1, 20, 120, 1, 1, false}, {30, 3, 30, 96, 2, 2, true}, {40, 17, 9, 40, 3, 1, true}};
     const size_t count = sizeof shapes / sizeof *shapes;
-    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++) {
+        size_t split = 0;
         for (size_t n = 0; n < count * rounds(kind == FL_CELL_LSTM ? 4 : 2); n++) {
             const size_t shape = n % count;
             family_spec s = family_random((fl_cell_kind)kind, dtypes[(n + (size_t)kind) % 2]);
@@ -427,11 +438,14 @@ static void family_schedules(void)
             for (size_t threads = 2; threads <= 4; threads++) {
                 family_run(&f, threads, &r);
                 EXPECT(family_results_equal(&f, &expected, &f, &r), "%s: %zu threads", family_text(&f), threads);
+                split += is_split(&f, &r, threads);
                 family_result_free(&r);
             }
             family_result_free(&expected);
             family_free(&f);
         }
+        EXPECT(split > count, "kind %d: %zu calls were split", kind, split);
+    }
 }
 
 void test_family_schedules(void) { run_test("family_schedules", family_schedules); }

@@ -87,7 +87,8 @@ static void options_of_others(fl_cell_kind kind)
     WITH(kind, o.gate_clip = 1.0, clips_gates ? FL_OK : FL_ERROR_ARGUMENT);
     for (int activation = FL_SIGMOID; activation < FL_ACTIVATION_COUNT; activation++)
         WITH(kind, o.activations[0].kind = (fl_activation_kind)activation, has_activations ? FL_OK : FL_ERROR_ARGUMENT);
-    WITH(kind, o.activations[1].kind = FL_RELU, is_lstm || is_gru ? FL_OK : has_activations ? FL_OK : FL_ERROR_ARGUMENT);
+    if (is_lstm || is_gru || !has_activations)
+        WITH(kind, o.activations[1].kind = FL_RELU, has_activations ? FL_OK : FL_ERROR_ARGUMENT);
 }
 
 static void family_options(void)
@@ -259,7 +260,8 @@ static void check_arguments(size_t number)
         family_gradients_of(&g.of[cell], slots);
         family_gradients_of(&wanted[cell], fewer_slots);
         for (size_t n = 0; n < FAMILY_PARAMETERS; n++)
-            EXPECT(*fewer_slots[n] == NULL || memcmp(*slots[n], *fewer_slots[n], family_sizes(&f, cell)[n] * f.real_size) == 0,
+            EXPECT(*fewer_slots[n] == NULL ||
+                       memcmp(*slots[n], *fewer_slots[n], family_sizes(&f, cell)[n] * f.real_size) == 0,
                    "%s: parameter %zu without gradients of biases", family_text(&f), n);
     }
     family_gradients_free(&fewer);
@@ -402,7 +404,8 @@ static int stop_at_once(void *context)
 /* Far too long a call, over the first step again and again; and a backward pass that is then done again. */
 static void check_interruption(size_t number, size_t threads)
 {
-    family_spec s = some_cell(number, FL_F32, harness_effort == EFFORT_FULL ? 2500 : 800, 4, 4, 192);
+    /* Asked about every 20 ms, for which one thread is not too fast; sanitizers are slow. */
+    family_spec s = some_cell(number, FL_F32, harness_effort == EFFORT_FULL ? 4000 : 1500, 4, 4, 192);
     const size_t save = number % 2 == 0 ? FL_SAVE_ALL : 200;
     family f;
     family_result r;
@@ -410,18 +413,20 @@ static void check_interruption(size_t number, size_t threads)
     fl_tape *tape = NULL;
     size_t asked = 0;
     s.shape.num_layers = 1;
+    s.shape.cell.heads = 0;
     s.gives_dcells = s.wants_cells = false;
     family_make(&f, &s);
     EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-    family_train(&f, tape, save, threads, &r, &right);
+    family_train(&f, tape, save, 1, &r, &right);
     family_gradients_make(&g, &f);
     fl_record_args recorded = family_record_args(&f, &r, save, threads);
-    fl_backward_args args = family_backward_args(&f, &g, threads);
+    fl_backward_args args = family_backward_args(&f, &g, 1);
     args.interrupt = stop_at_once;
     args.interrupt_context = &asked;
     EXPECT_STATUS(fl_stack_backward(f.stack, tape, &args), FL_ERROR_INTERRUPTED);
     EXPECT(asked == 1, "%s: asked %zu times", family_text(&f), asked);
     args.interrupt = NULL;
+    args.num_threads = threads;
     EXPECT_STATUS(fl_stack_backward(f.stack, tape, &args), FL_OK);
     EXPECT(family_gradients_equal(&f, &right, &f, &g), "%s: gradients after an interruption", family_text(&f));
     recorded.call.interrupt = stop_at_once;
@@ -441,11 +446,10 @@ static void check_interruption(size_t number, size_t threads)
 
 static void family_interrupted(void)
 {
-    /* Tiles, single steps, whole rows, and those with masks of zoneout. */
+    /* Whole rows with masks of zoneout, single steps, tiles, whole rows. */
     static const size_t numbers[] = {2, 3, 5, 9};
     for (size_t n = 0; n < sizeof numbers / sizeof *numbers; n++)
-        for (size_t threads = 1; threads <= 2; threads++)
-            check_interruption(numbers[n], threads);
+        check_interruption(numbers[n], 1 + n % 2);
 }
 
 void test_family_interruptions(void) { run_test("family_interrupted", family_interrupted); }

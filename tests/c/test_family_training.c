@@ -246,7 +246,7 @@ typedef struct checked {
 static void check_elements(family *f, fl_tape *tape, const family_result *r, size_t cell, double *elements,
                            const double *gradient, size_t count, const char *name, checked *c)
 {
-    const size_t most = harness_effort == EFFORT_FULL ? 40 : 6;
+    const size_t most = harness_effort == EFFORT_FULL ? 40 : 12;
     const double here = loss(f, tape, r);
     for (size_t n = 0; n < (count < most ? count : most); n++) {
         const size_t at = count <= most ? n : random_size(0, count - 1);
@@ -272,13 +272,14 @@ static void check_elements(family *f, fl_tape *tape, const family_result *r, siz
         /* Fourth differences of a smooth function are tiny; those of a kink or of a jump are not. */
         const double fourth = values[0] - 4 * values[1] + 6 * here - 4 * values[2] + values[3];
         const double difference = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * STEP);
-        const double error = fabs(difference - gradient[at]) / (1.0 + fabs(difference));
+        const double distance = fabs(difference - gradient[at]) / (1.0 + fabs(difference));
+        const double error = isnan(distance) ? INFINITY : distance; /* what was not written */
         if (!(fabs(fourth) < 1e-9 * (1.0 + fabs(here)))) {
             c->kinks++;
             continue;
         }
         c->smooth++;
-        if (!(error <= c->worst)) {
+        if (error > c->worst) {
             c->worst = error;
             snprintf(c->where, sizeof c->where, "%s of cell %zu, element %zu: %.9g, not %.9g", name, cell, at,
                      gradient[at], difference);
@@ -340,7 +341,7 @@ static bool is_smooth(fl_activation_kind kind)
 static void family_gradients_of_kind(fl_cell_kind kind)
 {
     checked c = {0};
-    for (size_t repeat = 0; repeat < rounds(kind == FL_CELL_LSTM ? 72 : 24); repeat++) {
+    for (size_t repeat = 0; repeat < 2 + rounds(kind == FL_CELL_LSTM ? 72 : 24); repeat++) {
         family_spec s = family_random(kind, FL_F64);
         fl_cell_options *o = &s.shape.cell;
         s.T = random_size(1, 4);
@@ -361,7 +362,8 @@ static void family_gradients_of_kind(fl_cell_kind kind)
             s.gives_dy = true;
         check_gradients(&s, &c);
     }
-    EXPECT(c.smooth > 4 * c.kinks && c.smooth > 100, "%zu elements, beside %zu at kinks", c.smooth, c.kinks);
+    EXPECT(c.smooth > 4 * c.kinks && c.smooth >= (harness_effort == EFFORT_FULL ? 500 : 20),
+           "kind %d: %zu elements, beside %zu at kinks", (int)kind, c.smooth, c.kinks);
 }
 
 static void family_differences(void)

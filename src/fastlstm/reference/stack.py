@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .batches import Batch, Walk, read_state, spread, spread_back, state_as_given
-from .cell_base import Cell, Grads, State
+from .cell_base import Cell, Grads, Noise, State
 from .cell_gru import GRUCell
 from .cell_lstm import LSTMCell
 from .cell_minimal import MinGRUCell, MinLSTMCell
@@ -315,6 +315,7 @@ class _Run:
         weights = {kind: self.params[kind + suffix] for kind in cell_shapes(config, layer)}
         index = layer * config.num_directions + direction
         noise = draw_noise(config, index, layer, T, B, self.training, self.seed, self.dtype)
+        noise = Noise(*map(self._as_walked, noise[:2]), noise.recurrent)
         return Direction(_CELLS[config.cell](config, weights), self.walks[direction], noise)
 
     def _dropout(self, layer: int) -> Any:
@@ -323,7 +324,15 @@ class _Run:
         if not (layer and p and self.training):
             return 1
         T, B = self.batch.is_real.shape
-        return dropout_mask(self.seed, layer - 1, T, B, self.config.input_width(layer), p, self.dtype)
+        width = self.config.input_width(layer)
+        return self._as_walked(dropout_mask(self.seed, layer - 1, T, B, width, p, self.dtype))
+
+    def _as_walked(self, mask: Any) -> Any:
+        """A mask by time from one by step: with ``reverse`` draws follow the order of processing."""
+        if not (self.config.reverse and isinstance(mask, np.ndarray)):
+            return mask
+        lengths, time = self.walks[0].lengths, np.arange(len(mask))[:, np.newaxis]
+        return np.take_along_axis(mask, np.maximum(lengths - 1 - time, 0)[:, :, np.newaxis], axis=0)
 
     def _is_residual(self, layer: int) -> bool:
         """Whether a layer's input, as the layer reads it, is added to its output.
