@@ -25,6 +25,8 @@ TURN_TIMEOUT_SECONDS = 120.0
 LONG_CALL_SECONDS = 0.1
 # Who takes so many times the fastest's time for a long call has no turns beyond the first.
 SLOW_FACTOR = 5.0
+# The variants of fastlstm that are compared with each other: no ratio of two ways to call it.
+COMPARED_VARIANTS = ("layer, out=", "lengths, out=", "save=all")
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def _prepared(heat: Heat, cases: Cases, turn_seconds: float, progress: Progress)
                 result["failed"] = str(failure)
             else:
                 message = {"op": "prepare", "seconds": turn_seconds, **messages[shape]}
+                if heat.is_compared:
+                    message["variants"] = COMPARED_VARIANTS
                 result |= entry.ask(message, PREPARE_TIMEOUT_SECONDS) or {}
             contestant.settle()
             progress.update()

@@ -5,7 +5,8 @@ It answers one line on standard output for each line on standard input (see prot
 sleeps in a read.  What the peer itself prints goes to standard error.
 
 ``{"op": "hello"}``              versions
-``{"op": "prepare", ...case}``   build every variant of the case, check its answer, keep the fastest right one
+``{"op": "prepare", ...case}``   build every variant of the case (or those that "variants" names), check its
+                                 answer, keep the fastest right one
 ``{"op": "run", "case": name, "seconds": s}``  time that one for a turn
 ``{"op": "release"}``            forget all cases
 """
@@ -52,6 +53,8 @@ class Worker:
         tried: dict[str, dict[str, Any]] = {}
         best = ""
         for name, build in self._peer.variants(case).items():
+            if name not in message.get("variants", [name]):
+                continue
             try:
                 prepared = build()
                 error = error_of(case.shape, prepared.answer(), truth)

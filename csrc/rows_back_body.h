@@ -73,21 +73,6 @@ static void point_at_gradients(const fl_cell_back_steps *s, size_t m, size_t off
         rows->a[r] = (const real *)s->dgates[m + r] + offset;
 }
 
-static void multiply_gates(size_t gates, size_t H, size_t N, const void *matrix, size_t rows, const void *const *a,
-                           void *const *out, bool adds, void *totals)
-{
-    const fl_row_product product = {.panels = fl_panels_of(N, VF_LANES),
-                                    .matrix = matrix,
-                                    .gates = gates,
-                                    .H = H,
-                                    .rows = rows,
-                                    .a = a,
-                                    .out = out,
-                                    .adds = adds,
-                                    .totals = totals};
-    row_product(&product);
-}
-
 /* Gradient of h after the step: what is carried, and dy; then through the projection to that of the cell's output. */
 static void gather_dh(const fl_cell_back_steps *s, size_t m, const back_rows *rows)
 {
@@ -110,7 +95,7 @@ static void gather_dh(const fl_cell_back_steps *s, size_t m, const back_rows *ro
     if (!s->weight_hr)
         return;
     point_at_gradients(s, m, s->proj_offset, rows);
-    multiply_gates(1, P, H, s->weight_hr, s->rows, rows->a, rows->out, false, rows->totals);
+    multiply_rows(H, s->weight_hr, NULL, 1, P, s->rows, rows->a, rows->out, false, rows->totals);
 }
 
 static unit_back_row back_row_of(const fl_cell_back_steps *s, size_t m, size_t r, const back_rows *rows)
@@ -142,7 +127,7 @@ static void carry_masked(const fl_cell_back_steps *s, size_t m, const back_rows 
         point_at_gradients(s, m, s->dh_offset + gate * H, rows);
         for (size_t r = 0; r < s->rows; r++)
             rows->out[r] = rows->carried + r * P;
-        multiply_gates(1, H, P, (const real *)s->R + gate * panels_size, s->rows, rows->a, rows->out, false, rows->totals);
+        multiply_rows(P, (const real *)s->R + gate * panels_size, NULL, 1, H, s->rows, rows->a, rows->out, false, rows->totals);
         for (size_t r = 0; r < s->rows; r++) {
             const real *mask = (const real *)s->mask + (ptrdiff_t)gate * s->mask_stride_gate + s->b[r] * P;
             real *dh = (real *)s->dh + s->b[r] * P;
@@ -170,8 +155,8 @@ static void carry_by_gates(const fl_cell_back_steps *s, size_t m, const back_row
             point_at_gradients(s, m, s->dh_offset + gate * H + head * K, rows);
             for (size_t r = 0; r < s->rows; r++)
                 rows->out[r] = (real *)s->dh + s->b[r] * P + head * N;
-            multiply_gates(1, K, N, (const real *)s->R + (gate * heads + head) * panels_size, s->rows, rows->a, rows->out,
-                           gate != 0, rows->totals);
+            multiply_rows(N, (const real *)s->R + (gate * heads + head) * panels_size, NULL, 1, K, s->rows, rows->a,
+                          rows->out, gate != 0, rows->totals);
         }
     }
 }
@@ -183,7 +168,7 @@ static void back_through_reset(const fl_cell_back_steps *s, size_t m, const back
     point_at_gradients(s, m, 2 * H, rows);
     for (size_t r = 0; r < s->rows; r++)
         rows->out[r] = rows->reset + r * H;
-    multiply_gates(1, H, H, (const real *)s->R + 2 * panels_size, s->rows, rows->a, rows->out, false, rows->totals);
+    multiply_rows(H, (const real *)s->R + 2 * panels_size, NULL, 1, H, s->rows, rows->a, rows->out, false, rows->totals);
     for (size_t r = 0; r < s->rows; r++) {
         const unit_back_row row = back_row_of(s, m, r, rows);
         for (size_t unit = 0; unit < H; unit += VF_LANES) {
@@ -210,7 +195,7 @@ static void carry(const fl_cell_back_steps *s, size_t m, const back_rows *rows)
         point_at_gradients(s, m, s->dh_offset, rows);
         for (size_t r = 0; r < s->rows; r++)
             rows->out[r] = (real *)s->dh + s->b[r] * P;
-        multiply_gates(sizes->gates, sizes->H, P, s->R, s->rows, rows->a, rows->out, false, rows->totals);
+        multiply_rows(P, s->R, NULL, sizes->gates, sizes->H, s->rows, rows->a, rows->out, false, rows->totals);
     }
     for (size_t r = 0; r < s->rows && sizes->bypasses; r++) {
         real *dh = (real *)s->dh + s->b[r] * P;

@@ -50,14 +50,14 @@ static cell_row *cell_row_of(const fl_cell *cell)
 
 /* ---- Products -------------------------------------------------------------------------------------------- */
 
-/* out[r][n] = bias[n] + a[r] M, M (K, N) in panels; adds to it instead where `adds`. */
-static void multiply_rows(size_t N, const real *matrix, const real *bias, size_t K, size_t rows, const void *const *a,
-                          void *const *out, bool adds, void *totals)
+/* out[r] (+)= a[r] M for rows of gates*K elements and M (gates*K, N) in panels; plus a bias, if given. */
+static void multiply_rows(size_t N, const void *matrix, const void *bias, size_t gates, size_t K, size_t rows,
+                          const void *const *a, void *const *out, bool adds, void *totals)
 {
     const fl_row_product product = {.panels = fl_panels_of(N, VF_LANES),
                                     .matrix = matrix,
                                     .bias = bias,
-                                    .gates = 1,
+                                    .gates = gates,
                                     .H = K,
                                     .rows = rows,
                                     .a = a,
@@ -73,7 +73,7 @@ static void project(const fl_projection *projection, size_t H, size_t P, size_t 
     const fl_row_scratch scratch = fl_row_scratch_of(memory, H, 0, H, rows, VF_LANES, sizeof(real));
     for (size_t r = 0; r < rows; r++)
         scratch.a[r] = (const real *)out + r * H;
-    multiply_rows(P, projection->weight, projection->bias, H, rows, scratch.a, y, false, scratch.totals);
+    multiply_rows(P, projection->weight, projection->bias, 1, H, rows, scratch.a, y, false, scratch.totals);
     if (projection->clip == 0.0)
         return;
     for (size_t r = 0; r < rows; r++) {
@@ -124,7 +124,7 @@ static void recurrent_product(const fl_row_steps *s, const row_view *at, const f
                 scratch->out[r] = (real *)scratch->states + (r * sizes->gates + gate) * H + head * N;
             }
             const real *bias = s->bias_h ? (const real *)s->bias_h + gate * H + head * N : NULL;
-            multiply_rows(N, (const real *)s->R + (gate * heads + head) * panels_size, bias, s->K, s->B, scratch->a,
+            multiply_rows(N, (const real *)s->R + (gate * heads + head) * panels_size, bias, 1, s->K, s->B, scratch->a,
                           scratch->out, false, scratch->totals);
         }
     }

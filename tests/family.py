@@ -79,6 +79,68 @@ ACTIVATIONS: tuple[Any, ...] = (
     *(("Elu", 0.6), ("ThresholdedRelu", 0.2)),
 )
 
+# Every option once by itself and where two of them meet, as (cell, options); for H a multiple of 3 above 4.
+EVERY_OPTION: dict[str, tuple[str, dict[str, Any]]] = {
+    "LSTM": ("LSTM", {}),
+    "no bias": ("LSTM", {"bias": False, "peephole": True}),
+    "peephole": ("LSTM", {"peephole": True}),
+    "f from i": ("LSTM", {"coupled": "f_from_i", "peephole": True}),
+    "i from f": ("LSTM", {"coupled": "i_from_f", "peephole": True}),
+    "no forget gate": ("LSTM", {"forget_gate": False, "peephole": True, "cell_clip": 1.0}),
+    "projection": ("LSTM", {"proj_size": 4}),
+    "clipped projection": ("LSTM", {"proj_size": 4, "proj_bias": True, "proj_clip": 0.2, "peephole": True}),
+    "cell clip": ("LSTM", {"cell_clip": 0.3}),
+    "gate clip": ("LSTM", {"gate_clip": 0.4, "coupled": "f_from_i"}),
+    "gate norm": ("LSTM", {"layer_norm": "gate"}),
+    "gate norm of all": (
+        "LSTM",
+        {"layer_norm": "gate", "peephole": True, "coupled": "i_from_f", "proj_size": 4, "gate_clip": 1.0},
+    ),
+    "haste": ("LSTM", {"layer_norm": "haste"}),
+    "haste of all": (
+        "LSTM",
+        {"layer_norm": "haste", "coupled": "f_from_i", "proj_size": 4, "cell_clip": 0.5, "gate_clip": 1.0},
+    ),
+    "zoneout": ("LSTM", {"zoneout_c": 0.4, "zoneout_h": 0.1}),
+    "zoneout off": ("LSTM", {"zoneout_c": 0.1, "zoneout_h": 0.4, "zoneout_eval": "off"}),
+    "zoneout with haste": ("LSTM", {"zoneout_c": 0.2, "zoneout_h": 0.4, "layer_norm": "haste"}),
+    "zoneout with projection": ("LSTM", {"zoneout_c": 0.4, "proj_size": 4, "peephole": True}),
+    "recurrent dropout": ("LSTM", {"recurrent_dropout": 0.4}),
+    "tied recurrent dropout": (
+        "LSTM",
+        {"recurrent_dropout": 0.4, "recurrent_dropout_masks": "tied", "proj_size": 4, "dropout": 0.3},
+    ),
+    "all that is drawn": (
+        "LSTM",
+        {"recurrent_dropout": 0.3, "zoneout_c": 0.3, "zoneout_h": 0.2, "dropout": 0.3, "layer_norm": "gate"},
+    ),
+    "activations": ("LSTM", {"activations": ("HardSigmoid", "Softsign", ("ScaledTanh", 1.2, 0.7))}),
+    "more activations": (
+        "LSTM",
+        {"activations": (("Affine", 0.5, 0.1), ("Elu", 0.6), "Tanh"), "peephole": True},
+    ),
+    "rectifiers": ("LSTM", {"activations": ("Sigmoid", "Relu", ("LeakyRelu", 0.3)), "cell_clip": 1.0}),
+    "GRU": ("GRU", {}),
+    "reset before": ("GRU", {"reset_after": False}),
+    "GRU's clip": ("GRU", {"gate_clip": 0.3}),
+    "GRU's activations": ("GRU", {"activations": ("HardSigmoid", "Softsign"), "reset_after": False}),
+    "GRU without bias": ("GRU", {"bias": False, "dropout": 0.3, "activations": ("Sigmoid", ("Elu", 2.0))}),
+    "RNN": ("RNN", {"gate_clip": 0.5}),
+    "RNN's relu": ("RNN", {"nonlinearity": "relu"}),
+    "RNN's activation": ("RNN", {"activations": (("ThresholdedRelu", 0.2),), "dropout": 0.3}),
+    "RNN's Softplus": ("RNN", {"activations": ("Softplus",)}),
+    "IndRNN": ("IndRNN", {"dropout": 0.3}),
+    "IndRNN's tanh": ("IndRNN", {"nonlinearity": "tanh", "bias": False}),
+    "SLSTM": ("SLSTM", {}),
+    "heads": ("SLSTM", {"heads": 3, "n_floor": 1.0, "dropout": 0.3}),
+    "MinGRU": ("MinGRU", {"dropout": 0.3}),
+    "MinLSTM": ("MinLSTM", {}),
+    "sum of directions": ("LSTM", {"merge": "sum", "dropout": 0.3}),
+    "average of directions": ("SLSTM", {"merge": "average"}),
+    "residual": ("GRU", {"residual": 1, "dropout": 0.3}),
+    "residual of sums": ("LSTM", {"residual": 1, "merge": "sum", "peephole": True}),
+}
+
 
 def random_config(rng: np.random.Generator, largest: int = 6, **fixed: Any) -> Config:
     """A valid configuration of any cell, sizes from 1 to `largest`; `fixed` options are as given.
@@ -353,3 +415,83 @@ def arrays_of(value: Any) -> list[np.ndarray]:
         return [value]
     parts = value.values() if isinstance(value, dict) else value
     return [array for part in parts for array in arrays_of(part)]
+
+
+# ---- Passes of a compiled layer, and what they should give -------------------------------------------------
+
+
+class Draws:
+    """In place of a layer's generator: the seed of every pass is the given one."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def integers(self, high: int) -> int:
+        assert high == 2**63
+        return self.seed
+
+
+def named(name: str, value: Any) -> dict[str, np.ndarray]:
+    """The arrays of a result by name and number; those of a list of rows as one."""
+    value = np.concatenate(value) if isinstance(value, list) else value
+    return {f"{name}{number}": array for number, array in enumerate(arrays_of(value))}
+
+
+def called(problem: Problem, layer: Any = None, **changes: Any) -> dict[str, np.ndarray]:
+    """Results of a call, by name."""
+    layer = layer or make_layer(problem.config, problem.params)
+    arguments = problem.keywords | ({} if problem.dcells is None else {"return_cells": True}) | changes
+    y, state, *cells = layer(arguments.pop("x", problem.x), arguments.pop("state", problem.state), **arguments)
+    return named("y", y) | named("state", state) | named("cells", cells[0] if cells else None)
+
+
+def recorded(problem: Problem, layer: Any = None, **changes: Any) -> Any:
+    """The tape of a forward pass, whose masks are those of the problem's seed."""
+    layer = layer or make_layer(problem.config, problem.params)
+    layer.rng = Draws(problem.seed)
+    arguments = problem.keywords | ({} if problem.dcells is None else {"return_cells": True})
+    arguments |= {"bptt": problem.bptt} | changes
+    x, state = arguments.pop("x", problem.x), arguments.pop("state", problem.state)
+    return layer.forward(x, state, **arguments)
+
+
+def trained(problem: Problem, layer: Any = None, **changes: Any) -> dict[str, np.ndarray]:
+    """Results and gradients of a forward and a backward pass, by name; dx0 is missing for indices."""
+    layer = layer or make_layer(problem.config, problem.params)
+    layer.zero_grad()
+    gradients = (changes.pop(name, getattr(problem, name)) for name in ("dy", "dstate", "dcells"))
+    tape = recorded(problem, layer, **changes)
+    dx, dstate = tape.backward(*gradients)
+    results = named("y", tape.y) | named("state", tape.state) | named("cells", tape.cells)
+    results |= named("dx", dx) | named("dstate", dstate)
+    return results | {f"d{name}": value.copy() for name, value in layer.grads.items()}
+
+
+def expected_results(
+    problem: Problem, training: bool | None, dtype: Any = None
+) -> dict[str, np.ndarray]:
+    """What `called`, where `training` is None, or `trained` should give: the reference's results."""
+    y, state, cells = problem.forward(bool(training), dtype)
+    results = named("y", y) | named("state", state) | named("cells", cells)
+    if training is not None:
+        dx, dstate, grads = problem.backward(training, dtype)
+        results |= named("dx", dx) | named("dstate", dstate)
+        results |= {f"d{name}": value for name, value in grads.items()}
+    return results
+
+
+def largest_errors(got: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> dict[str, float]:
+    """Of each array the largest error as a part of its largest element, or of 1 where all are smaller.
+
+    What is not finite where the truth is, or has another shape or name, is infinitely wrong.
+    """
+    assert got.keys() == truth.keys()
+    errors = {}
+    for name, value in truth.items():
+        value, a = np.asarray(value), got[name]
+        if a.shape != value.shape or not np.isfinite(a).all():
+            errors[name] = np.inf
+        elif a.size:
+            difference = np.abs(a.astype(value.dtype) - value).max()
+            errors[name] = float(difference / max(np.abs(value).max(), 1))
+    return errors

@@ -315,7 +315,8 @@ class _Run:
         weights = {kind: self.params[kind + suffix] for kind in cell_shapes(config, layer)}
         index = layer * config.num_directions + direction
         noise = draw_noise(config, index, layer, T, B, self.training, self.seed, self.dtype)
-        noise = Noise(*map(self._as_walked, noise[:2]), noise.recurrent)
+        zoneout_c, zoneout_h, recurrent = noise
+        noise = Noise(self._as_walked(zoneout_c), self._as_walked(zoneout_h), recurrent)
         return Direction(_CELLS[config.cell](config, weights), self.walks[direction], noise)
 
     def _dropout(self, layer: int) -> Any:
