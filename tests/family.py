@@ -127,7 +127,7 @@ EVERY_OPTION: dict[str, tuple[str, dict[str, Any]]] = {
     "GRU without bias": ("GRU", {"bias": False, "dropout": 0.3, "activations": ("Sigmoid", ("Elu", 2.0))}),
     "RNN": ("RNN", {"gate_clip": 0.5}),
     "RNN's relu": ("RNN", {"nonlinearity": "relu"}),
-    "RNN's activation": ("RNN", {"activations": (("ThresholdedRelu", 0.2),), "dropout": 0.3}),
+    "RNN's activation": ("RNN", {"activations": (("ThresholdedRelu", 0.02),), "dropout": 0.3}),
     "RNN's Softplus": ("RNN", {"activations": ("Softplus",)}),
     "IndRNN": ("IndRNN", {"dropout": 0.3}),
     "IndRNN's tanh": ("IndRNN", {"nonlinearity": "tanh", "bias": False}),
@@ -441,7 +441,9 @@ def called(problem: Problem, layer: Any = None, **changes: Any) -> dict[str, np.
     """Results of a call, by name."""
     layer = layer or make_layer(problem.config, problem.params)
     arguments = problem.keywords | ({} if problem.dcells is None else {"return_cells": True}) | changes
-    y, state, *cells = layer(arguments.pop("x", problem.x), arguments.pop("state", problem.state), **arguments)
+    y, state, *cells = layer(
+        arguments.pop("x", problem.x), arguments.pop("state", problem.state), **arguments
+    )
     return named("y", y) | named("state", state) | named("cells", cells[0] if cells else None)
 
 
@@ -459,7 +461,7 @@ def trained(problem: Problem, layer: Any = None, **changes: Any) -> dict[str, np
     """Results and gradients of a forward and a backward pass, by name; dx0 is missing for indices."""
     layer = layer or make_layer(problem.config, problem.params)
     layer.zero_grad()
-    gradients = (changes.pop(name, getattr(problem, name)) for name in ("dy", "dstate", "dcells"))
+    gradients = [changes.pop(name, getattr(problem, name)) for name in ("dy", "dstate", "dcells")]
     tape = recorded(problem, layer, **changes)
     dx, dstate = tape.backward(*gradients)
     results = named("y", tape.y) | named("state", tape.state) | named("cells", tape.cells)
@@ -467,9 +469,7 @@ def trained(problem: Problem, layer: Any = None, **changes: Any) -> dict[str, np
     return results | {f"d{name}": value.copy() for name, value in layer.grads.items()}
 
 
-def expected_results(
-    problem: Problem, training: bool | None, dtype: Any = None
-) -> dict[str, np.ndarray]:
+def expected_results(problem: Problem, training: bool | None, dtype: Any = None) -> dict[str, np.ndarray]:
     """What `called`, where `training` is None, or `trained` should give: the reference's results."""
     y, state, cells = problem.forward(bool(training), dtype)
     results = named("y", y) | named("state", state) | named("cells", cells)

@@ -19,16 +19,13 @@ from .family import (
     CELLS,
     EVERY_OPTION,
     Problem,
-    arrays_of,
     called,
     expected_results,
     largest_errors,
     make_layer,
     named,
     random_config,
-    random_params,
     random_problem,
-    random_state,
     recorded,
     trained,
 )
@@ -39,10 +36,10 @@ DTYPES = ("float32", "float64")
 SAVES: tuple[str | int, ...] = ("all", "states", 1, 3, 1000)
 LARGEST = (6, 20, 40)
 WHOLE: dict[str, Any] = {"has_lengths": False, "has_mask": False, "has_reset": False, "is_batched": True}
-# Largest error in float32 of a result and of a gradient, and how many times the error that the specification
-# itself makes in float32 may come on top: some activations amplify what is rounded.
+# Largest error in float32 of results and of gradients, and how many times the largest error that the
+# specification itself makes in float32 may come on top: some activations and norms amplify what is rounded.
 IN_FLOAT32 = (2e-6, 6e-6)
-OF_ITS_OWN = 4.0
+OF_ITS_OWN = 8.0
 
 
 def assert_right(problem: Problem, got: dict[str, np.ndarray], training: bool | None, what: Any = "") -> None:
@@ -52,8 +49,10 @@ def assert_right(problem: Problem, got: dict[str, np.ndarray], training: bool | 
     allowed = dict.fromkeys(errors, 1e-10)
     if got["y0"].dtype == np.float32:
         own = largest_errors(expected_results(problem, training, np.float32), truth)
-        for name, error in own.items():
-            allowed[name] = IN_FLOAT32[name.startswith("d")] + OF_ITS_OWN * error
+        for name in own:
+            is_gradient = name.startswith("d")
+            kind = [error for other, error in own.items() if other.startswith("d") == is_gradient]
+            allowed[name] = IN_FLOAT32[is_gradient] + OF_ITS_OWN * max(kind)
     wrong = {name: error for name, error in errors.items() if not error <= allowed[name]}
     assert not wrong, (what, problem.config, problem.keywords, problem.bptt)
 
@@ -66,7 +65,16 @@ def assert_same_results(got: dict[str, np.ndarray], expected: dict[str, np.ndarr
 
 def problem_of(seed: int, cell: str, dtype: str = "float64", **fixed: Any) -> Problem:
     """A problem that is a function of its arguments; `fixed` are options and what `random_problem` takes."""
-    of_problem = {"is_index", "is_batched", "has_state", "has_lengths", "has_mask", "has_reset", "pad", "bptt"}
+    of_problem = {
+        "is_index",
+        "is_batched",
+        "has_state",
+        "has_lengths",
+        "has_mask",
+        "has_reset",
+        "pad",
+        "bptt",
+    }
     of_problem |= {"T", "B"}
     rng = np.random.default_rng([seed, CELLS.index(cell), dtype == "float32"])
     options = {name: value for name, value in fixed.items() if name not in of_problem}
@@ -136,8 +144,7 @@ def test_every_option_at_depth_three_and_in_both_directions(name, dtype):
 
 
 # Many chunks of time, and batches that are more than one.
-@pytest.mark.parametrize(
-    ("T", "B", "H"), [(131, 5, 13), (97, 7, 9), (5, 300, 7), (300, 1, 17)])
+@pytest.mark.parametrize(("T", "B", "H"), [(131, 5, 13), (97, 7, 9), (5, 300, 7), (300, 1, 17)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_sequences_and_batches_of_several_chunks(cell, T, B, H):
     bound = {"activations": None} if cell in ("LSTM", "GRU", "RNN") else {}  # others may grow with time
@@ -210,27 +217,25 @@ def one_behind_the_other(results: dict[str, np.ndarray], problem: Problem) -> di
     return found
 
 
-def test_a_list_of_rows_and_packed_rows_have_the_bits_of_the_padded_ones():
+@pytest.mark.every_isa
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_list_of_rows_and_packed_rows_have_the_bits_of_the_padded_ones(dtype):
+    # Of three rows, one has T steps: draws are by the number of steps of the longest.
     for problem in problems(
-        8, start=500, has_lengths=True, has_mask=False, has_reset=True, is_batched=True, pad="zero"
+        8, dtype, 500, B=4, has_lengths=True, has_mask=False, has_reset=True, is_batched=True, pad="zero"
     ):
-        changes = ragged_of(problem)
-        without_lengths = dataclasses.replace(problem, keywords={"pad": "zero"})
-        lengths = np.asarray(problem.keywords["lengths"])
-        # Draws are by the number of steps, which is that of the longest row: a length is the whole of it.
-        is_float32 = problem.seed % 2
-        packed = {name: None if rows is None else np.concatenate(rows) for name, rows in changes.items()}
-        packed["offsets"] = np.concatenate([[0], np.cumsum(lengths)])
-        if is_float32:
-            problem.params.update({name: value.astype("f4") for name, value in problem.params.items()})
+        rows = ragged_of(problem)
+        packed = {name: None if value is None else np.concatenate(value) for name, value in rows.items()}
+        packed["offsets"] = np.concatenate([[0], np.cumsum(problem.keywords["lengths"])])
+        ragged = dataclasses.replace(problem, keywords={"pad": "zero"})
         expected = one_behind_the_other(called(problem), problem)
-        for form in (changes, packed):
+        for form in (rows, packed):
             given = {name: value for name, value in form.items() if not name.startswith("d")}
-            assert_same_results(called(without_lengths, **given), expected, problem.config)
+            assert_same_results(called(ragged, **given), expected, problem.config)
         for save in ("all", 3):
             expected = one_behind_the_other(trained(problem, save=save), problem)
-            for form in (changes, packed):
-                assert_same_results(trained(without_lengths, save=save, **form), expected, problem.config)
+            for form in (rows, packed):
+                assert_same_results(trained(ragged, save=save, **form), expected, problem.config)
 
 
 def test_a_mask_gives_the_bits_of_the_real_steps_alone():
@@ -253,7 +258,6 @@ def test_a_mask_gives_the_bits_of_the_real_steps_alone():
 
         compact = {name: compacted(getattr(problem, name)) for name in ("x", "dy", "dcells")}
         prefix = dataclasses.replace(problem, keywords={"lengths": counts, "pad": "zero"})
-        in_processing_order = config.reverse_order == "processing"
         for run in (called, trained):
             given = dict(compact) if run is trained else {"x": compact["x"]}
             options = {"training": False} if run is trained else {}
@@ -263,8 +267,6 @@ def test_a_mask_gives_the_bits_of_the_real_steps_alone():
                 values = time_first(problem, values)
                 assert not values[~is_step].any(), (name, config)
                 got[name] = time_first(problem, values)
-            if in_processing_order:  # steps of y are where they are in time, all the same
-                assert config.reverse
             assert_same_results(got, expected, config)
 
 
@@ -350,30 +352,127 @@ def test_a_reset_begins_a_new_sequence():
 
 
 def memory_of_ragged(form):
-    """Growth of the most memory that was ever resident: of short rows, then of as many and a long one."""
+    """Growth of the most memory that was ever resident over calls of many short rows and a long one."""
     layer = fastlstm.LSTM(8, 32, 2, peephole=True, num_threads=1)
-    B, long = 500, 4000
+    B, longest = 500, 4000
     lengths = np.full(B, 4)
-    lengths[0] = long
+    lengths[0] = longest
     data = np.ones((int(lengths.sum()), 8), np.float32)
-    rows = np.split(data, np.cumsum(lengths)[:-1])
-    x: Any = {"list": rows, "offsets": data}[form]
+    x: Any = {"list": np.split(data, np.cumsum(lengths)[:-1]), "offsets": data}[form]
     keywords = {} if form == "list" else {"offsets": np.concatenate([[0], np.cumsum(lengths)])}
-
-    def use(times):
-        for _ in range(times):
-            layer(x, **keywords)
-            tape = layer.forward(x, save=64, **keywords)
-            tape.backward(tape.y)
-
     before = high_water()
-    use(2)
-    return [high_water() - before, B * long * 32 * 4, data.nbytes]
+    for _ in range(2):
+        layer(x, **keywords)
+    return [high_water() - before, B * longest * 8 * 4, data.nbytes]
 
 
 @pytest.mark.parametrize("form", ["list", "offsets"])
 def test_ragged_rows_are_never_padded(form):
     growth, padded, data = in_child(memory_of_ragged, form)
-    assert padded > 200e6
+    assert padded > 60e6
     assert data < 1e6
-    assert growth < 30e6
+    assert growth < 16e6
+
+
+# ---- Streams -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.every_isa
+@pytest.mark.parametrize("cell", CELLS)
+def test_streams_have_the_bits_of_the_whole_call(cell):
+    for seed in range(1000, 1016):
+        fixed = {"bidirectional": False, "reverse": False, "T": 9, "num_layers": 2 + seed % 2} | WHOLE
+        problem = problem_of(seed, cell, DTYPES[seed % 2], **fixed)
+        config = problem.config
+        layer = make_layer(config, problem.params)
+        x = time_first(problem, problem.x)
+        y, final = layer(problem.x, problem.state)
+        y = time_first(problem, y)
+        streams = [layer.stream(x.shape[1]) for _ in range(3)]
+        for stream in streams:
+            if problem.state is not None:
+                stream.state = problem.state
+        blocks = [time_first(problem, x[begin : begin + 4]) for begin in range(0, 9, 4)]
+        results = [
+            np.stack([streams[0].step(row) for row in x]),
+            np.concatenate([time_first(problem, streams[1].process(block)) for block in blocks]),
+        ]
+        out = np.full((9, *y.shape[1:]), np.nan, y.dtype)
+        for t, row in enumerate(x):
+            assert streams[2].step(row, out=out[t]).base is out
+        for result in (*results, out):
+            assert_same_bits(result, np.ascontiguousarray(y), (seed, config))
+        for stream in streams:
+            assert_same_results(named("state", stream.state), named("state", final), (seed, config))
+
+
+# ---- Forms of arguments ------------------------------------------------------------------------------------
+
+
+def test_the_batch_may_be_first():
+    for problem in problems(6, start=1100, batch_first=True, is_batched=True):
+        second = without(problem, batch_first=False)
+        sequences = {name: getattr(problem, name) for name in ("x", "dy", "dcells")}
+        sequences |= {name: problem.keywords.get(name) for name in ("mask", "reset")}
+        given = {name: None if a is None else a.swapaxes(0, 1) for name, a in sequences.items()}
+        got, expected = trained(problem), trained(second, **given)
+        for name in {"y0", "cells0", "dx0"} & set(expected):
+            expected[name] = expected[name].swapaxes(0, 1)
+        assert_same_results(got, expected, problem.config)
+
+
+def test_one_sequence_is_a_batch_of_one():
+    for problem in problems(8, start=1200, is_batched=False, batch_first=False):
+        given = {name: getattr(problem, name) for name in ("x", "dy", "dcells")}
+        given |= {name: problem.keywords.get(name) for name in ("mask", "reset")}
+        given = {name: None if a is None else a[:, np.newaxis] for name, a in given.items()}
+        for name in ("state", "dstate"):
+            given[name] = transformed(lambda a: a[:, np.newaxis], getattr(problem, name))
+        got, expected = trained(problem), trained(problem, **given)
+        for name, value in expected.items():
+            if name in ("y0", "cells0", "dx0") or name.strip("0123456789") in ("state", "dstate"):
+                expected[name] = value[:, 0]
+        assert_same_results(got, expected, problem.config)
+
+
+def test_indices_are_one_hot_rows():
+    for problem in problems(8, start=1300, is_index=True, has_mask=False, has_lengths=False):
+        eye = np.eye(problem.config.input_size)
+        assert_same_results(called(problem), called(problem, x=eye[problem.x]), problem.config)
+        got, expected = trained(problem), trained(problem, x=eye[problem.x])
+        assert "dx0" not in got
+        for name, value in got.items():
+            if name.startswith("dweight_ih_l0"):  # a sum over all rows, or over those of the index
+                np.testing.assert_allclose(value, expected[name], 1e-12, 1e-12)
+            else:
+                assert_same_bits(value, expected[name], (name, problem.config))
+
+
+def test_out_receives_y():
+    for problem in problems(8, start=1400):
+        expected = called(problem)
+        out = np.full_like(expected["y0"], np.nan)
+        layer = make_layer(problem.config, problem.params)
+        assert layer(problem.x, problem.state, **problem.keywords, out=out)[0] is out
+        assert_same_bits(out, expected["y0"], problem.config)
+
+
+def test_arguments_of_any_dtype_and_strides():
+    for problem in problems(6, start=1500, is_index=False, batch_first=False, is_batched=True):
+        expected = trained(problem)
+
+        def strided(a: np.ndarray) -> np.ndarray:
+            wide = np.full((*a.shape[:-1], 2 * a.shape[-1]), 7, a.dtype)
+            wide[..., ::2] = a
+            return wide[..., ::2]
+
+        def swapped(a: np.ndarray) -> np.ndarray:
+            return a.astype(a.dtype.newbyteorder())
+
+        for kind in (strided, swapped, np.asfortranarray):
+            given = {name: kind(getattr(problem, name)) for name in ("x", "dy")}
+            given |= {name: transformed(kind, getattr(problem, name)) for name in ("state", "dstate")}
+            given |= {
+                name: strided(problem.keywords[name]) for name in {"mask", "reset"} & set(problem.keywords)
+            }
+            assert_same_results(trained(problem, **given), expected, (kind, problem.config))

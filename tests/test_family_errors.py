@@ -11,6 +11,7 @@ import pytest
 
 import fastlstm
 
+from .family import REFUSED, REFUSED_CALLS
 from .helpers import assert_same_bits
 from .test_bad_inputs import refuses
 from .test_family_api import FAMILY, arrays, batch, bits, build
@@ -303,3 +304,22 @@ def test_a_list_of_rows_goes_through_training():
     refuses(TypeError, "dy", again.backward, np.concatenate(dy))
     refuses(ValueError, "dy", again.backward, dy[:2])
     refuses(ValueError, r"dy\[1\]", again.backward, [dy[0], dy[0], dy[2]])
+
+
+# ---- What the specification refuses, layers refuse, and say why --------------------------------------------
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_that_cannot_go_together(name):
+    cell, options, _why = REFUSED[name]
+    with pytest.raises(ValueError, match=f"^{name}: expected .*, got ") as caught:
+        getattr(fastlstm, cell)(**({"input_size": 3, "hidden_size": 4} | options))
+    assert len(str(caught.value).split()) > 5
+
+
+@pytest.mark.parametrize("name", REFUSED_CALLS)
+def test_calls_that_do_not_go_with_the_options(name):
+    cell, options, given, _why = REFUSED_CALLS[name]
+    layer = getattr(fastlstm, cell)(**({"input_size": 3, "hidden_size": 3} | options))
+    for call in (layer, layer.forward):
+        refuses(ValueError, name, call, np.ones((4, 3, 3), np.float32), **given)
