@@ -408,7 +408,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         Returns
         -------
         Stream or StreamOfParts
-            With state zero; the latter where layers differ in size or have residual sums.
+            With state zero; the latter where `hidden_size` is a sequence or layers have residual sums.
 
         Raises
         ------
@@ -423,7 +423,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         if self.reverse:
             raise ValueError("stream: expected a layer that runs forward in time, got one with reverse=True")
         origin = StreamOrigin(type(self), self._config() | {"num_threads": None})
-        if len(self.parts) == 1 and not self._plan.joins:
+        if len(self.parts) == 1 and not self._plan.joins and isinstance(self.hidden_size, int):
             stream = Stream(self.weights, batch_size, self.batch_first)
             stream._origin = origin
             return stream
