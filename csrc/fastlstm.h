@@ -116,7 +116,7 @@ typedef struct fl_activation {
     double alpha, beta;
 } fl_activation;
 
-/* All zero: PyTorch's LSTM.  What a cell has no use for must be zero. */
+/* All zero: PyTorch's LSTM.  Options of another kind of cell must be zero. */
 typedef struct fl_cell_options {
     fl_cell_kind kind;
     fl_activation activations[3]; /* LSTM: f, g, h; GRU: f, g; RNN and IndRNN: f, which is FL_TANH by default */

@@ -296,11 +296,11 @@ fl_forward_args family_args(const family *f, const family_result *r, size_t thre
     return args;
 }
 
-/* Zeros behind the ends of rows, and nothing written between rows. */
+/* Numbers in rows, zeros behind their ends, and nothing written between them. */
 static void check_places(const family *f, const placing *p, const char *memory, char *origin, const char *name)
 {
     const size_t bytes = p->elements * f->real_size, row_bytes = p->width * f->real_size;
-    size_t written = 0, not_zero = 0, not_set = 0;
+    size_t written = 0, not_zero = 0, not_finite = 0;
     char *beside = calloc(bytes + 1, 1);
     if (beside == NULL)
         exit(2);
@@ -308,19 +308,17 @@ static void check_places(const family *f, const placing *p, const char *memory, 
         for (size_t t = 0; t < (p->at != NULL ? family_length(f, b) : f->spec.T); t++) {
             const char *row = element(f, p, origin, t, b);
             memset(beside + (row - memory), 1, row_bytes);
-            size_t untouched = 0;
-            for (size_t n = 0; n < row_bytes; n++) {
+            for (size_t n = 0; n < row_bytes; n++)
                 not_zero += t >= family_length(f, b) && row[n] != 0;
-                untouched += (unsigned char)row[n] == 0xff;
-            }
-            not_set += untouched == row_bytes;
+            for (size_t j = 0; j < p->width; j++)
+                not_finite += isfinite(real_get(f->spec.shape.dtype, row, (ptrdiff_t)j)) ? 0 : 1;
         }
     for (size_t n = 0; n < bytes; n++)
         written += beside[n] == 0 && (unsigned char)memory[n] != 0xff;
     free(beside);
-    EXPECT(written == 0 && not_zero == 0 && not_set == 0,
-           "%s: %s: %zu bytes between rows written, %zu bytes of padding not zero, %zu rows not written", family_text(f),
-           name, written, not_zero, not_set);
+    EXPECT(written == 0 && not_zero == 0 && not_finite == 0,
+           "%s: %s: %zu bytes between rows written, %zu bytes of padding not zero, %zu elements not finite", family_text(f),
+           name, written, not_zero, not_finite);
 }
 
 void family_check_clean(const family *f, const family_result *r)

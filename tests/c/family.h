@@ -93,7 +93,7 @@ const size_t *family_sizes(const family *f, size_t cell);
 void family_result_make(family_result *r, const family *f);
 void family_result_free(family_result *r);
 fl_forward_args family_args(const family *f, const family_result *r, size_t threads);
-/* Make a result, run, expect FL_OK, zeros in the padding, and nothing written between elements. */
+/* Make a result, run, expect FL_OK, finite numbers, zeros in the padding, and nothing written between elements. */
 void family_run(const family *f, size_t threads, family_result *r);
 void family_check_clean(const family *f, const family_result *r);
 /* Row b_a of one result and row b_b of another are the same bits, wherever they lie. */

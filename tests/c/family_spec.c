@@ -3,7 +3,7 @@
 
 #include "family.h"
 
-/* Any of the eleven, with parameters that let no value grow without bounds. */
+/* Any of the eleven. */
 static fl_activation random_activation(void)
 {
     fl_activation f = {(fl_activation_kind)random_size(FL_ACTIVATION_DEFAULT, FL_ACTIVATION_COUNT - 1), 0.0, 0.0};
@@ -17,6 +17,13 @@ static fl_activation random_activation(void)
     default: break;
     }
     return f;
+}
+
+/* Where a gate or h has no bounds, states may grow until they are NaN, and which NaN is nobody's promise. */
+static bool is_bounded(fl_activation_kind kind)
+{
+    return kind == FL_ACTIVATION_DEFAULT || kind == FL_SIGMOID || kind == FL_TANH || kind == FL_SCALED_TANH ||
+           kind == FL_HARD_SIGMOID || kind == FL_SOFTSIGN;
 }
 
 static double random_clip(void) { return random_chance(3) ? 0.6 + random_real(0.4) : 0.0; }
@@ -36,6 +43,9 @@ fl_cell_options options_of_kind(fl_cell_kind kind, size_t H)
         o.activations[n] = random_activation();
     if (kind == FL_CELL_LSTM || kind == FL_CELL_GRU || kind == FL_CELL_RNN)
         o.gate_clip = random_clip();
+    for (size_t n = 0; n < 3 && kind != FL_CELL_INDRNN; n++)
+        if (!is_bounded(o.activations[n].kind))
+            o.gate_clip = 0.4 + random_real(0.1);
     if (kind == FL_CELL_GRU)
         o.reset_before = random_chance(2);
     if (kind == FL_CELL_SLSTM) {

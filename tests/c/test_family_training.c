@@ -355,6 +355,8 @@ static void family_gradients_of_kind(fl_cell_kind kind)
                 o->activations[n].kind = FL_SOFTPLUS;
         if (repeat % 2 == 0)
             o->gate_clip = o->cell_clip = o->proj_clip = o->n_floor = 0.0;
+        else if (random_chance(2))
+            o->gate_clip = 0.0; /* nothing grows far in so few steps */
         s.wants_cells = s.gives_dcells;
         s.writable = true;
         s.bptt = 0; /* its gradient is none of the sum above */
