@@ -338,8 +338,8 @@ def test_a_stack_is_layers_of_one_direction(training, rng):
         "pad": "zero",
         "is_index": False,
     }
-    # A direction by itself would be given other draws; and without a mask, and not in reverse, steps are where
-    # their draws are.
+    # A direction by itself would be given other draws; and without a mask, and not in reverse, steps are
+    # where their draws are.
     options |= {"zoneout_c": 0.0, "zoneout_h": 0.0, "recurrent_dropout": 0.0}
     options |= {"has_mask": False, "reverse": False, "dropout": 0.4} if training else {}
     for problem in problems(rng, 84, **options):
