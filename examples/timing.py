@@ -18,8 +18,8 @@ squashed; spikes are 10 high; forget gates begin with a bias of 5, so that cells
 
 Solved means that at a check of 500 fresh trains every single interval is right.  As one of many checks may be
 passed by luck, 5000 more trains are tested afterwards.  What is compared is how many seeds are solved within
-the same number of sequences.  In trials a start without peepholes solved the task too, some only later; with
-seeds 0 to 4 and the default limit the difference, 2 of 5 against 1 of 5, is too small to call either better.
+the same number of sequences.  A start without peepholes can solve the task too: of seeds 0 to 15, 6 are
+solved with peepholes and 3 without, which is a hint and no proof.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def plot(results: Sequence[dict[str, Any]]) -> Any:
     figure, axes = common.new_figure(1, 2)
     for ax, peephole in zip(axes[0], (True, False), strict=True):
         for result in results:
-            if result["peephole"] == peephole:
+            if result["peephole"] == peephole and result["checks"]:  # else it ran away before the first
                 updates, shares = zip(*result["checks"], strict=True)
                 sequences = np.array(updates) * result["batch_size"]
                 ax.plot(sequences, 100 * np.array(shares), marker=".", label=f"seed {result['seed']}")
@@ -198,7 +198,7 @@ def plot(results: Sequence[dict[str, Any]]) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the example."""
     parser = common.parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=5, help="how many (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=16, help="how many (default: %(default)s)")
     parser.add_argument("--updates", type=int, default=1000, help="at most (default: %(default)s)")
     options = parser.parse_args(arguments)
     small = {"short": 9, "max_updates": 300, "num_afterwards": 1000} if options.quick else {}
