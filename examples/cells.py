@@ -15,7 +15,9 @@ array.  The gradients' is the largest of all arrays.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -41,7 +43,7 @@ class Cell(NamedTuple):
 
     title: str
     name: str  # class of fastlstm, and name of the cell in its reference
-    options: dict[str, Any] = {}  # noqa: RUF012 (nobody changes it)
+    options: Mapping[str, Any] = MappingProxyType({})
 
     def arguments(self, hidden_size: int) -> dict[str, Any]:
         """Options of the layer; "half" is half of `hidden_size`."""

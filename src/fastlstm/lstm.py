@@ -164,7 +164,7 @@ class LSTM(RecurrentLayer):
         of a row are those at its own end, the given state where the length is 0, and the reverse direction
         starts there.
     ``mask`` : array_like of bool, as x without I, optional
-        False where there is no step either: the state is held, and it costs nothing.
+        False where there is no step either: the state is held, and nothing is computed.
     ``reset`` : array_like of bool, as x without I, optional
         Where a new sequence begins: no state passes between the step and the one before it, in neither
         direction, and a forward direction that begins there drops the given state.  A reverse direction takes
@@ -199,9 +199,10 @@ class LSTM(RecurrentLayer):
         that of its first piece.
 
     The tape has ``y`` (read-only), ``state`` and ``cells``, the results of a call, and ``nbytes``, the bytes
-    that it keeps.  ``backward`` takes ``dy``, shaped as ``y`` and not looked at where that is zero for want
-    of a step, ``dstate``, a pair ``(dh_n, dc_n)`` shaped as the states, and ``dcells``; None, also for one of
-    the pair, is zero. It adds the gradients of the parameters to `grads`, both biases getting the same, and
+    that it keeps: T steps for every row, also where rows differ in length.  ``backward`` takes ``dy``, shaped
+    as ``y`` and not looked at where that is zero for want of a step, ``dstate``, a pair
+    ``(dh_n, dc_n)`` shaped as the states, and ``dcells``; None, also for one of the pair, is zero.  It adds
+    the gradients of the parameters to `grads`, both biases getting the same, and
     returns those of ``x``, which is zero where there is no step and None for indices, and of the given
     state.  A tape is for one ``backward``, and for the parameters of its ``forward``: else RuntimeError.
     After any exception gradients are as they were, and the tape can still be used if an argument was at

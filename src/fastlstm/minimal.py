@@ -18,7 +18,48 @@ if TYPE_CHECKING:
 __all__ = ["MinGRU", "MinLSTM"]
 
 
-class MinGRU(RecurrentLayer):
+class _Minimal(RecurrentLayer):
+    """What both share: no options of their own."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        init: str = "torch",
+        reverse: bool = False,
+        reverse_order: str = "aligned",
+        residual: int | None = None,
+        merge: str = "concat",
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        rng: Any = None,
+    ) -> None:
+        self.rng = checked_rng(rng)
+        self._set_up(
+            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
+            input_size=input_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            reverse=reverse,
+            reverse_order=reverse_order,
+            residual=residual,
+            merge=merge,
+            dtype=dtype,
+            num_threads=num_threads,
+        )
+
+
+class MinGRU(_Minimal):
     """A stack of minimal GRU layers over whole sequences: one product and a scan, as gates see x alone.
 
     A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Feng et al. 2024, "Were RNNs all
@@ -58,45 +99,8 @@ class MinGRU(RecurrentLayer):
 
     _kind = "mingru"
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int | Sequence[int],
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        *,
-        init: str = "torch",
-        reverse: bool = False,
-        reverse_order: str = "aligned",
-        residual: int | None = None,
-        merge: str = "concat",
-        dtype: DTypeLike = np.float32,
-        num_threads: int | None = None,
-        rng: Any = None,
-    ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
 
-
-class MinLSTM(RecurrentLayer):
+class MinLSTM(_Minimal):
     """A stack of minimal LSTM layers over whole sequences: one product and a scan, as gates see x alone.
 
     A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Feng et al. 2024, "Were RNNs all
@@ -136,40 +140,3 @@ class MinLSTM(RecurrentLayer):
     """
 
     _kind = "minlstm"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int | Sequence[int],
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        *,
-        init: str = "torch",
-        reverse: bool = False,
-        reverse_order: str = "aligned",
-        residual: int | None = None,
-        merge: str = "concat",
-        dtype: DTypeLike = np.float32,
-        num_threads: int | None = None,
-        rng: Any = None,
-    ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
