@@ -25,7 +25,8 @@ typedef struct saved_states {
     const char *y; /* of step `origin` */
     ptrdiff_t y_stride_t, y_stride_b;
     const ptrdiff_t *y_at;
-    const char *h_outside, *c_outside; /* (L*D, B, P), (L*D, B, n*H): before the first step, for direction 1 after the last; or null */
+    /* (L*D, B, P), (L*D, B, n*H): before the first step, for direction 1 after the last; or null */
+    const char *h_outside, *c_outside;
 } saved_states;
 
 /* Threads: the first `groups` have rows of their own; those from `first_sharing` on do the shared part. */

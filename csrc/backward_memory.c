@@ -16,13 +16,14 @@ size_t fl_back_scratch(const back_call *c, char *memory, back_scratch *scratch)
             return 0;
     const bool recomputes = !is_cell && c->tape->saving.gates == NULL && c->tape->saving.c != NULL;
     const bool draws = fl_draws_zoneout(c->stack, &c->tape->saving);
+    const size_t masks = fl_recurrent_masks(c->stack, &c->tape->saving);
     if (!fl_take_place(&total, &own_b, c->B, sizeof(size_t), 1) ||
         !fl_take_place(&total, &index, rows, sizeof(int64_t), 1) ||
         !fl_take_place(&total, &gate_rows, recomputes ? rows : 0, 4 * c->H, real_size) ||
         !fl_take_place(&total, &totals, rows + 8, 4 * lanes, real_size) ||
         !fl_take_place(&total, &panel, rows, 4 * lanes * FL_PANELS_TOGETHER, real_size) ||
         !fl_take_place(&total, &zoned, draws ? 2 * rows : 0, c->H, real_size) ||
-        !fl_take_place(&total, &masked, c->masks != NULL ? rows : 0, c->P, real_size) ||
+        !fl_take_place(&total, &masked, masks != 0 ? rows : 0, c->P, real_size) ||
         !fl_take_place(&total, &cell, is_cell, fl_back_cell_scratch_bytes(c), 1))
         return 0;
     if (scratch == NULL)
@@ -72,7 +73,6 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w)
     /* Whole lines; a power of two would meet in few cache sets. */
     const size_t stride = (c->extras_offset + stack->sizes.extras + 15) / 16 * 16 + 16;
     const size_t recurrent_masks = cells * fl_recurrent_masks(stack, &tape->saving);
-    c->masks = recurrent_masks != 0 ? (char *)c : NULL; /* to be placed below */
     c->dgates_stride = (ptrdiff_t)stride;
     c->per_thread_bytes = fl_back_scratch(c, NULL, NULL);
     if (c->per_thread_bytes == 0)

@@ -4,7 +4,7 @@
  * forward.c (the driver), kernels.h (what an instruction set supplies) and tile_body.h (the kernel).
  *
  * Letters used everywhere: T time, B batch, I input features, H hidden units, L layers, D directions.
- * Gates are named i, f, g, o and stand in that order in every array that crosses this API, as in PyTorch.
+ * Gates stand in the order of fl_cell_kind in every array that crosses this API, as in PyTorch: i, f, g, o of an LSTM.
  * Arrays are of the dtype of the layer, row-major; strides count elements, not bytes; pointers are aligned to
  * the element.  No argument array is modified unless it is named an output.  Outputs must not overlap inputs,
  * except where a comment allows it.

@@ -126,7 +126,7 @@ static void run_single_steps(part *p, fl_steps *s, size_t layer, size_t directio
     const bool projects = stack->shape.cell.proj_size != 0, draws = fl_draws_zoneout(stack, c->saving);
     const fl_projection projection = {cell->weight_hr, cell->bias_hr, stack->shape.cell.proj_clip};
     char *scratch = c->row_scratch + p->thread * c->row_scratch_bytes, *hidden = c->hidden + p->thread * c->hidden_bytes;
-    const fl_row_scratch rows = fl_row_scratch_of(scratch, H, 0, P, s->B, stack->layout.lanes, stack->real_size);
+    const fl_row_scratch rows = fl_row_scratch_of(scratch, H, 0, s->B, stack->layout.lanes, stack->real_size);
     const fl_steps all = *s;
     s->T = 1;
     s->h = h_state;

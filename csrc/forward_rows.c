@@ -20,7 +20,7 @@ static char *input_rows(part *p, const fl_steps *s)
     const size_t width = stack->sizes.gates * stack->sizes.H, real_size = stack->real_size, rows = s->T * s->B;
     char *pre = c->pre + p->place * c->pre_bytes, *scratch = c->row_scratch + p->thread * c->row_scratch_bytes;
     const fl_panels panels = fl_panels_of(width, stack->layout.lanes);
-    const fl_row_scratch memory = fl_row_scratch_of(scratch, 0, 0, 0, c->hoisted_rows, stack->layout.lanes, real_size);
+    const fl_row_scratch memory = fl_row_scratch_of(scratch, 0, 0, c->hoisted_rows, stack->layout.lanes, real_size);
     int64_t *index = (int64_t *)(void *)memory.a;
     for (size_t t = 0, m = 0; t < s->T; t++) {
         for (size_t position = 0; position < s->B; position++, m++) {

@@ -65,12 +65,12 @@ typedef struct fl_row_scratch {
     void *totals;
     void *states;   /* (rows, gates*H): recurrent parts */
     void *hidden;   /* (rows, H) */
-    void *masked;   /* (rows, P) */
+    void *masked;   /* (rows, P), the last one */
 } fl_row_scratch;
 
 /* Cuts `memory` into scratch for `rows` rows; sizes are those that are there to see.  The first three places depend on rows
  * alone. */
-static inline fl_row_scratch fl_row_scratch_of(void *memory, size_t H, size_t gates, size_t P, size_t rows, size_t lanes,
+static inline fl_row_scratch fl_row_scratch_of(void *memory, size_t H, size_t gates, size_t rows, size_t lanes,
                                                size_t real_size)
 {
     fl_row_scratch scratch;
@@ -84,7 +84,6 @@ static inline fl_row_scratch fl_row_scratch_of(void *memory, size_t H, size_t ga
     next += rows * gates * H * real_size;
     scratch.hidden = next;
     scratch.masked = next + rows * H * real_size;
-    (void)P;
     return scratch;
 }
 

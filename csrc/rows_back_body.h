@@ -56,7 +56,7 @@ typedef struct back_rows {
 static back_rows back_rows_of(const fl_cell_back_steps *s)
 {
     const size_t H = s->cell->sizes.H, G = s->cell->sizes.gates, P = s->cell->sizes.P;
-    const fl_row_scratch scratch = fl_row_scratch_of(s->scratch, H, G, P, s->rows, VF_LANES, sizeof(real));
+    const fl_row_scratch scratch = fl_row_scratch_of(s->scratch, H, G, s->rows, VF_LANES, sizeof(real));
     back_rows rows = {.a = scratch.a, .out = scratch.out, .totals = scratch.totals};
     rows.reset = scratch.states;
     rows.dh = scratch.hidden;

@@ -70,7 +70,7 @@ static void multiply_rows(size_t N, const void *matrix, const void *bias, size_t
 static void project(const fl_projection *projection, size_t H, size_t P, size_t rows, const void *out, void *const *y,
                     void *memory)
 {
-    const fl_row_scratch scratch = fl_row_scratch_of(memory, H, 0, H, rows, VF_LANES, sizeof(real));
+    const fl_row_scratch scratch = fl_row_scratch_of(memory, H, 0, rows, VF_LANES, sizeof(real));
     for (size_t r = 0; r < rows; r++)
         scratch.a[r] = (const real *)out + r * H;
     multiply_rows(P, projection->weight, projection->bias, 1, H, rows, scratch.a, y, false, scratch.totals);
@@ -188,7 +188,7 @@ static void row_steps(const fl_row_steps *s)
 {
     const fl_cell_sizes *sizes = &s->cell->sizes;
     const size_t H = sizes->H, P = sizes->P;
-    const fl_row_scratch scratch = fl_row_scratch_of(s->scratch, H, sizes->gates, P, s->B, VF_LANES, sizeof(real));
+    const fl_row_scratch scratch = fl_row_scratch_of(s->scratch, H, sizes->gates, s->B, VF_LANES, sizeof(real));
     cell_row *run = cell_row_of(s->cell);
     row_view at = {s->h, s->h_stride_b, s->h_at, s->y};
     for (size_t t = 0; t < s->T; t++) {

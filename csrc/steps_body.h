@@ -230,7 +230,8 @@ FL_INLINE unit_row tile_row(const fl_steps *s, const step_view *at, size_t posit
     {                                                                                                                    \
         for (size_t r = 0; r < NR; r++) {                                                                                \
             const unit_row row = tile_row(s, at, position + r);                                                          \
-            real *saved_c = at->saved_c ? at->saved_c + place_of(s->saved_at, row_at(s, position + r)) * s->saved_c_stride_b : NULL; \
+            const ptrdiff_t place = place_of(s->saved_at, row_at(s, position + r));                                      \
+            real *saved_c = at->saved_c ? at->saved_c + place * s->saved_c_stride_b : NULL;                              \
             for (size_t b = 0; b < NB + (NT != 0); b++) {                                                                \
                 const size_t unit = (j + b) * VF_LANES, lanes = block_lanes(&s->layout, j + b);                          \
                 vf x[4], h[4];                                                                                           \
