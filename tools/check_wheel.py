@@ -21,10 +21,17 @@ from pathlib import Path
 MAX_BYTES = 1_500_000
 ALLOWED_LIBRARIES = re.compile(r"(libc|libm|libpthread|ld-linux-[\w-]+)\.so\.\d+")
 ALLOWED_FILES = re.compile(
-    r"fastlstm/([a-z]\w*|__init__|__main__)\.py|fastlstm/_core\.(abi3\.so|pyi)|fastlstm/py\.typed"
+    r"fastlstm/(reference/)?([a-z]\w*|__init__|__main__)\.py|fastlstm/_core\.(abi3\.so|pyi)|fastlstm/py\.typed"
     r"|fastlstm-[\d.]+\.dist-info/(METADATA|WHEEL|RECORD|top_level\.txt|licenses/LICENSE)"
 )
-REQUIRED_FILES = ("__init__.py", "__main__.py", "_core.abi3.so", "_core.pyi", "py.typed")
+REQUIRED_FILES = (
+    "__init__.py",
+    "__main__.py",
+    "_core.abi3.so",
+    "_core.pyi",
+    "py.typed",
+    "reference/__init__.py",
+)
 # Every VEX and EVEX instruction begins with v; these three older ones do too.
 LEGACY_V = {"verr", "verw", "vmcall"}
 
