@@ -145,14 +145,19 @@ def listed_input(Weights weights not None, list arrays not None, size_t T, lengt
             result.pin = list(arrays)
             result.at = places(B)
             at = <ptrdiff_t *>PyArray_DATA(result.at)
-            base = <const char *>result.data
             itemsize = PyArray_ITEMSIZE(<ndarray>array)
             width = 1 if result.is_index else <ptrdiff_t>I
         if (not PyArray_IS_C_CONTIGUOUS(<ndarray>array) or row.is_index != result.is_index
                 or <size_t>PyArray_DIMS(<ndarray>array)[0] != length):
             raise ValueError(f"x[{b}]: expected a contiguous array of {length} steps, got {np.shape(array)}")
+        if length == 0:
+            at[b] = 0
+            continue
+        if base == NULL:  # an array without elements may stand anywhere, aligned or not
+            result.data = PyArray_DATA(<ndarray>array)
+            base = <const char *>result.data
         at[b] = (<const char *>PyArray_DATA(<ndarray>array) - base) // itemsize
-        if reverse and length != 0:
+        if reverse:
             at[b] += <ptrdiff_t>(length - 1) * width
     result.stride_b = 1
     result.stride_t = -width if reverse else width
