@@ -33,7 +33,7 @@ static __attribute__((noinline)) void back_finish(const void *context, size_t ro
             if (dcells)
                 dc = vf_add(dc, load_lanes(dcells + unit, lanes));
             dc = lstm_cell_gradient((const real *)s->gates[m] + unit, s->H, lanes, c, c_before, dh, dc,
-                                    (real *)s->dgates[m] + unit);
+                                    (real *)s->dgates[m] + unit, NULL, NULL);
             store_lanes(dc_row + unit, dc, lanes);
         }
     }
@@ -111,7 +111,7 @@ static __attribute__((noinline)) void gate_rows_finish(const fl_gate_rows *s, si
         vf gate[4];
         stored_gates(gate, store->vectors, r, 0, 4, NB, NT);
         const lstm_parts parts = lstm_parts_of(gate[0], gate[1], gate[2], gate[3]);
-        store_gates(&s->layout, j, &parts, s->gates[m + r]);
+        store_gates(&parts, s->layout.H, block_lanes(&s->layout, j), (real *)s->gates[m + r] + j * VF_LANES);
     }
 }
 

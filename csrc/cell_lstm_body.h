@@ -25,13 +25,22 @@ FL_INLINE lstm_parts lstm_parts_of(vf gate_i, vf gate_f, vf gate_g, vf gate_o)
     return parts;
 }
 
+FL_INLINE vf lstm_new_c(const lstm_parts *parts, vf c)
+{
+    const vf kept = vf_div(c, parts->f_denominator);
+    return vf_add(kept, vf_div(parts->g.numerator, vf_mul(parts->i_denominator, parts->g.denominator)));
+}
+
+FL_INLINE vf lstm_new_h(const lstm_parts *parts, vf c)
+{
+    const tanh_parts c_squashed = tanh_of(c, 0);
+    return vf_div(c_squashed.numerator, vf_mul(parts->o_denominator, c_squashed.denominator));
+}
+
 FL_INLINE vf lstm_update(const lstm_parts *parts, vf *c)
 {
-    const vf kept = vf_div(*c, parts->f_denominator);
-    const vf added = vf_div(parts->g.numerator, vf_mul(parts->i_denominator, parts->g.denominator));
-    *c = vf_add(kept, added);
-    const tanh_parts c_squashed = tanh_of(*c, 0);
-    return vf_div(c_squashed.numerator, vf_mul(parts->o_denominator, c_squashed.denominator));
+    *c = lstm_new_c(parts, *c);
+    return lstm_new_h(parts, *c);
 }
 
 FL_INLINE vf lstm_cell(vf gate_i, vf gate_f, vf gate_g, vf gate_o, vf *c)
@@ -49,17 +58,15 @@ FL_INLINE vf lstm_cell(vf gate_i, vf gate_f, vf gate_g, vf gate_o, vf *c)
 #define GATE_DENOMINATOR_LIMIT 0x1p510
 #endif
 
-/* The gates after activation, four quotients from two divisions: 1/a = b / (a b).  They serve gradients alone, where a
- * gate of 2^-62 is as good as a smaller one. */
-FL_INLINE void store_gates(const fl_layout *layout, size_t block, const lstm_parts *parts, real *gates)
+/* The gates after activation, H apart, four quotients from two divisions: 1/a = b / (a b).  They serve gradients alone,
+ * where a gate of 2^-62 is as good as a smaller one. */
+FL_INLINE void store_gates(const lstm_parts *parts, size_t H, size_t lanes, real *unit)
 {
     const vf limit = vf_set1(GATE_DENOMINATOR_LIMIT), one = vf_set1(1);
-    const size_t lanes = block_lanes(layout, block), H = layout->H;
     const vf i_denominator = vf_min(limit, parts->i_denominator), f_denominator = vf_min(limit, parts->f_denominator);
     const vf o_denominator = vf_min(limit, parts->o_denominator);
     const vf io = vf_div(one, vf_mul(i_denominator, o_denominator));
     const vf fg = vf_div(one, vf_mul(f_denominator, parts->g.denominator));
-    real *unit = gates + block * VF_LANES;
     store_lanes(unit, vf_mul(io, o_denominator), lanes);
     store_lanes(unit + H, vf_mul(fg, parts->g.denominator), lanes);
     store_lanes(unit + 2 * H, vf_mul(parts->g.numerator, vf_mul(fg, f_denominator)), lanes);
@@ -72,10 +79,10 @@ static __attribute__((noinline)) void lstm_save(const fl_steps *s, const step_vi
                                                 vf g_denominator, vf c)
 {
     const lstm_parts parts = {i_denominator, f_denominator, o_denominator, {g_numerator, g_denominator}};
-    store_lanes(at->saved_c + place_of(s->saved_at, (size_t)row) * s->saved_c_stride_b + block * VF_LANES, c,
-                block_lanes(&s->layout, block));
+    const size_t lanes = block_lanes(&s->layout, block), unit = block * VF_LANES;
+    store_lanes(at->saved_c + place_of(s->saved_at, (size_t)row) * s->saved_c_stride_b + unit, c, lanes);
     if (at->saved_gates)
-        store_gates(&s->layout, block, &parts, at->saved_gates + row * s->saved_gates_stride_b);
+        store_gates(&parts, s->layout.H, lanes, at->saved_gates + row * s->saved_gates_stride_b + unit);
 }
 
 /* The cell as tile_body.h takes it. */
@@ -104,8 +111,10 @@ static __attribute__((noinline)) void lstm_finish_tile(const fl_steps *s, const 
 
 /* Gradients of one vector of units.  With dh and dc' those of the new h and c, and t = tanh(c'):
  *     d_o = dh t,  d_c = dc' + dh o (1 - t^2),  d_i = d_c g,  d_g = d_c i,  d_f = d_c c
- * times the derivatives of the activations, and d_c f for the cell state before. */
-FL_INLINE vf lstm_cell_gradient(const real *gates, size_t H, size_t lanes, vf c, vf c_before, vf dh, vf dc, real *dgates)
+ * times the derivatives of the activations, and d_c f for the cell state before.  Peepholes p, if given, add p_o d_o to d_c and
+ * p_i d_i + p_f d_f to the gradient of c; their own gradients, d_i c, d_f c, d_o c', go to dp. */
+FL_INLINE vf lstm_cell_gradient(const real *gates, size_t H, size_t lanes, vf c, vf c_before, vf dh, vf dc, real *dgates,
+                                const real *p, real *dp)
 {
     const vf one = vf_set1(1);
     const vf i = load_lanes(gates, lanes), f = load_lanes(gates + H, lanes);
@@ -113,14 +122,22 @@ FL_INLINE vf lstm_cell_gradient(const real *gates, size_t H, size_t lanes, vf c,
     const tanh_parts parts = tanh_of(c, 0);
     const vf t = vf_div(parts.numerator, parts.denominator);
     const vf dh_o = vf_mul(dh, o);
-    const vf d_c = vf_fma(dh_o, vf_fnma(t, t, one), dc);
+    vf d_c = vf_fma(dh_o, vf_fnma(t, t, one), dc);
     const vf d_o = vf_mul(vf_mul(dh_o, t), vf_sub(one, o));
+    if (p)
+        d_c = vf_fma(vf_load(p + 2 * H), d_o, d_c);
     const vf dc_i = vf_mul(d_c, i), dc_f = vf_mul(d_c, f);
-    store_lanes(dgates, vf_mul(vf_mul(dc_i, g), vf_sub(one, i)), lanes);
-    store_lanes(dgates + H, vf_mul(vf_mul(dc_f, c_before), vf_sub(one, f)), lanes);
+    const vf d_i = vf_mul(vf_mul(dc_i, g), vf_sub(one, i)), d_f = vf_mul(vf_mul(dc_f, c_before), vf_sub(one, f));
+    store_lanes(dgates, d_i, lanes);
+    store_lanes(dgates + H, d_f, lanes);
     store_lanes(dgates + 2 * H, vf_mul(dc_i, vf_fnma(g, g, one)), lanes);
     store_lanes(dgates + 3 * H, d_o, lanes);
-    return dc_f;
+    if (!p)
+        return dc_f;
+    store_lanes(dp, vf_mul(d_i, c_before), lanes);
+    store_lanes(dp + H, vf_mul(d_f, c_before), lanes);
+    store_lanes(dp + 2 * H, vf_mul(d_o, c), lanes);
+    return vf_fma(vf_load(p + H), d_f, vf_fma(vf_load(p), d_i, dc_f));
 }
 
 #endif

@@ -215,14 +215,21 @@ FL_INLINE void lstm_unit(const fl_cell *cell, const unit_row *row, size_t unit, 
         lstm_general(cell, row, unit, lanes, first, second, gate_g, gate_o);
 }
 
-/* The same where the cell is known to be usual, with four gates and peepholes: no branches. */
+/* The same for a cell with peepholes that keeps its gates. */
 FL_INLINE void lstm_peephole_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
                                   const vf *h)
 {
     const vf c_before = load_lanes(row->c + unit, lanes);
-    const vf gate_i = vf_fma(lstm_peephole(cell, 0, unit), c_before, x[0]);
-    const vf gate_f = vf_fma(lstm_peephole(cell, 1, unit), c_before, x[1]);
-    lstm_usual(cell, row, unit, lanes, FL_COUPLING_NONE, true, gate_i, gate_f, x[2], x[3], c_before);
+    lstm_parts parts;
+    parts.i_denominator = sigmoid_denominator(vf_fma(lstm_peephole(cell, 0, unit), c_before, x[0]), 0);
+    parts.f_denominator = sigmoid_denominator(vf_fma(lstm_peephole(cell, 1, unit), c_before, x[1]), 0);
+    parts.g = tanh_of(x[2], 0);
+    const vf c = lstm_new_c(&parts, c_before);
+    parts.o_denominator = sigmoid_denominator(vf_fma(lstm_peephole(cell, 2, unit), c, x[3]), 0);
+    store_lanes(row->c + unit, c, lanes);
+    store_lanes(row->h + unit, lstm_new_h(&parts, c), lanes);
+    if (row->saved)
+        store_gates(&parts, cell->sizes.H, lanes, row->saved + unit);
     (void)h;
 }
 
@@ -372,6 +379,16 @@ FL_INLINE void lstm_unit_back(const fl_cell *cell, const unit_back_row *row, siz
     lstm_store_gradients(cell, row, unit, lanes, d_first, d_second, d_g, d_o, dc_f, c_before, c);
     if (row->dh_before)
         store_lanes(row->dh_before + unit, vf_set1(0), lanes);
+}
+
+/* Of a cell with peepholes that keeps its gates. */
+FL_INLINE void lstm_peephole_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)
+{
+    const vf c = load_lanes(row->c + unit, lanes), c_before = load_lanes(row->c_before + unit, lanes);
+    const vf dc = lstm_cell_gradient(row->saved + unit, cell->sizes.H, lanes, c, c_before, dh,
+                                     lstm_dc_after(row, unit, lanes), row->dx + unit,
+                                     (const real *)cell->weight_ch + unit, row->extras + unit);
+    store_lanes(row->dc + unit, dc, lanes);
 }
 
 #endif

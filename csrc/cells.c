@@ -55,6 +55,8 @@ static fl_cell_sizes lstm_sizes(const fl_cell_options *o, size_t H)
     s.saved = ((haste ? 2 : 1) * s.gates + (o->proj_size != 0)) * H; /* with what is projected at the end */
     s.peepholes = o->peephole ? s.gates - 1 : 0;
     s.bypasses = o->zoneout_h > 0.0;
+    s.keeps_gates = fl_cell_is_usual(o) && s.gates == 4 && o->layer_norm == FL_LAYER_NORM_NONE && o->proj_size == 0 &&
+                    o->recurrent_dropout == 0.0;
     s.extras = s.peepholes * H;
     if (o->layer_norm == FL_LAYER_NORM_GATE)
         s.extras += 2 * s.gates * H;

@@ -25,6 +25,7 @@ typedef struct fl_cell_sizes {
     size_t peepholes; /* n */
     size_t extras;    /* elements */
     bool split;
+    bool keeps_gates; /* what is saved are gates after activation: the LSTM with usual activations, and peepholes or not */
     bool recurs;      /* has a recurrent product */
     bool bypasses;    /* a part of the gradient of h before the step does not go through that product */
 } fl_cell_sizes;

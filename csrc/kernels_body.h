@@ -37,6 +37,8 @@
 
 #include "rows_back_body.h"
 
+#include "tiles_back_body.h"
+
 #include "optimiser_body.h"
 
 #include "pieces_body.h"

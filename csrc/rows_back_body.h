@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Backpropagation through time for cells other than the plain LSTM: for each step the gradient of h, through the projection
- * if there is one, then each row's cell, then the product that carries it to the step before.
+ * Backpropagation through time for cells on whole rows, or with a projection: for each step the gradient of h, through the
+ * projection if there is one, then each row's cell, then the product that carries it to the step before.
  */
 #ifndef FL_ROWS_BACK_BODY_H
 #define FL_ROWS_BACK_BODY_H
@@ -19,9 +19,7 @@ typedef void cell_back_row(const fl_cell *cell, const unit_back_row *row, const 
         (void)scratch;                                                                                             \
     }
 CELL_BACK_ROW(lstm)
-CELL_BACK_ROW(gru)
 CELL_BACK_ROW(gru_before)
-CELL_BACK_ROW(rnn)
 CELL_BACK_ROW(indrnn)
 CELL_BACK_ROW(slstm)
 CELL_BACK_ROW(mingru)
@@ -31,8 +29,7 @@ CELL_BACK_ROW(minlstm)
 static cell_back_row *cell_back_row_of(const fl_cell *cell)
 {
     switch (cell->options.kind) {
-    case FL_CELL_GRU: return cell->options.reset_before ? gru_before_back_row : gru_back_row;
-    case FL_CELL_RNN: return rnn_back_row;
+    case FL_CELL_GRU: return gru_before_back_row;
     case FL_CELL_INDRNN: return indrnn_back_row;
     case FL_CELL_SLSTM: return slstm_back_row;
     case FL_CELL_MINGRU: return mingru_back_row;
@@ -207,7 +204,7 @@ static void carry(const fl_cell_back_steps *s, size_t m, const back_rows *rows)
     }
 }
 
-static void cell_back_steps(const fl_cell_back_steps *s)
+static void row_back_steps(const fl_cell_back_steps *s)
 {
     const back_rows rows = back_rows_of(s);
     const size_t H = s->cell->sizes.H;

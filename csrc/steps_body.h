@@ -52,9 +52,9 @@ FL_INLINE block_range range_of(const fl_steps *s)
 }
 
 /* One row: several full blocks beside each other; the packed tail joins the last of them, because alone it would be one
- * or two chains and all latency. */
+ * or two chains and all latency.  `finish` may be null, or serve tiles without the tail alone: it is inlined in each. */
 FL_INLINE void walk_one_row(const fl_steps *s, const step_view *at, const block_range *range, bool down, const int V,
-                            finish_block *finish, finish_tile *finish_rows)
+                            finish_block *finish, bool finishes_tails, finish_tile *finish_rows)
 {
     tile_cut cut = cut_blocks(range->full_end - range->begin, range->most);
     cut.tiles += cut.tiles == 0; /* the tail alone */
@@ -65,7 +65,7 @@ FL_INLINE void walk_one_row(const fl_steps *s, const step_view *at, const block_
         const size_t j = range->begin + begin;
 #define TILE(NB, NT)                                                       \
     case 8 * (NT) + (NB):                                                  \
-        if (finish)                                                        \
+        if (finish && ((NT) == 0 || finishes_tails))                       \
             tile_of_one(s, at, j, (NB), (NT), finish);                     \
         else                                                               \
             tile_of_rows(s, at, 0, j, V, 1, (NB), (NT), finish_rows);      \
@@ -175,14 +175,15 @@ static __attribute__((noinline)) void walk_rows_4(const fl_steps *s, const step_
 
 /* Every other step walks the blocks downwards: what the last step left in the nearest cache comes first then, where
  * walking round and round would find nothing of a matrix that is larger than the cache. */
-FL_INLINE void walk_steps(const fl_steps *s, const int V, finish_block *finish_one, finish_tile *finish_rows)
+FL_INLINE void walk_steps(const fl_steps *s, const int V, finish_block *finish_one, bool finishes_tails,
+                          finish_tile *finish_rows)
 {
     const block_range range = range_of(s);
     step_view at = {s->pre, s->x, s->h, s->x_index, s->y, s->h_stride_b, NULL, s->saved_c, s->saved_gates};
     for (size_t t = 0; t < s->T; t++) {
         const bool down = (s->turn + t) % 2 != 0;
         if (s->B == 1)
-            walk_one_row(s, &at, &range, down, V, finish_one, finish_rows);
+            walk_one_row(s, &at, &range, down, V, finish_one, finishes_tails, finish_rows);
         else if (V == 4)
             walk_rows_4(s, &at, &range, down, finish_rows);
         else
@@ -204,7 +205,7 @@ FL_INLINE void walk_steps(const fl_steps *s, const int V, finish_block *finish_o
     }
 }
 
-static void lstm_steps(const fl_steps *s) { walk_steps(s, 4, lstm_finish, lstm_finish_tile); }
+static void lstm_steps(const fl_steps *s) { walk_steps(s, 4, lstm_finish, true, lstm_finish_tile); }
 
 /* ---- Other cells: the end of a tile is called ------------------------------------------------------------- */
 
@@ -267,19 +268,27 @@ static __attribute__((noinline)) void rnn_finish(const fl_steps *s, const step_v
     }
 }
 
-static finish_tile *finish_of(const fl_cell *cell)
+/* The LSTM with peepholes, for one row in the registers. */
+FL_INLINE void lstm_peephole_finish(const fl_steps *s, const step_view *at, size_t position, size_t block, const vf gate[4])
 {
-    if (cell->options.kind == FL_CELL_RNN)
-        return rnn_finish;
-    return cell->is_usual && cell->options.peephole ? lstm_peephole_finish_4 : lstm_finish_4;
+    const size_t unit = block * VF_LANES, lanes = block_lanes(&s->layout, block);
+    const unit_row row = tile_row(s, at, position);
+    lstm_peephole_unit(s->cell, &row, unit, lanes, gate, NULL);
+    if (at->saved_c)
+        store_lanes(at->saved_c + place_of(s->saved_at, row_at(s, position)) * s->saved_c_stride_b + unit,
+                    load_lanes(row.c + unit, lanes), lanes);
 }
 
 static void cell_steps(const fl_steps *s)
 {
+    if (s->cell->sizes.keeps_gates) {
+        walk_steps(s, 4, lstm_peephole_finish, false, lstm_peephole_finish_4);
+        return;
+    }
     if (s->layout.vectors == 3)
-        walk_steps(s, 3, NULL, s->cell->options.kind == FL_CELL_GRU ? gru_finish_3 : lstm_finish_3);
+        walk_steps(s, 3, NULL, false, s->cell->options.kind == FL_CELL_GRU ? gru_finish_3 : lstm_finish_3);
     else
-        walk_steps(s, 4, NULL, finish_of(s->cell));
+        walk_steps(s, 4, NULL, false, s->cell->options.kind == FL_CELL_RNN ? rnn_finish : lstm_finish_4);
 }
 
 /* No cell: the gates themselves, as (B, 4H). */
