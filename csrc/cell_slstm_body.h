@@ -28,7 +28,7 @@ typedef struct slstm_gates {
     vf lead; /* < 0 where m is l, else m is a_i */
 } slstm_gates;
 
-/* In the first step f is 0: there is nothing to keep. */
+/* In the first step f is 0, as there is nothing to keep, or NaN where a_i is: i is 1 there whatever a_i is. */
 FL_INLINE slstm_gates slstm_gates_of(vf a_i, vf log_f, vf n_before, vf m_before)
 {
     const vf zero = vf_set1(0), one = vf_set1(1), limit = vf_set1(SIGMOID_LIMIT);
@@ -38,7 +38,7 @@ FL_INLINE slstm_gates slstm_gates_of(vf a_i, vf log_f, vf n_before, vf m_before)
     const exp_parts e = exp_minus(vf_min(limit, vf_abs(difference)), 0);
     const vf E = vf_fnma(e.scale_r, e.q, e.scale);
     gates.i = vf_select_lt(gates.lead, zero, E, one);
-    gates.f = vf_select_lt(zero, size, vf_select_lt(gates.lead, zero, one, E), zero);
+    gates.f = vf_select_lt(zero, size, vf_select_lt(gates.lead, zero, one, E), zero_or_nan(a_i));
     gates.m = vf_select_lt(gates.lead, zero, l, a_i);
     return gates;
 }

@@ -186,7 +186,7 @@ typedef struct fl_forward_args {
     void *y;                /* output: element (t, b, d*P + j) at y[t * y_stride_t + b * y_stride_b + d*P + j] */
     ptrdiff_t y_stride_t, y_stride_b;
     /* (B), or null: row b stands where row x_at[b] or y_at[b] would, in x, y and cells.  With strides for it, rows may lie one
-     * behind the other in packed data, or begin at their last step. */
+     * behind the other in packed data, or begin at their last step; so with y_at nothing is written behind the end of a row. */
     const ptrdiff_t *x_at, *y_at;
     void *cells;            /* output or null: c of the last layer at every step, (t, b, d*H + j) with strides as y has */
     ptrdiff_t cells_stride_t, cells_stride_b;
@@ -250,7 +250,7 @@ typedef struct fl_backward_args {
     const void *dcells; /* gradient of cells, strides as for them; null: zero */
     ptrdiff_t dcells_stride_t, dcells_stride_b;
     const void *dh_n, *dc_n; /* shaped as the states, each may be null: zero */
-    void *dx;                /* output, null where not wanted; zero in the padding */
+    void *dx;                /* output, null where not wanted; zero in the padding, which is not written with dx_at */
     ptrdiff_t dx_stride_t, dx_stride_b;
     const ptrdiff_t *dx_at, *dy_at;     /* as x_at, y_at: of dx, and of dy and dcells */
     void *dh0, *dc0;                    /* outputs, shaped as the states */

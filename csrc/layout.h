@@ -61,12 +61,6 @@ static inline size_t fl_block_offset(const fl_layout *layout, size_t j) { return
 /* Elements from one panel to the next in K-deep weights. */
 static inline size_t fl_panel_stride(const fl_layout *layout, size_t K) { return layout->vectors * layout->lanes * K; }
 
-/* Elements of K-deep weights. */
-static inline size_t fl_matrix_size(const fl_layout *layout, size_t K)
-{
-    return layout->full_blocks * fl_panel_stride(layout, K) + layout->tail_vectors * layout->lanes * K;
-}
-
 /* Panels: a matrix of N columns cut into vectors, and those dealt out to panels of 4 at most, of sizes as equal as
  * possible.  Within a panel, one row follows the other: panel[k][vector][lane].  Padding is zero. */
 typedef struct fl_panels {

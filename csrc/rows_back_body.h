@@ -83,8 +83,11 @@ static void gather_dh(const fl_cell_back_steps *s, size_t m, const back_rows *ro
             vf dh = load_lanes(carried + unit, lanes);
             if (dy)
                 dh = vf_add(dh, load_lanes(dy + unit, lanes));
-            if (clip != 0.0)
-                dh = vf_select_lt(vf_abs(load_lanes(y + unit, lanes)), vf_set1((real)clip), dh, vf_set1(0));
+            if (clip != 0.0) {
+                const vf h = load_lanes(y + unit, lanes);
+                const vf slope = vf_select_lt(vf_abs(h), vf_set1((real)clip), vf_set1(1), vf_set1(0));
+                dh = vf_mul(dh, vf_add(slope, zero_or_nan(h)));
+            }
             store_lanes(to + unit, dh, lanes);
         }
         rows->out[r] = rows->dh + r * H;

@@ -18,6 +18,7 @@ from fastlstm import optim
 
 from .helpers import assert_close, assert_same_bits
 from .test_bad_inputs import refuses
+from .test_inputs import Tensor
 
 I, H = 5, 6
 LAYERS = {
@@ -420,15 +421,34 @@ def test_a_stream_can_be_copied_and_keeps_its_parameters(name):
         stream.state = kept
 
 
-def test_a_stream_of_parts_has_its_state_of_before_after_an_error():
-    stream = build("residual").stream(3)
-    x = batch(build("residual"))
+@pytest.mark.parametrize("name", ["residual", "sizes"])
+def test_a_stream_of_parts_has_its_state_of_before_after_an_error(name):
+    layer = build(name)
+    stream = layer.stream(3)
+    x = batch(layer)
+    width = layer(x)[0].shape[-1]
     stream.process(x)
     before = stream.state
     refuses(ValueError, r"x\[1, 0\]", stream.process, np.array([[0] * 3, [I] * 3]))
-    refuses(ValueError, "out", stream.process, x, np.empty((4, 3, H - 1), np.float32))
+    refuses(ValueError, "out", stream.process, x, np.empty((4, 3, width + 1), np.float32))
+    refuses(ValueError, "out", stream.step, x[0], np.empty((3, width + 1), np.float32))
     refuses(ValueError, "x", stream.step, x)
     assert_same_bits(bits(stream.state), bits(before))
+
+
+def test_a_residual_stream_takes_what_others_take():
+    layer = fastlstm.LSTM(H, H, num_layers=2, residual=0, rng=0)
+    x = batch(layer)[:, 0]
+    expected = layer.stream().process(x)
+    for given in (x.astype(np.float64), x[::-1].copy()[::-1], Tensor(x)):
+        assert_same_bits(layer.stream().process(given), expected)
+    assert_same_bits(layer.stream().step(Tensor(x[0])), expected[0])
+    index = np.array([[3, 0], [5, 1]])
+    features = np.eye(H, dtype=np.float32)[index]
+    stream = layer.stream(2)
+    assert_same_bits(stream.process(index), layer.stream(2).process(features))
+    single = layer.stream()
+    assert_same_bits(single.step(4), layer.stream().step(np.eye(H, dtype=np.float32)[4]))
 
 
 @pytest.mark.parametrize("options", [{"bidirectional": True}, {"reverse": True}])
@@ -477,6 +497,10 @@ def test_a_layer_without_init_is_an_error_and_no_crash(cls):
     empty = cls.__new__(cls)
     with pytest.raises(RuntimeError, match="__init__ has not been called"):
         empty(np.ones((2, 1, 3)))
+    if cls in LAYERS.values():
+        for given in ({}, {"mask": np.ones((2, 1), bool)}):
+            with pytest.raises(RuntimeError, match="__init__ has not been called"):
+                empty.forward(np.ones((2, 1, 3)), **given)
     for attribute in ("hidden_size", "state_dict", "bias", "params"):
         with pytest.raises(RuntimeError, match="__init__ has not been called"):
             getattr(empty, attribute)()

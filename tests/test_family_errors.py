@@ -39,6 +39,7 @@ BAD_OPTIONS = [
     (LSTM, {"proj_clip": 0.0, "proj_size": 2}, ValueError, "proj_clip"),
     (LSTM, {"cell_clip": -1.0}, ValueError, "cell_clip"),
     (LSTM, {"cell_clip": "1"}, TypeError, "cell_clip"),
+    (LSTM, {"cell_clip": 10**400}, ValueError, "cell_clip"),
     (LSTM, {"gate_clip": float("nan")}, ValueError, "gate_clip"),
     (LSTM, {"zoneout_c": 1.5}, ValueError, "zoneout_c"),
     (LSTM, {"zoneout_h": -0.5}, ValueError, "zoneout_h"),
@@ -92,6 +93,7 @@ BAD_OPTIONS = [
     (SLSTM, {"heads": 3, "hidden_size": (6, 4)}, ValueError, "heads"),
     (SLSTM, {"n_floor": -1.0}, ValueError, "n_floor"),
     (SLSTM, {"n_floor": float("inf")}, ValueError, "n_floor"),
+    (SLSTM, {"n_floor": 10**400}, ValueError, "n_floor"),
 ]
 
 
@@ -136,6 +138,8 @@ BAD_CALLS = [
     ({"x": DATA, "offsets": OFFSETS + 1}, ValueError, "offsets"),
     ({"x": DATA, "offsets": OFFSETS.astype(float)}, TypeError, "offsets"),
     ({"x": DATA, "offsets": OFFSETS[None]}, ValueError, "offsets"),
+    ({"x": DATA, "offsets": np.ma.array(OFFSETS)}, TypeError, "offsets"),
+    ({"x": DATA, "offsets": [[0], [3, 7]]}, TypeError, "offsets"),
     ({"x": DATA, "offsets": [0, 5, 3, 7]}, ValueError, r"offsets\[2\]"),
     ({"x": DATA, "offsets": []}, (TypeError, ValueError), "offsets"),
     ({"x": DATA, "offsets": OFFSETS, "lengths": [1, 2, 3]}, ValueError, "lengths"),
@@ -198,6 +202,10 @@ def test_sums_are_not_held(name):
     refuses(ValueError, "pad", layer, batch(layer), lengths=[1, 2, 3], pad="hold")
 
 
+class Marked(np.ndarray):
+    """A subclass, as that of files in memory is."""
+
+
 @pytest.mark.parametrize("name", ["LSTM", "SLSTM", "sizes", "residual", "reverse", "peephole"])
 def test_out(name):
     layer = build(name)
@@ -211,6 +219,9 @@ def test_out(name):
         refuses(TypeError, "out", layer, x, out=[out], **given)
         refuses(ValueError, "out", layer, x, out=out.astype(np.float64), **given)
         refuses(ValueError, "out", layer, x, out=np.asfortranarray(out), **given)
+        subclass = np.full_like(y, np.nan).view(Marked)
+        assert layer(x, out=subclass, **given)[0] is subclass
+        assert_same_bits(np.asarray(subclass), y)
     packed = np.full((6, y.shape[-1]), np.nan, np.float32)
     data = np.concatenate([x[:, 0], x[:2, 2]])
     assert layer(data, offsets=[0, 4, 4, 6], out=packed)[0] is packed
@@ -269,6 +280,32 @@ def test_a_tape_is_for_one_use_and_a_refusal_loses_nothing(name):
         flat[0] += 1
     with pytest.raises(RuntimeError, match="parameters"):
         tape.backward(dy)
+    assert_same_bits(layer.flat_grads, grads)
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_backward_pass_is_alone_from_the_reading_of_its_arguments_on(name):
+    """Reading them may run anything: another thread, or code of the caller's."""
+    kind, given = PASSES[name]
+    layer = build(kind)
+    tape = layer.forward(batch(layer), training=False, **given)
+    dy = np.ones_like(tape.y)
+    seen = []
+
+    class Gradient:
+        def __array__(self, dtype=None, copy=None):
+            with pytest.raises(RuntimeError, match=r"^tape: expected one call at a time, got "):
+                tape.backward(dy)
+            seen.append(layer.flat_grads.any())
+            return dy.astype(np.float64)
+
+    tape.backward(Gradient())
+    assert seen == [False]
+    grads = layer.flat_grads.copy()
+    with pytest.raises(RuntimeError, match="second"):
+        tape.backward(dy)
+    layer.zero_grad()
+    layer.forward(batch(layer), training=False, **given).backward(dy)
     assert_same_bits(layer.flat_grads, grads)
 
 

@@ -211,6 +211,33 @@ def test_nan_in_a_weight_reaches_the_units_it_should():
 
 
 @pytest.mark.every_isa
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gate", range(4))
+def test_nan_in_a_gate_of_slstm_is_not_hidden_by_a_fresh_state(gate, dtype):
+    """There i is 1 and f is 0, whatever numbers they are made of."""
+    layer = fastlstm.SLSTM(2, 5, dtype=dtype, rng=0)
+    with layer.editing() as flat:
+        flat[-20 + 5 * gate] = np.nan  # of bias_ih
+    tape = layer.forward(np.ones((1, 3, 2)))
+    is_seen = gate != 1  # f has no say in the first step
+    np.testing.assert_array_equal(np.isnan(tape.y[0]), [[is_seen, False, False, False, False]] * 3)
+    tape.backward(np.ones_like(tape.y))
+    assert np.isnan(layer.grads["bias_ih_l0"]).any()
+
+
+@pytest.mark.every_isa
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_clip_of_the_projection_hides_no_nan_in_its_gradient(dtype):
+    layer = fastlstm.LSTM(2, 5, proj_size=3, proj_clip=1e-3, dtype=dtype, rng=0)
+    tape = layer.forward(np.ones((2, 3, 2)))
+    assert (np.abs(tape.y) == dtype(1e-3)).all()
+    dy = np.zeros_like(tape.y)
+    dy[1, 0, 1] = np.nan
+    tape.backward(dy)
+    assert np.isnan(layer.grads["weight_hr_l0"][1]).all()
+
+
+@pytest.mark.every_isa
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_denormals_give_right_values(dtype, threads):

@@ -341,7 +341,8 @@ WRONG = [
     ({"R": R[0]}, "R: expected shape (1, 4*H, H) with H of at least 1, got (16, 4)"),
     ({"R": R[:, :, :0]}, "R: expected shape (1, 4*H, H) with H of at least 1, got (1, 16, 0)"),
     ({"R": R[:, :12]}, "R: expected shape (1, 16, 4), got (1, 12, 4)"),
-    ({"hidden_size": 3}, "W: expected shape (1, 12, 3), got (1, 16, 3)"),
+    ({"R": R[:, :, :3]}, "R: expected shape (1, 12, 3), got (1, 16, 3)"),
+    ({"hidden_size": 3}, "R: expected shape (1, 12, 3), got (1, 16, 4)"),
     ({"hidden_size": 0}, "hidden_size: expected at least 1, got 0"),
     ({"B": np.zeros((1, 16), np.float32)}, "B: expected shape (1, 32), got (1, 16)"),
     ({"B": np.zeros((1, 32))}, "B: expected float32, as X, got float64"),
@@ -356,7 +357,7 @@ WRONG = [
     ({"sequence_lens": [True, True]}, "sequence_lens: expected integers, got bool"),
     ({"sequence_lens": [5, 6]}, "sequence_lens[1]: expected 0 to 5, got 6"),
     ({"sequence_lens": np.int32([-1, 5])}, "sequence_lens[0]: expected 0 to 5, got -1"),
-    ({"direction": "bidirectional"}, "W: expected shape (2, 16, 3), got (1, 16, 3)"),
+    ({"direction": "bidirectional"}, "R: expected shape (2, 16, 4), got (1, 16, 4)"),
     (
         {"direction": "backward"},
         "direction: expected 'forward' or 'reverse' or 'bidirectional', got 'backward'",

@@ -4,9 +4,9 @@
 """The binding: checks and converts arguments, allocates results, calls the C core, raises.
 
 It knows parameters by the names of fl_weights alone (layouts.py has the others) and loops over no elements
-(csrc/ does).  What users see of it is exported by layers.py, kernels.py and runtime.py.  A call through the Python C API costs more than the
-arithmetic of a small step, hence cdef classes with checks inline, ndarrays instead of typed memoryviews, and
-no wrappers in Python.
+(csrc/ does).  What users see of it is exported by layers.py, kernels.py and runtime.py.  A call through the
+Python C API costs more than the arithmetic of a small step, hence cdef classes with checks inline, ndarrays
+instead of typed memoryviews, and no wrappers in Python.
 """
 import os
 import sys

@@ -125,7 +125,7 @@ cdef int check_apart_from_states(object out, object state, Weights weights) exce
 cdef class Recurrent(Layer):
     """The calls of layers over sequences.
 
-    What is not plain goes through `_call_in_full` and `_forward_in_full`, which are in layers.py: rows that do
+    What is not plain goes through `_call_in_full` and `_forward_in_full`, which are in recurrent.py: rows that do
     not lie as in an array with T and B, and stacks whose layers are packed one by one.
     """
 
@@ -293,9 +293,9 @@ cdef class Recurrent(Layer):
         training : bool
             Whether dropout and zoneout draw masks.  They come from one draw of `rng`, whatever the number of threads.
         save : "all", "states" or int
-            What is kept: gates and states (20 H bytes a time step, row, layer and direction, in float32);
-            states (at most 8 H), from which the gates are computed again; or the states before every k-th
-            step (about 8 H / k), from which the rest is.  Gradients have the same bits.
+            What is kept: gates and states (of a plain LSTM 20 H bytes a time step, row, layer and direction,
+            in float32); states (at most 8 H), from which the gates are computed again; or the states before
+            every k-th step (about 8 H / k), from which the rest is.  Gradients have the same bits.
         bptt : int, optional
             k: the gradient of the state does not pass between steps n*k - 1 and n*k, n = 1, 2, ...
 
@@ -316,7 +316,8 @@ cdef class Recurrent(Layer):
         if not isinstance(training, (bool, np.bool_)):
             raise TypeError(f"training: expected a bool, got {type(training).__name__}")
         if (mask is not None or offsets is not None or pad is not ZERO or return_cells is not False
-                or not self.is_plain and self.ready() is not None or is_ragged(x)):
+                or not self.is_plain or is_ragged(x)):
+            self.ready()
             return self._forward_in_full(x, state, lengths=lengths, mask=mask, reset=reset, offsets=offsets, pad=pad,
                                          return_cells=return_cells, training=training, save=save_steps,
                                          bptt=bptt_steps)

@@ -218,6 +218,13 @@ def read_sequence(Weights weights not None, x, bint batch_first):
     return array, bool(view.batched)
 
 
+def read_step(Weights weights not None, x):
+    """Likewise x of one time step, (B, I) or (I,); an int stays one."""
+    cdef input_view view
+    cdef ndarray array = read_input(x, weights, False, False, &view)
+    return x if array is None else array
+
+
 def read_row_lengths(lengths, size_t T, size_t B, bint batched):
     """A copy of `lengths` as int64 (B,), from 0 to T."""
     cdef input_view view
@@ -308,7 +315,6 @@ cdef class Record:
 
     cdef fl_tape *tape
     cdef Weights weights
-    cdef bint busy   # a call has released the GIL
     cdef object pins
     cdef readonly size_t nbytes
 
@@ -334,17 +340,13 @@ cdef class Record:
         """Gradients of the parameters go to `scratch`, which is laid out as `params`."""
         cdef Weights weights = self.weights
         cdef fl_status status
-        if self.busy:
-            raise RuntimeError("tape: expected one call at a time, got one while another runs")
         cells = <fl_weights *>PyMem_Malloc(
             weights.shape.num_layers * weights.shape.num_directions
             * (sizeof(fl_weights) + sizeof(fl_gradients)))
         if cells == NULL:
             raise MemoryError
         point_at_parameters(weights, params, scratch, cells, args)
-        self.busy = True
         status = run_backward(weights.stack, self.tape, args)
-        self.busy = False
         PyMem_Free(cells)
         check(status)
         return 0

@@ -60,6 +60,7 @@ cdef class Tape:
     cdef ndarray _x, _h_0, _c_0, _lengths, _reset, _h_n, _c_n  # as the C core reads or wrote them
     cdef size_t _bptt
     cdef int _batched
+    cdef bint _busy  # a backward pass has begun
     cdef readonly object y, state, cells
     cdef readonly size_t nbytes
 
@@ -98,15 +99,22 @@ cdef class Tape:
         TypeError, ValueError
             An argument does not fit; the message names it, what was expected and what came.
         """
+        if self._record is None:
+            raise RuntimeError("tape: expected one backward for each forward, got a second one")
+        if self._busy:
+            raise RuntimeError("tape: expected one call at a time, got one while another runs")
+        self._busy = True  # first of all: while arguments are read, other threads may run
+        try:
+            return self.run_back(dy, dstate, dcells)
+        finally:
+            self._busy = False
+
+    cdef tuple run_back(self, dy, dstate, dcells):
         cdef Weights weights = self._weights
         cdef Record record = self._record
         cdef fl_backward_args args
         cdef ndarray dy_read, dh_n, dc_n, dx = None, dh_0, dc_0 = None, scratch, flat
         cdef size_t real_size
-        if record is None:
-            raise RuntimeError("tape: expected one backward for each forward, got a second one")
-        if record.busy:
-            raise RuntimeError("tape: expected one call at a time, got one while another runs")
         if self._layer._weights is not weights:
             raise RuntimeError("tape: expected the parameters of its forward, got others since: call forward "
                                "again")

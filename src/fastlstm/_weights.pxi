@@ -238,11 +238,6 @@ cdef class Weights:
         """Width of h: the projected size, or the hidden size."""
         return self.width
 
-    @property
-    def num_states(self):
-        """States beside h."""
-        return self.states
-
 
 cdef void point_at_parameters(Weights weights, ndarray params, ndarray gradients, fl_weights *cells,
                               fl_backward_args *args) noexcept:

@@ -101,7 +101,8 @@ class LSTM(RecurrentLayer):
         First value of the forget gate's ``bias_ih``; that of its ``bias_hh`` is then 0.
     init : {"torch", "keras"}
         First values: all from U(-1/sqrt(H), 1/sqrt(H)), or ``weight_ih`` and ``weight_hr`` Glorot uniform,
-        ``weight_hh`` orthogonal, biases 0 but 1 for the forget gate.  Scales of norms are 1, shifts 0.
+        ``weight_hh`` orthogonal, diagonals still from that U, biases 0 but 1 for the forget gate of an LSTM.
+        Scales of norms are 1, shifts 0.
     reverse : bool
         Whether the one direction runs from each row's own last step to its first.
     reverse_order : {"aligned", "processing"}
@@ -368,7 +369,8 @@ class SLSTM(RecurrentLayer):
         n_t = max(f * n_{t-1} + i, n_floor)
         h_t = sigmoid(a_o) * c_t / n_t
 
-    U is block-diagonal: each head's gates see the h of that head alone.
+    U is block-diagonal: each head's gates see the h of that head alone.  Where n_{t-1} is 0, nothing is kept:
+    f = 0.
 
     Parameters
     ----------

@@ -349,8 +349,8 @@ class _Call:
             H = _core.count(hidden_size, "hidden_size")
         self.D, self.H = D, H
         self.sizes = {"input_size": I, "hidden_size": H, "batch_first": self.batch_first, "dtype": self.inner}
+        self.R = self._checked(R, "R", (D, G * H, H))  # first, as H comes from it
         self.W = self._checked(W, "W", (D, G * H, I))
-        self.R = self._checked(R, "R", (D, G * H, H))
         self.biases = self.operand(B, "B", (D, 2 * G * H))
         self.lengths = None if sequence_lens is None else self._checked_lengths(sequence_lens)
 

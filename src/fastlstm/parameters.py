@@ -38,9 +38,13 @@ def checked_number(value: object, name: str, expected: str, is_valid: Callable[[
     """`value` as a float for which `is_valid` holds, or an exception that says what was `expected`."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
-    if not is_valid(float(value)):
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected {expected}, got an int that fits no float") from None
+    if not is_valid(number):
         raise ValueError(f"{name}: expected {expected}, got {value}")
-    return float(value)
+    return number
 
 
 def checked_dtype(value: DTypeLike) -> np.dtype[Any]:
@@ -97,7 +101,7 @@ class Layout(Protocol):
 
     @property
     def fan(self) -> int:
-        """What PyTorch's initialisation bounds parameters by: H of an LSTM, inputs of a dense layer."""
+        """What `uniform` bounds parameters by: inputs of a dense layer."""
 
     @property
     def sizes(self) -> str:

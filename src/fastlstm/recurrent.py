@@ -8,6 +8,7 @@ do, `RecurrentLayer` does here with sequences.py and stacks.py.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
@@ -223,9 +224,11 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
                 raise ValueError("out: expected None with a list of arrays, got a value")
             given = {"x": x, "lengths": lengths, "mask": mask, "reset": reset, "offsets": offsets}
             self._check_out(out, batch, given, state)
-        result = stacks.run(self, parts, plan, batch, states, wants_cells, out)
+        result = stacks.run(
+            self, parts, plan, batch, states, wants_cells, None if out is None else np.asarray(out)
+        )
         finals = self._state_as_given(result.states, batch.is_batched)
-        y = batch.as_given(result.y)
+        y = batch.as_given(result.y) if out is None else out  # which may be of a subclass
         if wants_cells and result.cells is not None:
             return y, finals, batch.as_given(result.cells)
         return y, finals
@@ -270,7 +273,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
             _recording=recording,
             _result=result,
             _bptt=bptt,
-            _is_busy=False,
+            _lock=threading.Lock(),
         )
 
     def _read_batch(

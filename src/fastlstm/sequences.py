@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
+from .parameters import checked_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -472,7 +473,7 @@ def _packed(
 
 
 def _checked_offsets(offsets: Any, N: int) -> Array:
-    array = np.asarray(offsets)
+    array = checked_array(offsets, "offsets")
     if array.dtype.kind not in "iu":
         raise TypeError(f"offsets: expected integers, got dtype {array.dtype}")
     if array.ndim != 1 or array.size == 0:

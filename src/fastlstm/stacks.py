@@ -8,6 +8,7 @@ and merged directions are parts of one layer each; what passes between them are 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -265,7 +266,7 @@ class TapeOfParts:
     """
 
     __slots__ = (
-        "_batch", "_bptt", "_is_busy", "_layer", "_parts", "_plan", "_recording", "_result", "cells",
+        "_batch", "_bptt", "_layer", "_lock", "_parts", "_plan", "_recording", "_result", "cells",
         "nbytes", "state", "y",
     )  # fmt: skip
     y: Any
@@ -279,7 +280,7 @@ class TapeOfParts:
     _recording: Recording | None
     _result: Result
     _bptt: int
-    _is_busy: bool
+    _lock: threading.Lock  # held by a backward pass
 
     def __init__(self, *_args: Any, **_keywords: Any) -> None:
         raise TypeError("Tape: forward of a layer makes tapes")
@@ -299,10 +300,16 @@ class TapeOfParts:
 
     def backward(self, dy: Any = None, dstate: Any = None, dcells: Any = None) -> tuple[Any, Any]:
         """Backpropagation through the recorded pass, as of the other tape: see ``fastlstm.LSTM``."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("tape: expected one call at a time, got one while another runs")
+        try:
+            return self._run_back(dy, dstate, dcells)
+        finally:
+            self._lock.release()
+
+    def _run_back(self, dy: Any, dstate: Any, dcells: Any) -> tuple[Any, Any]:
         if self._recording is None:
             raise RuntimeError("tape: expected one backward for each forward, got a second one")
-        if self._is_busy:
-            raise RuntimeError("tape: expected one call at a time, got one while another runs")
         layer, batch = self._layer, self._batch
         if layer.parts is not self._parts:
             raise RuntimeError(
@@ -316,12 +323,8 @@ class TapeOfParts:
         if dcells is not None and result.cells is not None:
             dcells = batch.read_back(dcells, "dcells", result.cells.shape[-1], layer.dtype)
         dstates = layer._read_state(dstate, "dstate", batch.B, batch.is_batched, True)
-        object.__setattr__(self, "_is_busy", True)
-        try:
-            dx, dinitial = backward(
-                layer, self._parts, self._plan, batch, self._recording, dy, dcells, dstates, self._bptt
-            )
-        finally:
-            object.__setattr__(self, "_is_busy", False)
+        dx, dinitial = backward(
+            layer, self._parts, self._plan, batch, self._recording, dy, dcells, dstates, self._bptt
+        )
         object.__setattr__(self, "_recording", None)
         return None if dx is None else batch.as_given(dx), layer._state_as_given(dinitial, batch.is_batched)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -110,11 +112,13 @@ class StreamOfParts:
 
     def _advance(self, x: ArrayLike, out: NDArray[Any] | None, has_time: bool) -> NDArray[Any]:
         plan = self._layer._plan
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("the stream is in use by another thread; give each thread its own")
-        try:
+        with self._claimed():
+            below: Any = self._read(x, has_time)
+            if out is not None:  # before any layer moves
+                shape = np.shape(below) if self._is_index(below) else np.shape(below)[:-1]
+                width = self._layer._layout.output(len(self._streams) - 1)
+                _core.check_result(out, (*shape, width), self._layer.dtype)
             before = [stream.state for stream in self._streams] if has_time else []
-            below: Any = x
             try:
                 for layer, stream in enumerate(self._streams):
                     is_last = layer == len(self._streams) - 1
@@ -123,7 +127,6 @@ class StreamOfParts:
                     if plan.is_residual(layer):
                         y = y + self._features(below)
                         if is_last and out is not None:
-                            _core.check_result(out, y.shape, y.dtype)
                             out[...] = y
                             y = out
                     below = y
@@ -133,25 +136,48 @@ class StreamOfParts:
                 raise
             result: NDArray[Any] = below
             return result
+
+    @contextlib.contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """For one thread."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("the stream is in use by another thread; give each thread its own")
+        try:
+            yield
         finally:
             self._lock.release()
 
+    def _read(self, x: Any, has_time: bool) -> Any:
+        """Give x as an array of the layer's dtype, or of indices, which have not been looked at."""
+        weights = self._layer.weights
+        if has_time:
+            return _core.read_sequence(weights, x, self.batch_first)[0]
+        return _core.read_step(weights, x)
+
+    def _is_index(self, x: Any) -> bool:
+        """Whether `_read` gave indices."""
+        return np.asarray(x).dtype != self._layer.dtype
+
     def _features(self, x: Any) -> NDArray[Any]:
-        """Features of x; of indices, one-hot rows."""
+        """Features of what `_read` gave; of indices, one-hot rows."""
         array = np.asarray(x)
-        if array.dtype.kind in "iu":
-            return np.asarray(np.eye(self._layer.input_size, dtype=self._layer.dtype)[array])
-        return array.astype(self._layer.dtype, copy=False)
+        if not self._is_index(array):
+            return array
+        rows = np.zeros((*array.shape, self._layer.input_size), self._layer.dtype)
+        np.put_along_axis(rows, array[..., np.newaxis], 1, axis=-1)
+        return rows
 
     def reset(self) -> None:
         """Set the state to zero."""
-        for stream in self._streams:
-            stream.reset()
+        with self._claimed():
+            for stream in self._streams:
+                stream.reset()
 
     @property
     def state(self) -> Any:
         """The kept state as a call of the layer gives it: copies when read; can be set."""
-        states = [_halves(stream.state) for stream in self._streams]
+        with self._claimed():
+            states = [_halves(stream.state) for stream in self._streams]
         return self._layer._state_as_given(states, True)
 
     @state.setter
@@ -159,8 +185,9 @@ class StreamOfParts:
         layer = self._layer
         states = layer._read_state(value, "state", self.batch_size, True)
         count = layer._layout.num_states
-        for stream, (h, c) in zip(self._streams, states, strict=True):
-            stream.state = h if c is None else (h, *np.split(c, count, axis=-1))
+        with self._claimed():
+            for stream, (h, c) in zip(self._streams, states, strict=True):
+                stream.state = h if c is None else (h, *np.split(c, count, axis=-1))
 
     def __repr__(self) -> str:
         return self._origin.text(self)
