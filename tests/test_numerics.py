@@ -238,6 +238,20 @@ def test_a_clip_of_the_projection_hides_no_nan_in_its_gradient(dtype):
 
 
 @pytest.mark.every_isa
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_at_the_limit_of_the_projection_the_gradient_is_0_as_the_reference_says(dtype):
+    layer = fastlstm.LSTM(2, 5, proj_size=3, proj_bias=True, proj_clip=0.5, dtype=dtype, rng=0)
+    with layer.editing() as flat:
+        flat[-18:] = [0] * 15 + [0.5, -0.5, 0.25]  # weight_hr and bias_hr
+    x, dy = np.ones((2, 3, 2)), np.ones((2, 3, 3))
+    layer.forward(x).backward(dy)
+    config = reference.Config("LSTM", 2, 5, proj_size=3, proj_bias=True, proj_clip=0.5)
+    _, _, grads = reference.backward(config, layer.params, x, dy=dy)
+    np.testing.assert_array_equal(grads["bias_hr_l0"], [0, 0, 6])
+    np.testing.assert_array_equal(layer.grads["bias_hr_l0"], [0, 0, 6])
+
+
+@pytest.mark.every_isa
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_denormals_give_right_values(dtype, threads):

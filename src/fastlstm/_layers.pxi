@@ -287,7 +287,7 @@ cdef class Recurrent(Layer):
         Parameters
         ----------
         x, state, lengths, mask, offsets, pad, return_cells
-            As in a call; copies are kept where the memory is the caller's.
+            As in a call; copies are kept, but of read-only arrays that own their memory.
         reset : array_like of bool, (T, B), (B, T) if `batch_first`, or (T,) for one sequence, optional
             As in a call: no state, and no gradient of it, passes between this step and the one before.
         training : bool

@@ -52,7 +52,7 @@ class LSTM(RecurrentLayer):
     ----------
     input_size : int
         I, features of the input.
-    hidden_size : int or sequence of int
+    hidden_size : int, or list or tuple of int
         H, hidden units of each direction; a sequence has one H for each layer.
     num_layers : int
         L; layer l > 0 reads the output of layer l - 1.  With a sequence of sizes it follows from that.
@@ -78,7 +78,8 @@ class LSTM(RecurrentLayer):
         Whether the projection has a bias.
     proj_clip, cell_clip, gate_clip : float, optional
         Limits of the projected h; of c, before anything else sees it; of what goes into the activations of
-        gates and candidate.  Gradients are 0 where something is clipped.
+        gates and candidate.  Gradients are 0 where something is clipped, and where the projected h just
+        reaches its limit.
     layer_norm : {None, "gate", "haste"}
         "gate": each gate's ``W x + U h + p c`` is normalised and scaled by ``weight_ln``, then gets its bias
         (TensorFlow Lite; eps 1e-8).  "haste": ``W x`` and ``U h``, all gates in one, are normalised and

@@ -178,7 +178,9 @@ class LSTMCell:
     def _project_back(self, kept: _Kept, dh: Array, grads: Grads) -> Array:
         if kept.h_unclipped is None:
             return dh
-        dprojected = dh * clip_slope(kept.h_unclipped, self.config.proj_clip)
+        limit, dprojected = self.config.proj_clip, dh
+        if limit is not None:  # 0 at the limit too: whether h was clipped, h itself cannot tell there
+            dprojected = dh * clip_slope(kept.h_unclipped, limit) * (np.abs(kept.h_unclipped) != limit)
         add_grad(grads, "bias_hr", dprojected)
         return product_back(dprojected, kept.h_hat, "weight_hr", self.weights, grads)
 
