@@ -51,10 +51,65 @@ FL_INLINE block_range range_of(const fl_steps *s)
     return range;
 }
 
+#if MAX_BLOCKS_1 >= 4
+#define FULL_TILES(TILE) TILE(1, 0) TILE(2, 0) TILE(3, 0) TILE(4, 0)
+#define TAIL_TILES(TILE) \
+    TILE(0, 1) TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(0, 2) TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2)
+#else
+#define FULL_TILES(TILE) TILE(1, 0) TILE(2, 0) TILE(3, 0)
+#define TAIL_TILES(TILE) \
+    TILE(0, 1) TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(0, 2) TILE(1, 2) TILE(2, 2) TILE(3, 2)
+#endif
+
+/* A tile of one row at block j: `blocks` full ones and `tail` vectors of the packed one. */
+FL_INLINE void one_row_called(const fl_steps *s, const step_view *at, size_t j, size_t blocks, size_t tail, const int V,
+                              finish_tile *finish)
+{
+#define TILE(NB, NT)                                               \
+    case 8 * (NT) + (NB):                                          \
+        tile_of_rows(s, at, 0, j, V, 1, (NB), (NT), finish);       \
+        break;
+    switch (8 * tail + blocks) {
+        FULL_TILES(TILE)
+        TAIL_TILES(TILE)
+    default: break;
+    }
+#undef TILE
+}
+
+/* Not inlined where cells share it. */
+static __attribute__((noinline)) void one_row_called_4(const fl_steps *s, const step_view *at, size_t j, size_t blocks,
+                                                       size_t tail, finish_tile *finish)
+{
+    one_row_called(s, at, j, blocks, tail, 4, finish);
+}
+
+/* The same with the cell in each tile; of the LSTM with peepholes, in the full ones alone, as code is large. */
+FL_INLINE void one_row_inlined(const fl_steps *s, const step_view *at, size_t j, size_t blocks, size_t tail,
+                               finish_block *finish, bool is_plain)
+{
+#define TILE(NB, NT)                                            \
+    case 8 * (NT) + (NB):                                       \
+        tile_of_one(s, at, j, (NB), (NT), !is_plain, finish);   \
+        break;
+    if (tail == 0) {
+        switch (blocks) {
+            FULL_TILES(TILE)
+        default: break;
+        }
+    } else if (is_plain) {
+        switch (8 * tail + blocks) {
+            TAIL_TILES(TILE)
+        default: break;
+        }
+    }
+#undef TILE
+}
+
 /* One row: several full blocks beside each other; the packed tail joins the last of them, because alone it would be one
- * or two chains and all latency.  `finish` may be null, or serve tiles without the tail alone: it is inlined in each. */
+ * or two chains and all latency.  `inlined` may be null. */
 FL_INLINE void walk_one_row(const fl_steps *s, const step_view *at, const block_range *range, bool down, const int V,
-                            finish_block *finish, bool finishes_tails, finish_tile *finish_rows)
+                            finish_block *inlined, bool is_plain, finish_tile *finish)
 {
     tile_cut cut = cut_blocks(range->full_end - range->begin, range->most);
     cut.tiles += cut.tiles == 0; /* the tail alone */
@@ -63,33 +118,12 @@ FL_INLINE void walk_one_row(const fl_steps *s, const step_view *at, const block_
         const size_t begin = cut_begin(&cut, tile), blocks = cut_begin(&cut, tile + 1) - begin;
         const size_t tail = tile + 1 == cut.tiles ? range->tail_vectors : 0;
         const size_t j = range->begin + begin;
-#define TILE(NB, NT)                                                       \
-    case 8 * (NT) + (NB):                                                  \
-        if (finish && ((NT) == 0 || finishes_tails))                       \
-            tile_of_one(s, at, j, (NB), (NT), finish);                     \
-        else                                                               \
-            tile_of_rows(s, at, 0, j, V, 1, (NB), (NT), finish_rows);      \
-        break
-        switch (8 * tail + blocks) {
-            TILE(1, 0);
-            TILE(2, 0);
-            TILE(3, 0);
-            TILE(0, 1);
-            TILE(1, 1);
-            TILE(2, 1);
-            TILE(3, 1);
-            TILE(0, 2);
-            TILE(1, 2);
-            TILE(2, 2);
-            TILE(3, 2);
-#if MAX_BLOCKS_1 >= 4
-            TILE(4, 0);
-            TILE(4, 1);
-            TILE(4, 2);
-#endif
-        default: break;
-        }
-#undef TILE
+        if (inlined && (is_plain || tail == 0))
+            one_row_inlined(s, at, j, blocks, tail, inlined, is_plain);
+        else if (V == 4)
+            one_row_called_4(s, at, j, blocks, tail, finish);
+        else
+            one_row_called(s, at, j, blocks, tail, V, finish);
     }
 }
 
@@ -175,19 +209,18 @@ static __attribute__((noinline)) void walk_rows_4(const fl_steps *s, const step_
 
 /* Every other step walks the blocks downwards: what the last step left in the nearest cache comes first then, where
  * walking round and round would find nothing of a matrix that is larger than the cache. */
-FL_INLINE void walk_steps(const fl_steps *s, const int V, finish_block *finish_one, bool finishes_tails,
-                          finish_tile *finish_rows)
+FL_INLINE void walk_steps(const fl_steps *s, const int V, finish_block *inlined, bool is_plain, finish_tile *finish)
 {
     const block_range range = range_of(s);
     step_view at = {s->pre, s->x, s->h, s->x_index, s->y, s->h_stride_b, NULL, s->saved_c, s->saved_gates};
     for (size_t t = 0; t < s->T; t++) {
         const bool down = (s->turn + t) % 2 != 0;
         if (s->B == 1)
-            walk_one_row(s, &at, &range, down, V, finish_one, finishes_tails, finish_rows);
+            walk_one_row(s, &at, &range, down, V, inlined, is_plain, finish);
         else if (V == 4)
-            walk_rows_4(s, &at, &range, down, finish_rows);
+            walk_rows_4(s, &at, &range, down, finish);
         else
-            walk_rows(s, &at, &range, down, V, finish_rows);
+            walk_rows(s, &at, &range, down, V, finish);
         at.h = at.y;
         at.h_stride_b = s->y_stride_b;
         at.h_at = s->y_at;

@@ -190,15 +190,19 @@ FL_INLINE void store_lanes(real *p, vf a, size_t n)
  * parameter; all are inlined, so that it costs no call. */
 typedef void finish_block(const fl_steps *s, const step_view *at, size_t position, size_t block, const vf gate[4]);
 
-/* One row: latency counts, the gates never leave the registers. */
+/* One row: latency counts, the gates never leave the registers.  `is_compact`: one loop for both products, less code. */
 FL_INLINE void tile_of_one(const fl_steps *s, const step_view *at, size_t j, const int NB, const int NT,
-                           finish_block *finish)
+                           const bool is_compact, finish_block *finish)
 {
     vf acc[MAX_ACCUMULATORS], gate[4];
     tile_begin(acc, s, at, 0, j, 4, 1, NB, NT);
-    if (at->x)
-        add_product(acc, s, at, 0, j, false, 4, 1, NB, NT);
-    add_product(acc, s, at, 0, j, true, 4, 1, NB, NT);
+    if (is_compact) {
+        tile_products(acc, s, at, 0, j, 4, 1, NB, NT, NULL);
+    } else {
+        if (at->x)
+            add_product(acc, s, at, 0, j, false, 4, 1, NB, NT);
+        add_product(acc, s, at, 0, j, true, 4, 1, NB, NT);
+    }
     FL_UNROLL for (int b = 0; b < NB + (NT != 0); b++)
     {
         unpack_gates(gate, acc, 0, b, NB, NT);
