@@ -267,6 +267,7 @@ fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backw
     fl_interrupt_begin(&c.interrupt, args->interrupt, args->interrupt_context, &caller_state);
     const saved_states saved = {.origin = 0,
                                 .T = c.T,
+                                .places = tape->saving.places,
                                 .top_layer = L - 1,
                                 .gates = tape->saving.gates,
                                 .c = tape->saving.c,

@@ -18,6 +18,7 @@
 /* Where gates, c and h of a range of time are kept: the tape's own arrays, or a part of the sequence computed again. */
 typedef struct saved_states {
     size_t origin, T;      /* the range */
+    fl_places places;      /* of its steps */
     size_t first_layer;    /* of gates and c */
     size_t top_layer;      /* whose output is y; those below are in h */
     const char *gates, *c; /* as in fl_saving; gates may be null: compute them again */
@@ -64,7 +65,8 @@ typedef struct back_call {
     size_t dh_offset, proj_offset, extras_offset; /* the state's part, what was projected, and the extras of the cell */
     char *dropped[2]; /* their input after dropout */
     ptrdiff_t dgates_stride;
-    char *inner[2]; /* gradients of inner layers' outputs, by parity of the layer: (chunk or T, B, D*P) */
+    char *inner[2]; /* gradients of inner layers' outputs, by parity of the layer, (inner_places.count, D*P): */
+    fl_places inner_places; /* of the steps of a chunk, for two directions of all */
     char *per_thread;
     size_t per_thread_bytes;
     size_t chunk_rows; /* most rows of a chunk */
@@ -93,6 +95,7 @@ typedef struct back_window {
     bool is_filled;
     char *gates, *c, *h, *y, *states; /* states: h0, c0, h_n, c_n */
     int64_t *lengths;
+    ptrdiff_t *at; /* of its rows */
 } back_window;
 
 #define FL_PANELS_TOGETHER 16 /* of the shared part: 1 MiB for 256 rows */
@@ -103,8 +106,8 @@ size_t fl_back_scratch(const back_call *c, char *memory, back_scratch *scratch);
 /* All memory of a call, and pointers to it. */
 fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w);
 
-/* Steps that are computed again together, at most: chunks widened to whole segments. */
-size_t fl_back_longest_window(const back_call *c);
+/* Steps of rows that are computed again together, at most: chunks widened to whole segments. */
+size_t fl_back_window_rows(const back_call *c);
 /* Compute what a stage needs again, unless it is there, and let c->saved point at it. */
 fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const stage *s);
 

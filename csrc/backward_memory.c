@@ -60,13 +60,16 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w)
     const size_t real_size = stack->real_size, H = c->H, P = c->P, B = c->B, D = c->D, L = c->L;
     const size_t lanes = stack->layout.lanes, gate_rows = c->G * H, head = fl_head_size(stack);
     const bool projects = stack->shape.cell.proj_size != 0, splits = stack->sizes.split;
-    const size_t cells = L * D, rows = c->chunk_rows, W = fl_back_longest_window(c);
+    const size_t cells = L * D, rows = c->chunk_rows, window_rows = fl_back_window_rows(c);
+    const bool recomputes = tape->saving.segment != 0;
     const bool wants_dx = c->args->dx != NULL;
     const size_t kept_cells = D == 1 ? L : D;
     const fl_forward_args *call = &tape->args.call;
     size_t total = 0, at_rows, ranked, zeros, panels, R, W0, W1, hr, index, masks, dgates, dropped, inner, per_thread, counters;
-    size_t w_gates, w_c, w_h, w_y, w_states, w_lengths;
+    size_t w_gates, w_c, w_h, w_y, w_states, w_lengths, w_at;
     const size_t widest = most_of(most_of(gate_rows, stack->shape.input_size), most_of(P, c->states));
+    const fl_places of_chunk = {c->plan.chunk * B, B, NULL};
+    c->inner_places = D == 1 ? of_chunk : tape->saving.places;
     c->dh_offset = splits ? gate_rows : 0;
     c->proj_offset = c->dh_offset + gate_rows;
     c->extras_offset = c->proj_offset + (projects ? P : 0);
@@ -81,8 +84,8 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w)
     const size_t W0_size = fl_panels_of(stack->shape.input_size, lanes).vectors * lanes;
     const size_t W1_size = fl_panels_of(D * P, lanes).vectors * lanes;
     const size_t hr_size = projects ? fl_panels_of(H, lanes).vectors * lanes : 0;
-    size_t dgates_rows = 0, window_rows = 0;
-    if (!fl_add_product(&dgates_rows, rows, stride, 1) || !fl_add_product(&window_rows, W, B, 1) ||
+    size_t dgates_rows = 0;
+    if (!fl_add_product(&dgates_rows, rows, stride, 1) ||
         !fl_take_place(&total, &counters, 2 * c->plan.threads, sizeof(fl_counter), 1) ||
         !fl_take_place(&total, &at_rows, B, sizeof(size_t), 1) ||
         !fl_take_place(&total, &ranked, B, sizeof(fl_ranked_row), 1) ||
@@ -96,14 +99,15 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w)
         !fl_take_place(&total, &masks, recurrent_masks * B, P, real_size) ||
         !fl_take_place(&total, &dgates, 2, dgates_rows, real_size) ||
         !fl_take_place(&total, &dropped, c->drops ? 2 * rows : 0, D * P, real_size) ||
-        !fl_take_place(&total, &inner, L > 1 ? (D == 1 ? c->plan.chunk : c->T) : 0, 2 * B, D * P * real_size) ||
+        !fl_take_place(&total, &inner, L > 1 ? 2 : 0, c->inner_places.count, D * P * real_size) ||
         !fl_take_place(&total, &per_thread, c->plan.threads, c->per_thread_bytes, 1) ||
         !fl_take_place(&total, &w_gates, kept_cells * stack->sizes.saved, window_rows, real_size) ||
         !fl_take_place(&total, &w_c, kept_cells * c->states, window_rows, real_size) ||
         !fl_take_place(&total, &w_h, (L - 1) * D * P, window_rows, real_size) ||
         !fl_take_place(&total, &w_y, D * P, window_rows, real_size) ||
-        !fl_take_place(&total, &w_states, W != 0 ? 2 * cells : 0, B * (P + c->states), real_size) ||
-        !fl_take_place(&total, &w_lengths, W != 0 ? B : 0, sizeof(int64_t), 1))
+        !fl_take_place(&total, &w_states, recomputes ? 2 * cells : 0, B * (P + c->states), real_size) ||
+        !fl_take_place(&total, &w_lengths, recomputes ? B : 0, sizeof(int64_t), 1) ||
+        !fl_take_place(&total, &w_at, recomputes ? B : 0, sizeof(ptrdiff_t), 1))
         return FL_ERROR_SIZE;
     if (!fl_block_grow(&tape->scratch, total))
         return FL_ERROR_MEMORY;
@@ -134,7 +138,7 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w)
     for (size_t n = 0; n < 2; n++) {
         c->dgates[n] = base + dgates + n * dgates_rows * real_size;
         c->dropped[n] = base + dropped + n * rows * D * P * real_size;
-        c->inner[n] = base + inner + n * (D == 1 ? c->plan.chunk : c->T) * B * D * P * real_size;
+        c->inner[n] = base + inner + n * c->inner_places.count * D * P * real_size;
         c->index_gradient[n] = base + index + (n % D) * stack->shape.input_size * gate_rows * real_size;
     }
     if (call->x_index != NULL)
@@ -147,5 +151,6 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w)
     w->y = base + w_y;
     w->states = base + w_states;
     w->lengths = (int64_t *)(void *)(base + w_lengths);
+    w->at = (ptrdiff_t *)(void *)(base + w_at);
     return FL_OK;
 }

@@ -41,7 +41,7 @@ const char *fl_back_output(const back_call *c, size_t layer, size_t t, size_t b)
     const ptrdiff_t real_size = (ptrdiff_t)c->stack->real_size;
     if (layer == s->top_layer)
         return s->y + ((ptrdiff_t)(t - s->origin) * s->y_stride_t + back_place(s->y_at, b) * s->y_stride_b) * real_size;
-    return s->h + ((layer * s->T + t - s->origin) * c->B + b) * c->D * c->P * c->stack->real_size;
+    return s->h + (layer * s->places.count + fl_place(&s->places, t - s->origin, b)) * c->D * c->P * c->stack->real_size;
 }
 
 /* Row of a cell at a step in an array like fl_saving's, `width` elements a row. */
@@ -50,7 +50,7 @@ static const char *saved_row(const back_call *c, const char *array, size_t layer
 {
     const saved_states *s = &c->saved;
     const size_t cell = (layer - s->first_layer) * c->D + direction;
-    return array + ((cell * s->T + t - s->origin) * c->B + b) * width * c->stack->real_size;
+    return array + (cell * s->places.count + fl_place(&s->places, t - s->origin, b)) * width * c->stack->real_size;
 }
 
 /* Whether the state passes from the step before, in the order of the direction, to step t of row b. */
@@ -110,7 +110,7 @@ static const char *dy_row(const back_call *c, const stage *s, size_t t, size_t b
 {
     const size_t real_size = c->stack->real_size, origin = c->D == 1 ? s->begin : 0;
     if (s->layer + 1 < c->L)
-        return c->inner[(s->layer + 1) % 2] + ((t - origin) * c->B + b) * c->D * c->P * real_size;
+        return c->inner[(s->layer + 1) % 2] + fl_place(&c->inner_places, t - origin, b) * c->D * c->P * real_size;
     if (c->args->dy == NULL)
         return NULL;
     return (const char *)c->args->dy +
@@ -122,7 +122,7 @@ static char *dx_row(const back_call *c, const stage *s, size_t t, size_t b)
 {
     const size_t real_size = c->stack->real_size, origin = c->D == 1 ? s->begin : 0;
     if (s->layer > 0)
-        return c->inner[s->layer % 2] + ((t - origin) * c->B + b) * c->D * c->P * real_size;
+        return c->inner[s->layer % 2] + fl_place(&c->inner_places, t - origin, b) * c->D * c->P * real_size;
     if (c->args->dx == NULL)
         return NULL;
     return (char *)c->args->dx +

@@ -7,18 +7,33 @@
 
 #include "backward_call.h"
 
-size_t fl_back_longest_window(const back_call *c)
+/* The window of a chunk. */
+static void window_of(const back_call *c, size_t chunk_begin, size_t chunk_end, size_t *begin, size_t *end)
 {
     const size_t segment = c->tape->saving.segment;
-    size_t longest = 0;
-    for (size_t begin = 0; begin < c->T && segment != 0; begin += c->plan.chunk) {
-        const size_t end = c->T - begin < c->plan.chunk ? c->T : begin + c->plan.chunk;
-        const size_t from = begin / segment * segment;
-        const size_t to = c->D == 1 || end % segment == 0 ? end : end + segment - end % segment;
-        const size_t steps = (to < c->T ? to : c->T) - from;
-        longest = steps > longest ? steps : longest;
+    *begin = chunk_begin / segment * segment;
+    *end = c->D == 1 || chunk_end % segment == 0 ? chunk_end : chunk_end + segment - chunk_end % segment;
+    *end = *end < c->T ? *end : c->T;
+}
+
+/* Steps of row b in [begin, end). */
+static size_t steps_between(const back_call *c, size_t b, size_t begin, size_t end)
+{
+    const size_t length = back_length(c, b);
+    return length <= begin ? 0 : (length < end ? length : end) - begin;
+}
+
+size_t fl_back_window_rows(const back_call *c)
+{
+    size_t most = 0;
+    for (size_t chunk = 0; chunk < c->T && c->tape->saving.segment != 0; chunk += c->plan.chunk) {
+        size_t begin, end, rows = 0;
+        window_of(c, chunk, c->T - chunk < c->plan.chunk ? c->T : chunk + c->plan.chunk, &begin, &end);
+        for (size_t b = 0; b < c->B; b++)
+            rows += steps_between(c, b, begin, end);
+        most = rows > most ? rows : most;
     }
-    return longest;
+    return most;
 }
 
 static void copy_state(char *to, const char *from, size_t bytes)
@@ -29,33 +44,37 @@ static void copy_state(char *to, const char *from, size_t bytes)
         memset(to, 0, bytes);
 }
 
-/* States of cell (layer, direction) at the window's edge where it begins, from the checkpoints. */
+/* States of cell (layer, direction) at the window's edge where it begins: those of rows that go on beyond it from the
+ * checkpoints, the given ones of others. */
 static void edge_states(const back_call *c, const back_window *w, size_t cell)
 {
-    const size_t h_bytes = c->B * c->P * c->stack->real_size, c_bytes = c->B * c->states * c->stack->real_size;
-    const size_t cells = c->L * c->D, edge = cell % c->D == 0 ? w->begin : w->end;
+    const fl_saving *saving = &c->tape->saving;
+    const size_t h_bytes = c->P * c->stack->real_size, c_bytes = c->states * c->stack->real_size;
+    const size_t edge = cell % c->D == 0 ? w->begin : w->end;
     const fl_forward_args *call = &c->tape->args.call;
-    const char *h = call->h0 != NULL ? (const char *)call->h0 + cell * h_bytes : NULL;
-    const char *c_state = call->c0 != NULL ? (const char *)call->c0 + cell * c_bytes : NULL;
-    if (edge != 0 && edge != c->T) {
-        const char *checkpoint =
-            c->tape->saving.checkpoints + (edge / c->tape->saving.segment - 1) * cells * (h_bytes + c_bytes);
-        h = checkpoint + cell * h_bytes;
-        c_state = checkpoint + cells * h_bytes + cell * c_bytes;
+    char *h = w->states, *c_state = h + c->L * c->D * c->B * h_bytes;
+    for (size_t b = 0, row = cell * c->B; b < c->B; b++, row++) {
+        const char *from_h = call->h0 != NULL ? (const char *)call->h0 + row * h_bytes : NULL;
+        const char *from_c = call->c0 != NULL ? (const char *)call->c0 + row * c_bytes : NULL;
+        if (edge != 0 && edge < back_length(c, b)) {
+            const size_t place = fl_place(&saving->checked, edge / saving->segment - 1, b);
+            from_h = saving->checkpoints + (cell * saving->checked.count + place) * (h_bytes + c_bytes);
+            from_c = from_h + h_bytes;
+        }
+        copy_state(h + row * h_bytes, from_h, h_bytes);
+        if (c_bytes != 0)
+            copy_state(c_state + row * c_bytes, from_c, c_bytes);
     }
-    copy_state(w->states + cell * h_bytes, h, h_bytes);
-    copy_state(w->states + cells * h_bytes + cell * c_bytes, c_state, c_bytes);
 }
 
 fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const stage *s)
 {
-    const size_t segment = tape->saving.segment, begin = s->begin / segment * segment;
-    size_t end = c->D == 1 || s->end % segment == 0 ? s->end : s->end + segment - s->end % segment;
-    end = end < c->T ? end : c->T;
+    size_t begin, end;
     const size_t layer = c->D == 1 ? c->L - 1 : s->layer, first = c->D == 1 ? 0 : layer;
     const size_t cells = c->L * c->D * c->B * c->stack->real_size, width = c->D * c->P;
     if (w->is_filled && w->layer == layer && w->begin <= s->begin && s->end <= w->end)
         return FL_OK;
+    window_of(c, s->begin, s->end, &begin, &end);
     w->is_filled = true;
     w->begin = begin;
     w->end = end;
@@ -69,6 +88,9 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const
     saving.c = w->c;
     saving.h = layer > 0 ? w->h : NULL;
     saving.checkpoints = NULL;
+    for (size_t b = 0; b < c->B; b++)
+        w->lengths[b] = (int64_t)steps_between(c, b, begin, end);
+    saving.places = fl_places_of(c->lengths != NULL ? w->lengths : NULL, end - begin, c->B, 0, w->at);
     if (saving.reset != NULL) {
         saving.reset += begin * c->B;
         saving.any_reset += begin;
@@ -81,28 +103,23 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const
         call.x = (const char *)call.x + offset * (ptrdiff_t)c->stack->real_size;
     else
         call.x_index += offset;
-    if (c->lengths != NULL) {
-        for (size_t b = 0; b < c->B; b++) {
-            const size_t length = (size_t)c->lengths[b];
-            w->lengths[b] = length <= begin ? 0 : (int64_t)((length < end ? length : end) - begin);
-        }
-        call.lengths = w->lengths;
-    }
+    call.lengths = c->lengths != NULL ? w->lengths : NULL;
     call.h0 = w->states;
     call.c0 = w->states + cells * c->P;
     call.h_n = w->states + cells * (c->P + c->states);
     call.c_n = w->states + cells * (2 * c->P + c->states);
-    call.y_at = NULL;
+    call.y_at = saving.places.at;
     call.cells = NULL;
     call.y = w->y;
     call.y_stride_b = (ptrdiff_t)width;
-    call.y_stride_t = (ptrdiff_t)(c->B * width);
+    call.y_stride_t = (ptrdiff_t)(saving.places.stride_t * width);
     call.num_threads = c->args->num_threads;
     call.interrupt = c->args->interrupt;
     call.interrupt_context = c->args->interrupt_context;
     const fl_status status = fl_forward_planned(c->stack, &call, &saving, &tape->workspace, c->interrupt.caller_state);
     const saved_states saved = {.origin = begin,
                                 .T = call.T,
+                                .places = saving.places,
                                 .first_layer = first,
                                 .top_layer = layer,
                                 .gates = w->gates,
@@ -111,6 +128,7 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const
                                 .y = w->y,
                                 .y_stride_t = call.y_stride_t,
                                 .y_stride_b = call.y_stride_b,
+                                .y_at = call.y_at,
                                 .h_outside = call.h0,
                                 .c_outside = call.c0};
     c->saved = saved;

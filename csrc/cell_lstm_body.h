@@ -80,9 +80,10 @@ static __attribute__((noinline)) void lstm_save(const fl_steps *s, const step_vi
 {
     const lstm_parts parts = {i_denominator, f_denominator, o_denominator, {g_numerator, g_denominator}};
     const size_t lanes = block_lanes(&s->layout, block), unit = block * VF_LANES;
-    store_lanes(at->saved_c + place_of(s->saved_at, (size_t)row) * s->saved_c_stride_b + unit, c, lanes);
+    const ptrdiff_t place = place_of(s->saved_at, (size_t)row);
+    store_lanes(at->saved_c + place * s->saved_c_stride_b + unit, c, lanes);
     if (at->saved_gates)
-        store_gates(&parts, s->layout.H, lanes, at->saved_gates + row * s->saved_gates_stride_b + unit);
+        store_gates(&parts, s->layout.H, lanes, at->saved_gates + place * s->saved_gates_stride_b + unit);
 }
 
 /* The cell as tile_body.h takes it. */

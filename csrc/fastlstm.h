@@ -212,7 +212,7 @@ typedef struct fl_tape fl_tape;
  * time. */
 FL_API fl_status fl_tape_create(fl_tape **tape);
 FL_API void fl_tape_destroy(fl_tape *tape); /* null is allowed */
-/* Bytes that the last recorded pass keeps for its backward pass. */
+/* Bytes that the last recorded pass keeps for its backward pass: of each row for its own steps alone. */
 FL_API size_t fl_tape_bytes(const fl_tape *tape);
 
 /* fl_record_args.save: keep gates and states; keep states, recompute gates; k >= 1: keep the states before every k-th

@@ -11,13 +11,27 @@
 
 static char *between_buffer(const call *c, size_t index) { return c->between + index * c->between_bytes; }
 
+/* Outputs of a layer, all steps of the call. */
+static sequence whole_sequence(const call *c, char *base)
+{
+    const size_t width = fl_output_width(c->stack);
+    const sequence whole = {base, 0, (ptrdiff_t)(c->places.stride_t * width), (ptrdiff_t)width, c->places.at};
+    return whole;
+}
+
+/* The same, from step `begin` of a chunk on. */
+static sequence chunk_sequence(const call *c, char *base, size_t begin)
+{
+    const size_t width = fl_output_width(c->stack);
+    const sequence chunk = {base, begin, (ptrdiff_t)(c->args->B * width), (ptrdiff_t)width, NULL};
+    return chunk;
+}
+
 /* Where a recorded call keeps the output of a layer that is not the last. */
 static sequence kept_output(const call *c, size_t layer)
 {
-    const size_t width = fl_output_width(c->stack), row = c->args->B * width;
-    const sequence kept = {c->saving->h + layer * c->args->T * row * c->stack->real_size, 0, (ptrdiff_t)row,
-                           (ptrdiff_t)width, NULL};
-    return kept;
+    const size_t bytes = c->places.count * fl_output_width(c->stack) * c->stack->real_size;
+    return whole_sequence(c, c->saving->h + layer * bytes);
 }
 
 /* Input of a layer above the first in steps [begin, end): `in`, or a copy of it with some elements dropped. */
@@ -28,16 +42,18 @@ static sequence dropped_input(const part *p, size_t layer, sequence in, size_t b
     if (saving == NULL || saving->dropout == 0.0)
         return in;
     const size_t real_size = c->stack->real_size, width = fl_output_width(c->stack);
-    const sequence dropped = {c->dropped, begin, (ptrdiff_t)(c->args->B * width), (ptrdiff_t)width, NULL};
+    const sequence dropped = c->stack->shape.num_directions == 2 ? whole_sequence(c, c->dropped)
+                                                                 : chunk_sequence(c, c->dropped, begin);
     for (size_t position = 0; position < p->B; position++) {
         const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position;
         const size_t length = length_at(p, position), stop = length < end ? length : end;
         const ptrdiff_t place = in.at != NULL ? in.at[b] : (ptrdiff_t)b;
+        const ptrdiff_t to = dropped.at != NULL ? dropped.at[b] : (ptrdiff_t)b;
         for (size_t t = begin; t < stop; t++) {
             const size_t row = ((layer - 1) * saving->mask_T + saving->mask_origin + t) * c->args->B + b;
             fl_dropout(c->stack->shape.dtype, saving->dropout, saving->seed, (uint64_t)row * width, width,
                        at_time(&in, t, real_size) + place * in.stride_b * (ptrdiff_t)real_size,
-                       at_time(&dropped, t, real_size) + (ptrdiff_t)b * dropped.stride_b * (ptrdiff_t)real_size);
+                       at_time(&dropped, t, real_size) + to * dropped.stride_b * (ptrdiff_t)real_size);
         }
     }
     return dropped;
@@ -48,7 +64,7 @@ static void run_stack(part *p)
 {
     call *c = p->call;
     const fl_forward_args *args = c->args;
-    const size_t L = call_layers(c->stack, c->saving), P = c->stack->sizes.P, groups = c->plan.layer_groups;
+    const size_t L = call_layers(c->stack, c->saving), groups = c->plan.layer_groups;
     const size_t first = fl_group_begin(L, groups, p->layer_group), last = fl_group_begin(L, groups, p->layer_group + 1);
     const size_t hidden = c->plan.hidden_groups;
     const bool keeps = c->saving != NULL && c->saving->h != NULL;
@@ -66,7 +82,7 @@ static void run_stack(part *p)
         for (size_t layer = first; layer < last && !p->stopped; layer++) {
             sequence in = {(char *)(uintptr_t)args->x, 0, args->x_stride_t, args->x_stride_b, args->x_at};
             sequence out = {args->y, 0, args->y_stride_t, args->y_stride_b, args->y_at};
-            const sequence inner = {NULL, begin, (ptrdiff_t)(args->B * P), (ptrdiff_t)P, NULL};
+            const sequence inner = chunk_sequence(c, NULL, begin);
             const size_t hand_over = 2 * groups + (size_t)(chunk % 2);
             if (layer > 0 && keeps) {
                 in = kept_output(c, layer - 1);
@@ -97,12 +113,12 @@ static void run_bidirectional(part *p)
 {
     call *c = p->call;
     const fl_forward_args *args = c->args;
-    const size_t L = call_layers(c->stack, c->saving), width = fl_output_width(c->stack);
+    const size_t L = call_layers(c->stack, c->saving);
     const size_t members = c->plan.direction_groups * c->plan.hidden_groups;
     const size_t first = p->group * members;
     const bool keeps = c->saving != NULL && c->saving->h != NULL;
     const sequence y = {args->y, 0, args->y_stride_t, args->y_stride_b, args->y_at};
-    const sequence buffer = {c->between, 0, (ptrdiff_t)(args->B * width), (ptrdiff_t)width, NULL};
+    const sequence buffer = whole_sequence(c, c->between);
     sequence out = {(char *)(uintptr_t)args->x, 0, args->x_stride_t, args->x_stride_b, args->x_at};
     for (size_t layer = 0; layer < L && !p->stopped; layer++) {
         const sequence in = layer == 0 ? out : dropped_input(p, layer, out, 0, args->T);
@@ -198,7 +214,7 @@ fl_status fl_forward_run(const fl_stack *stack, const fl_forward_args *args, con
                          fl_workspace *workspace, fl_fp_state *caller_state)
 {
     memory_map map;
-    if (!fl_forward_map(stack, plan, args->T, args->B, args->lengths != NULL, saving, &map))
+    if (!fl_forward_map(stack, plan, args->T, args->B, args->lengths, saving, &map))
         return FL_ERROR_SIZE;
     char *base = workspace->memory;
     call c = {.stack = stack, .args = args, .plan = *plan, .turn = workspace->turn++, .saving = saving};
@@ -223,10 +239,14 @@ fl_status fl_forward_run(const fl_stack *stack, const fl_forward_args *args, con
     for (size_t thread = 0; thread < plan->threads; thread++)
         atomic_init(&c.progress[thread].value, 0);
     set_states(stack, args);
+    ptrdiff_t *at = NULL;
     if (args->lengths != NULL) {
         c.rows = (size_t *)(void *)(base + map.rows);
-        fl_rank_rows(c.rows, (fl_ranked_row *)(void *)(c.rows + args->B), args->B, plan->row_groups, args->lengths);
+        fl_ranked_row *ranked = (fl_ranked_row *)(void *)(c.rows + args->B);
+        fl_rank_rows(c.rows, ranked, args->B, plan->row_groups, args->lengths);
+        at = (ptrdiff_t *)(void *)(ranked + args->B);
     }
+    c.places = saving != NULL ? saving->places : fl_places_of(args->lengths, args->T, args->B, 0, at);
     if (plan->threads > 1)
         fl_pool_run(run_thread, &c, plan->threads);
     else

@@ -6,15 +6,18 @@
 #define FL_FORWARD_H
 #include "fp_state.h"
 #include "plan.h"
+#include "rows.h"
 
-/* What a recorded call keeps and does beside.  Arrays of cells are (L*D, T, B, ...), contiguous. */
+/* What a recorded call keeps and does beside.  Arrays of cells are (L*D, places.count, ...), contiguous. */
 typedef struct fl_saving {
     size_t layers;         /* layers to run: the first ones; y is the output of the last of them */
     size_t first_layer;    /* whose gates and c are saved first; arrays begin with it */
     char *gates;           /* what the cell saves; may be null */
     char *c;               /* states beside h, (n*H); may be null */
-    char *h;               /* outputs of all layers but the last, (layers - 1, T, B, D*P); may be null */
-    char *checkpoints;     /* before steps segment, 2 segment, ...: (n, L*D) h (B, P) and c (B, n*H); may be null */
+    char *h;               /* outputs of all layers but the last, (layers - 1, places.count, D*P); may be null */
+    fl_places places;      /* of the call's steps */
+    char *checkpoints;     /* before steps segment, 2 segment, ...: (L*D, checked.count) of h (P), c (n*H); may be null */
+    fl_places checked;     /* of these, n - 1 for step n segment; there are none behind the end of a row */
     size_t segment;
     const uint8_t *reset;  /* (., B), from the call's first step on: no state passes to this step from the one before */
     const uint8_t *any_reset; /* (.): whether a row has one */
@@ -56,8 +59,9 @@ static inline bool fl_saving_needs_rows(const fl_stack *stack, const fl_saving *
 
 /* Everything that an outside caller can get wrong. */
 fl_status fl_check_args(const fl_stack *stack, const fl_forward_args *args);
-/* Bytes of workspace of a plan; `saving` null for a call that is not recorded, here and below. */
-fl_status fl_forward_bytes(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, bool ragged,
+/* Bytes of workspace of a plan; `lengths` as in fl_forward_args, `saving` null for a call that is not recorded, here and
+ * below. */
+fl_status fl_forward_bytes(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths,
                            const fl_saving *saving, size_t *bytes);
 /* Run checked arguments, between fl_fp_enter(true), which returned *caller_state, and fl_fp_leave.  With one thread: no
  * allocation, no lock, no system call (unless args->interrupt is set). */

@@ -22,6 +22,7 @@ typedef struct call {
     const fl_forward_args *args;
     fl_plan plan;
     size_t *rows;           /* (B) batch rows, group after group, longest first; null where all are T long */
+    fl_places places;       /* of the call's steps, in what is kept of the whole sequence */
     char *pre;              /* hoisted input products, one part per hidden group */
     size_t pre_bytes;       /* of one part */
     ptrdiff_t *offsets;     /* x offsets of hoisted rows, one part per thread; on whole rows pointers to them and to pre */
@@ -69,8 +70,8 @@ static inline size_t call_layers(const fl_stack *stack, const fl_saving *saving)
 }
 
 /* Where each buffer stands in the workspace; false where a size does not fit. */
-bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, bool ragged, const fl_saving *saving,
-                    memory_map *map);
+bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths,
+                    const fl_saving *saving, memory_map *map);
 
 /* Steps [begin, end) of one cell for all rows of the part, in the order of the direction. */
 void fl_forward_cell(part *p, size_t layer, size_t direction, const sequence *in, const int64_t *x_index,

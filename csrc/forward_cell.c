@@ -140,10 +140,11 @@ static void run_single_steps(part *p, fl_steps *s, size_t layer, size_t directio
         for (size_t position = 0; position < s->B && projects; position++) {
             const size_t b = s->rows != NULL ? s->rows[position] : position;
             const ptrdiff_t row = s->y_at != NULL ? s->y_at[b] : (ptrdiff_t)b;
+            const ptrdiff_t place = s->saved_at != NULL ? s->saved_at[b] : (ptrdiff_t)b;
             rows.out[position] = (char *)s->y + row * s->y_stride_b * real_size;
             if (s->saved_gates != NULL)
                 memcpy((char *)s->saved_gates +
-                           ((ptrdiff_t)b * s->saved_gates_stride_b + (ptrdiff_t)(stack->sizes.saved - H)) * real_size,
+                           (place * s->saved_gates_stride_b + (ptrdiff_t)(stack->sizes.saved - H)) * real_size,
                        hidden + position * H * stack->real_size, H * stack->real_size);
         }
         if (projects)
@@ -255,20 +256,22 @@ static void set_saving(const call *c, fl_steps *s, size_t layer, size_t directio
     const fl_stack *stack = c->stack;
     const fl_forward_args *args = c->args;
     const fl_saving *saving = c->saving;
-    const size_t real_size = stack->real_size, B = args->B, states = fl_states_width(stack), saved = stack->sizes.saved;
+    const size_t real_size = stack->real_size, states = fl_states_width(stack), saved = stack->sizes.saved;
+    const fl_places *places = &c->places;
     if (saving != NULL && saving->c != NULL && layer >= saving->first_layer) {
         const size_t cell = (layer - saving->first_layer) * stack->shape.num_directions + direction;
-        const size_t row = (cell * args->T + t) * B + first_row;
+        const size_t row = cell * places->count + t * places->stride_t + (places->at == NULL ? first_row : 0);
         /* Cells without such states save as well: a place, where nothing is written. */
         s->saved_c = states != 0 ? saving->c + row * states * real_size : NULL;
         s->saved_parts = saved / stack->sizes.H;
-        s->saves_far = args->T * B * stack->layout.H * real_size > fl_cache_l2() / 4;
+        s->saves_far = places->count * stack->layout.H * real_size > fl_cache_l2() / 4;
+        s->saved_at = places->at != NULL ? places->at + first_row : NULL;
         s->saved_c_stride_b = (ptrdiff_t)states;
-        s->saved_c_stride_t = sign * (ptrdiff_t)(B * states);
+        s->saved_c_stride_t = sign * (ptrdiff_t)(places->stride_t * states);
         if (saving->gates != NULL)
             s->saved_gates = saving->gates + row * saved * real_size;
         s->saved_gates_stride_b = (ptrdiff_t)saved;
-        s->saved_gates_stride_t = sign * (ptrdiff_t)(B * saved);
+        s->saved_gates_stride_t = sign * (ptrdiff_t)(places->stride_t * saved);
     } else if (fl_keeps_cells(c, layer)) {
         const ptrdiff_t row = s->y_at == NULL ? (ptrdiff_t)first_row * args->cells_stride_b : 0;
         s->saved_c = (char *)args->cells + ((ptrdiff_t)t * args->cells_stride_t + row +
@@ -295,7 +298,8 @@ static void copy_cells(const part *p, const fl_steps *s, size_t direction, size_
             const ptrdiff_t row = s->y_at != NULL ? s->y_at[b] : (ptrdiff_t)(first_row + b);
             const ptrdiff_t to = ((ptrdiff_t)t + sign * (ptrdiff_t)n) * args->cells_stride_t + row * args->cells_stride_b +
                                  (ptrdiff_t)(direction * stack->sizes.H + begin);
-            const ptrdiff_t from = (ptrdiff_t)n * s->saved_c_stride_t + (ptrdiff_t)b * s->saved_c_stride_b;
+            const ptrdiff_t place = s->saved_at != NULL ? s->saved_at[b] : (ptrdiff_t)b;
+            const ptrdiff_t from = (ptrdiff_t)n * s->saved_c_stride_t + place * s->saved_c_stride_b;
             memcpy((char *)args->cells + to * real_size,
                    (const char *)s->saved_c + (from + (ptrdiff_t)begin) * real_size, (end - begin) * (size_t)real_size);
         }
@@ -389,47 +393,42 @@ static void run_active(part *p, size_t layer, size_t direction, const sequence *
 
 /* ---- Boundaries between steps t - 1 and t ----------------------------------------------------------------- */
 
-/* This thread's part of the state of one row, `width` elements of it in all. */
-static char *state_units(const part *p, char *states, size_t cell, size_t b, size_t width, size_t *bytes)
+/* This thread's part of a state of one row, `width` elements in all: put down at a checkpoint unless that is null, and
+ * cleared. */
+static void pass_state(const part *p, char *state, char *checkpoint, bool clears, size_t width)
 {
     const size_t real_size = p->call->stack->real_size;
     size_t begin = 0, end = width;
     if (p->call->plan.hidden_groups != 1)
         own_units(p, &begin, &end);
-    *bytes = (end - begin) * real_size;
-    return states + ((cell * p->call->args->B + b) * width + begin) * real_size;
+    if (clears)
+        memset(state + begin * real_size, 0, (end - begin) * real_size);
+    if (checkpoint != NULL)
+        memcpy(checkpoint + begin * real_size, state + begin * real_size, (end - begin) * real_size);
 }
 
-/* What a recorded call does where the state passes between steps t - 1 and t. */
+/* What a recorded call does where the states of rows pass between steps t - 1 and t. */
 static void pass_boundary(const part *p, size_t layer, size_t direction, size_t t)
 {
     const call *c = p->call;
     const fl_saving *saving = c->saving;
-    const size_t D = c->stack->shape.num_directions, cells = c->stack->shape.num_layers * D, B = c->args->B;
-    const size_t cell = layer * D + direction, P = c->stack->sizes.P, states = fl_states_width(c->stack);
+    const size_t cell = layer * c->stack->shape.num_directions + direction, B = c->args->B;
+    const size_t h_bytes = c->stack->sizes.P * c->stack->real_size, c_bytes = fl_states_width(c->stack) * c->stack->real_size;
     const bool resets = saving->reset != NULL && saving->any_reset[t];
     const bool checks = saving->checkpoints != NULL && t != 0 && t % saving->segment == 0;
-    for (size_t position = 0; position < p->B && (resets || checks); position++) {
-        const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position;
-        const bool clears = resets && saving->reset[t * B + b] != 0 && length_at(p, position) > t;
-        size_t bytes;
-        char *h = state_units(p, c->args->h_n, cell, b, P, &bytes);
+    const size_t active = resets || checks ? active_at(p, t) : 0;
+    for (size_t position = 0; position < active; position++) {
+        const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position, row = cell * B + b;
+        const bool clears = resets && saving->reset[t * B + b] != 0;
         char *checkpoint = NULL;
-        if (checks)
-            checkpoint = saving->checkpoints +
-                         (t / saving->segment - 1) * cells * B * (P + states) * c->stack->real_size;
-        if (clears)
-            memset(h, 0, bytes);
-        if (checks)
-            memcpy(state_units(p, checkpoint, cell, b, P, &bytes), h, bytes);
-        if (states == 0)
-            continue;
-        char *c_units = state_units(p, c->args->c_n, cell, b, states, &bytes);
-        if (clears)
-            memset(c_units, 0, bytes);
-        if (checks)
-            memcpy(state_units(p, checkpoint + cells * B * P * c->stack->real_size, cell, b, states, &bytes), c_units,
-                   bytes);
+        if (checks) {
+            const size_t place = fl_place(&saving->checked, t / saving->segment - 1, b);
+            checkpoint = saving->checkpoints + (cell * saving->checked.count + place) * (h_bytes + c_bytes);
+        }
+        pass_state(p, (char *)c->args->h_n + row * h_bytes, checkpoint, clears, c->stack->sizes.P);
+        if (c_bytes != 0)
+            pass_state(p, (char *)c->args->c_n + row * c_bytes, checks ? checkpoint + h_bytes : NULL, clears,
+                       fl_states_width(c->stack));
     }
 }
 

@@ -4,6 +4,8 @@
  */
 #include "forward_call.h"
 
+#define ROW_BYTES (sizeof(size_t) + sizeof(fl_ranked_row) + sizeof(ptrdiff_t)) /* call.rows, scratch, call.places.at */
+
 /* Buffers between layers: two by turns within each layer group, and two for each hand-over to the next group; for two
  * directions one, which takes turns with y. */
 static size_t between_count(const fl_stack *stack, const fl_plan *plan, const fl_saving *saving)
@@ -31,9 +33,21 @@ static bool row_scratch_bytes(const fl_stack *stack, size_t rows, size_t hoisted
     return true;
 }
 
-bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, bool ragged, const fl_saving *saving,
-                    memory_map *map)
+/* Rows of one buffer between layers: a chunk of time, or with two directions all steps. */
+static bool between_rows(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths, size_t *rows)
 {
+    *rows = 0;
+    if (!fl_add_product(rows, stack->shape.num_directions == 2 ? T : plan->chunk, B, 1))
+        return false;
+    if (stack->shape.num_directions == 2)
+        *rows = fl_places_of(lengths, T, B, 0, NULL).count;
+    return true;
+}
+
+bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths,
+                    const fl_saving *saving, memory_map *map)
+{
+    const bool ragged = lengths != NULL;
     const size_t D = stack->shape.num_directions, H = stack->sizes.H, real_size = stack->real_size;
     const size_t deeper = stack->shape.num_layers > 1 ? fl_output_width(stack) : 0;
     const size_t widest = deeper > stack->shape.input_size ? deeper : stack->shape.input_size;
@@ -55,15 +69,16 @@ bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t
     map->pre_bytes = fl_round_up(map->pre_bytes);
     map->zoned_bytes = fl_round_up(map->zoned_bytes);
     map->hidden_bytes = fl_round_up(map->hidden_bytes);
-    const size_t kept = D == 2 ? T : plan->chunk;
-    if (!fl_add_product(&map->between_bytes, kept, B, fl_output_width(stack) * real_size))
+    size_t kept;
+    if (!between_rows(stack, plan, T, B, lengths, &kept) ||
+        !fl_add_product(&map->between_bytes, kept, fl_output_width(stack), real_size))
         return false;
     map->between_bytes = fl_round_up(map->between_bytes);
     const bool drops = saving != NULL && saving->dropout > 0.0 && stack->shape.num_layers > 1;
     const size_t unit_bytes = stack->layout.blocks * stack->layout.units * real_size;
     const size_t masks = stack->shape.num_layers * D * fl_recurrent_masks(stack, saving);
     return fl_take_place(&map->total, &map->progress, plan->threads, sizeof(fl_counter), 1) &&
-           fl_take_place(&map->total, &map->rows, ragged ? B : 0, sizeof(size_t) + sizeof(fl_ranked_row), 1) &&
+           fl_take_place(&map->total, &map->rows, ragged ? B : 0, ROW_BYTES, 1) &&
            fl_take_place(&map->total, &map->offsets, on_rows ? 0 : plan->threads, map->hoisted_rows, sizeof(ptrdiff_t)) &&
            fl_take_place(&map->total, &map->pre, parts, map->pre_bytes, 1) &&
            fl_take_place(&map->total, &map->exchange, plan->hidden_groups > 1 ? parts * 3 : 0, B, unit_bytes) &&
@@ -75,11 +90,11 @@ bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t
            fl_take_place(&map->total, &map->hidden, plan->threads, map->hidden_bytes, 1);
 }
 
-fl_status fl_forward_bytes(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, bool ragged,
+fl_status fl_forward_bytes(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths,
                            const fl_saving *saving, size_t *bytes)
 {
     memory_map map;
-    if (!fl_forward_map(stack, plan, T, B, ragged, saving, &map))
+    if (!fl_forward_map(stack, plan, T, B, lengths, saving, &map))
         return FL_ERROR_SIZE;
     *bytes = map.total;
     return FL_OK;

@@ -49,10 +49,10 @@ typedef struct fl_steps {
     void *c;                        /* states beside h, updated in place, by b */
     ptrdiff_t c_stride_b;
     const void *zoned_c, *zoned_h;  /* (B, H) by position: drawn masks of one step, or null */
-    /* Each may be null: the new states beside h, by row of saved_at or b; for the backward pass, what the cell saves, by b, of
-     * the plain LSTM the gates after activation, (4H) a row, only with them. */
+    /* Each may be null: the new states beside h; for the backward pass, what the cell saves, of the plain LSTM the gates after
+     * activation, (4H) a row, only with them. */
     void *saved_c, *saved_gates;
-    const ptrdiff_t *saved_at;
+    const ptrdiff_t *saved_at; /* rows of both by b; null: b itself */
     size_t saved_parts; /* rows of H that the cell saves */
     bool saves_far;     /* more than stays in a core's own cache */
     ptrdiff_t saved_c_stride_t, saved_c_stride_b, saved_gates_stride_t, saved_gates_stride_b;

@@ -24,6 +24,26 @@ void fl_rank_rows(size_t *rows, fl_ranked_row *ranked, size_t B, size_t groups, 
             rows[position++] = ranked[rank].row;
 }
 
+static size_t places_of_row(size_t length, size_t segment)
+{
+    if (segment == 0)
+        return length;
+    return length != 0 ? (length - 1) / segment : 0;
+}
+
+fl_places fl_places_of(const int64_t *lengths, size_t T, size_t B, size_t segment, ptrdiff_t *at)
+{
+    const fl_places dense = {places_of_row(T, segment) * B, B, NULL};
+    size_t count = 0;
+    for (size_t b = 0; b < B && lengths != NULL; b++) {
+        if (at != NULL)
+            at[b] = (ptrdiff_t)count;
+        count += places_of_row((size_t)lengths[b], segment);
+    }
+    const fl_places ragged = {count, 1, at};
+    return lengths == NULL || count == dense.count ? dense : ragged;
+}
+
 size_t fl_active_rows(const size_t *rows, size_t count, const int64_t *lengths, size_t t)
 {
     size_t low = 0, high = count;

@@ -17,6 +17,23 @@ typedef struct fl_ranked_row {
  * lengths stay in the order of the batch.  `ranked` (B) is scratch. */
 void fl_rank_rows(size_t *rows, fl_ranked_row *ranked, size_t B, size_t groups, const int64_t *lengths);
 
+/* Where batch rows have their places in an array that holds one for each step: fl_place(). */
+typedef struct fl_places {
+    size_t count;        /* of all */
+    size_t stride_t;
+    const ptrdiff_t *at; /* of step 0 by b; null: b itself */
+} fl_places;
+
+static inline size_t fl_place(const fl_places *places, size_t t, size_t b)
+{
+    return t * places->stride_t + (places->at != NULL ? (size_t)places->at[b] : b);
+}
+
+/* Places (T, B); or, where rows differ in length, as many as there are steps: those of a row one behind the other.  With a
+ * segment, one for each boundary in front of a step segment, 2 segment, ...; 0: of all steps.  `at` (B) is memory for them;
+ * null where the count alone matters.  T * B must fit. */
+fl_places fl_places_of(const int64_t *lengths, size_t T, size_t B, size_t segment, ptrdiff_t *at);
+
 /* How many of `count` sorted rows are longer than t. */
 size_t fl_active_rows(const size_t *rows, size_t count, const int64_t *lengths, size_t t);
 

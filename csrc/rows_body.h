@@ -142,7 +142,7 @@ static unit_row row_of(const fl_row_steps *s, const row_view *at, const fl_row_s
     row.zoned_c = s->zoned_c ? (const real *)s->zoned_c + r * H : NULL;
     row.zoned_h = s->zoned_h ? (const real *)s->zoned_h + r * H : NULL;
     row.saved = s->saved_gates ? (real *)s->saved_gates + (ptrdiff_t)t * s->saved_gates_stride_t +
-                                     (ptrdiff_t)b * s->saved_gates_stride_b
+                                     place_of(s->saved_at, b) * s->saved_gates_stride_b
                                : NULL;
     return row;
 }
@@ -213,7 +213,7 @@ static void row_steps(const fl_row_steps *s)
                          (const real *)s->c + (ptrdiff_t)b * s->c_stride_b, s->saved_states);
             if (s->saved_gates && s->projection.weight)
                 copy_row((real *)s->saved_gates + (ptrdiff_t)t * s->saved_gates_stride_t +
-                             (ptrdiff_t)b * s->saved_gates_stride_b + sizes->saved - H,
+                             place_of(s->saved_at, b) * s->saved_gates_stride_b + sizes->saved - H,
                          (const real *)scratch.hidden + r * H, H);
         }
         if (s->projection.weight)

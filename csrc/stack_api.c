@@ -60,17 +60,20 @@ fl_status fl_stack_workspace(const fl_stack *stack, const fl_forward_args *args,
 {
     if (stack == NULL || args == NULL || bytes == NULL)
         return FL_ERROR_ARGUMENT;
+    const fl_status status = args->lengths != NULL ? check_lengths(args) : FL_OK;
+    if (status != FL_OK)
+        return status;
     const fl_fp_state caller_state = fl_fp_enter(true);
     const fl_plan plan = fl_plan_make(stack, args->T, args->B, thread_limit(args), false);
     fl_fp_leave(caller_state);
-    return fl_forward_bytes(stack, &plan, args->T, args->B, args->lengths != NULL, NULL, bytes);
+    return fl_forward_bytes(stack, &plan, args->T, args->B, args->lengths, NULL, bytes);
 }
 
 static fl_status run_planned(const fl_stack *stack, const fl_forward_args *args, const fl_plan *plan,
                              const fl_saving *saving, fl_workspace *kept, fl_fp_state *caller_state)
 {
     size_t bytes;
-    fl_status status = fl_forward_bytes(stack, plan, args->T, args->B, args->lengths != NULL, saving, &bytes);
+    fl_status status = fl_forward_bytes(stack, plan, args->T, args->B, args->lengths, saving, &bytes);
     if (status != FL_OK)
         return status;
     fl_workspace *workspace = kept != NULL ? kept : fl_workspace_take(stack, bytes);

@@ -164,12 +164,13 @@ static __attribute__((noinline)) void prepare_tile(const fl_steps *s, const step
     const size_t unit = j * s->layout.units;
     for (size_t r = position; r < position + rows; r++) {
         const size_t b = row_at(s, r);
+        const ptrdiff_t place = place_of(s->saved_at, b);
         __builtin_prefetch(at->y + place_of(s->y_at, b) * s->y_stride_b + unit, 0, 2);
         if (at->saved_c)
-            __builtin_prefetch(at->saved_c + place_of(s->saved_at, b) * s->saved_c_stride_b + unit, 0, 2);
+            __builtin_prefetch(at->saved_c + place * s->saved_c_stride_b + unit, 0, 2);
         if (at->saved_gates)
             for (size_t part = 0; part < s->saved_parts; part++)
-                __builtin_prefetch(at->saved_gates + (ptrdiff_t)b * s->saved_gates_stride_b + part * s->layout.H + unit, 0, 2);
+                __builtin_prefetch(at->saved_gates + place * s->saved_gates_stride_b + part * s->layout.H + unit, 0, 2);
     }
 }
 
@@ -252,7 +253,7 @@ FL_INLINE unit_row tile_row(const fl_steps *s, const step_view *at, size_t posit
     row.h = s->out ? (real *)s->out + position * H : at->y + place_of(s->y_at, b) * s->y_stride_b;
     row.zoned_c = s->zoned_c ? (const real *)s->zoned_c + position * H : NULL;
     row.zoned_h = s->zoned_h ? (const real *)s->zoned_h + position * H : NULL;
-    row.saved = at->saved_gates ? at->saved_gates + (ptrdiff_t)b * s->saved_gates_stride_b : NULL;
+    row.saved = at->saved_gates ? at->saved_gates + place_of(s->saved_at, b) * s->saved_gates_stride_b : NULL;
     return row;
 }
 

@@ -28,7 +28,7 @@ fl_status fl_stream_create(const fl_stack *stack, size_t B, fl_stream **stream_o
     const size_t L = stack->shape.num_layers, real_size = stack->real_size;
     if (!fl_add_product(&h_bytes, L * real_size, B, stack->sizes.P) ||
         !fl_add_product(&c_bytes, L * real_size, B, fl_states_width(stack)) ||
-        fl_forward_bytes(stack, &plan, ANY_T, B, false, NULL, &scratch) != FL_OK)
+        fl_forward_bytes(stack, &plan, ANY_T, B, NULL, NULL, &scratch) != FL_OK)
         return FL_ERROR_SIZE;
     fl_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL)

@@ -51,20 +51,25 @@ static fl_status keep(fl_tape *tape, const fl_stack *stack, const fl_record_args
     const size_t T = args->call.T, B = args->call.B, L = stack->shape.num_layers, segment = segment_of(stack, args);
     const size_t cells = L * stack->shape.num_directions, P = stack->sizes.P, width = fl_states_width(stack);
     const bool keeps_gates = args->save == FL_SAVE_ALL, keeps_states = segment == 0;
-    const size_t checkpoints = keeps_states || T == 0 ? 0 : (T - 1) / segment;
-    size_t steps = 0, states = 0, total = 0, gates, c, h, saved, any_reset;
-    if (!fl_add_product(&steps, cells, T, B) || !fl_add_product(&states, cells, P + width, B) ||
+    const int64_t *lengths = args->call.lengths;
+    const size_t places = fl_places_of(lengths, T, B, 0, NULL).count;
+    const size_t checkpoints = keeps_states ? 0 : fl_places_of(lengths, T, B, segment, NULL).count;
+    const size_t row_places = lengths != NULL ? (keeps_states ? B : 2 * B) : 0;
+    size_t steps = 0, states = 0, small = 0, total = 0, gates, c, h, saved, at;
+    if (!fl_add_product(&steps, cells, places, 1) || !fl_add_product(&states, cells, checkpoints, 1) ||
+        !fl_add_product(&small, row_places, sizeof(ptrdiff_t), 1) ||
+        !fl_add_product(&small, args->reset != NULL ? T : 0, 1, 1) ||
         !fl_take_place(&total, &gates, keeps_gates ? steps : 0, stack->sizes.saved, stack->real_size) ||
         !fl_take_place(&total, &c, keeps_states ? steps : 0, width, stack->real_size) ||
         !fl_take_place(&total, &h, keeps_states ? steps - steps / L : 0, P, stack->real_size) ||
-        !fl_take_place(&total, &saved, checkpoints, states, stack->real_size) ||
-        !fl_take_place(&total, &any_reset, args->reset != NULL ? T : 0, 1, 1))
+        !fl_take_place(&total, &saved, states, P + width, stack->real_size) || !fl_take_place(&total, &at, small, 1, 1))
         return FL_ERROR_SIZE;
     if (!fl_block_grow(&tape->kept, total))
         return FL_ERROR_MEMORY;
     tape->used = total;
     char *base = tape->kept.memory;
-    uint8_t *any = (uint8_t *)base + any_reset;
+    ptrdiff_t *row_at = (ptrdiff_t *)(void *)(base + at);
+    uint8_t *any = (uint8_t *)(row_at + row_places);
     for (size_t t = 0; t < T && args->reset != NULL; t++) {
         any[t] = 0;
         for (size_t b = 0; b < B; b++)
@@ -74,6 +79,7 @@ static fl_status keep(fl_tape *tape, const fl_stack *stack, const fl_record_args
                               .gates = keeps_gates ? base + gates : NULL,
                               .c = keeps_states ? base + c : NULL,
                               .h = keeps_states && L > 1 ? base + h : NULL,
+                              .places = fl_places_of(lengths, T, B, 0, row_at),
                               .checkpoints = keeps_states ? NULL : base + saved,
                               .segment = segment,
                               .reset = args->reset,
@@ -84,6 +90,8 @@ static fl_status keep(fl_tape *tape, const fl_stack *stack, const fl_record_args
                               .first_cell = args->first_cell,
                               .mask_T = T};
     tape->saving = saving;
+    if (!keeps_states)
+        tape->saving.checked = fl_places_of(lengths, T, B, segment, lengths != NULL ? row_at + B : NULL);
     return FL_OK;
 }
 

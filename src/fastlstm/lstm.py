@@ -201,14 +201,13 @@ class LSTM(RecurrentLayer):
         that of its first piece.
 
     The tape has ``y`` (read-only), ``state`` and ``cells``, the results of a call, and ``nbytes``, the bytes
-    that it keeps: T steps for every row, also where rows differ in length.  ``backward`` takes ``dy``, shaped
-    as ``y`` and not looked at where that is zero for want of a step, ``dstate``, a pair
-    ``(dh_n, dc_n)`` shaped as the states, and ``dcells``; None, also for one of the pair, is zero.  It adds
-    the gradients of the parameters to `grads`, both biases getting the same, and
-    returns those of ``x``, which is zero where there is no step and None for indices, and of the given
-    state.  A tape is for one ``backward``, and for the parameters of its ``forward``: else RuntimeError.
-    After any exception gradients are as they were, and the tape can still be used if an argument was at
-    fault.  The equations are those of ``fastlstm.reference``.
+    that it keeps, of each row for its own steps alone.  ``backward`` takes ``dy``, shaped as ``y`` and not
+    looked at where that is zero for want of a step, ``dstate``, a pair ``(dh_n, dc_n)`` shaped as the states,
+    and ``dcells``; None, also for one of the pair, is zero.  It adds the gradients of the parameters to
+    `grads`, both biases getting the same, and returns those of ``x``, which is zero where there is no step
+    and None for indices, and of the given state.  A tape is for one ``backward``, and for the parameters of
+    its ``forward``: else RuntimeError.  After any exception gradients are as they were, and the tape can
+    still be used if an argument was at fault.  The equations are those of ``fastlstm.reference``.
 
     A call releases the GIL unless it takes only microseconds; several threads may call one layer.  An
     argument that another thread changes meanwhile gives unspecified numbers.  Signal handlers run during a

@@ -66,6 +66,7 @@ void guard_release(guard_arena *arena);
 /* ---- Allocation: every malloc and its kin of the program under test is counted (see wrap.c) --------------- */
 
 extern atomic_long allocations_live, allocations_made;
+extern atomic_size_t allocation_bytes; /* of aligned memory, all that was ever given */
 /* The nth allocation of this thread from now on fails (1: the next one); 0: none. */
 void allocation_fail(size_t nth);
 /* Threads that may still be started before pthread_create fails; SIZE_MAX: any number. */

@@ -52,6 +52,7 @@ static void run_mode(const mode *how)
         test_training();
         test_family();
         test_family_training();
+        test_ragged();
         test_family_errors();
     }
     if (how->floating_point)
@@ -63,6 +64,7 @@ static void run_mode(const mode *how)
         test_training_schedules();
         test_family_schedules();
         test_family_training_schedules();
+        test_ragged_schedules();
     }
     if (how->interruptions) {
         test_interruptions();

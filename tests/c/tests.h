@@ -13,12 +13,14 @@ void test_memory(void);         /* out of memory, leaks, allocation */
 void test_training(void);       /* recorded passes and their backward passes */
 void test_family(void);         /* cells of all kinds: forward */
 void test_family_training(void); /* recorded passes and gradients */
+void test_ragged(void);         /* rows of different lengths: memory, and each row alone */
 void test_family_errors(void);  /* wrong options, missing parameters, no memory */
 void test_schedules(void);      /* any number of threads: the same bits */
 void test_threads(void);        /* several callers, limits */
 void test_training_schedules(void);
 void test_family_schedules(void);
 void test_family_training_schedules(void);
+void test_ragged_schedules(void);
 void test_interruptions(void);  /* the interrupt callback, signals */
 void test_training_interruptions(void);
 void test_family_interruptions(void);

@@ -31,6 +31,7 @@ void __wrap_free(void *);
 int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 atomic_long allocations_live, allocations_made;
+atomic_size_t allocation_bytes;
 static _Thread_local size_t until_failure;
 static atomic_size_t starts_left = SIZE_MAX;
 
@@ -121,8 +122,10 @@ int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes)
         return ENOMEM;
     void *block = guarded_new(alignment, bytes);
     const int error = block == NULL ? __real_posix_memalign(&block, alignment, bytes) : 0;
-    if (error == 0)
+    if (error == 0) {
         *memory = counted(block);
+        atomic_fetch_add(&allocation_bytes, bytes);
+    }
     return error;
 }
 
