@@ -43,7 +43,7 @@ void fl_back_cell_steps(const back_call *c, const stage *s, size_t m, size_t ste
         .rows = rows,
         .b = scratch->own_b,
         .R = c->R_panels[cell],
-        .on_rows = stack->path == FL_PATH_ROWS,
+        .on_rows = stack->path != FL_PATH_TILES,
         .K = fl_head_size(stack),
         .weight_hr = c->hr_panels[cell],
         .saved = scratch->gates + m,

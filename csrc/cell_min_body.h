@@ -47,18 +47,12 @@ FL_INLINE vf min_mean_back(const min_weights *weights, const unit_back_row *row,
     return vf_mul(vf_mul(dh_lighter, weights->heavier), vf_sub(a_h, h_before));
 }
 
-/* Saves a_z, a_h. */
-static inline void mingru_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
-                               const vf *h)
+/* From a_z, a_h. */
+FL_INLINE vf mingru_scan(const fl_cell *cell, size_t unit, size_t lanes, vf h, vf *a)
 {
-    const vf a_z = x[0], a_h = x[1];
-    const min_weights weights = mingru_weights(a_z);
-    store_lanes(row->h + unit, min_mean(&weights, load_lanes(row->h_before + unit, lanes), a_h), lanes);
-    if (row->saved) {
-        store_lanes(row->saved + unit, a_z, lanes);
-        store_lanes(row->saved + cell->sizes.H + unit, a_h, lanes);
-    }
-    (void)h;
+    const min_weights weights = mingru_weights(a[0]);
+    (void)cell, (void)unit, (void)lanes;
+    return min_mean(&weights, h, a[1]);
 }
 
 /* d_z = dh (a_h - h') z (1 - z) */
@@ -99,21 +93,13 @@ FL_INLINE min_weights minlstm_weights(const minlstm_parts *parts)
     return weights;
 }
 
-/* Saves a_f, a_i, a_h. */
-static inline void minlstm_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
-                                const vf *h)
+/* From a_f, a_i, a_h. */
+FL_INLINE vf minlstm_scan(const fl_cell *cell, size_t unit, size_t lanes, vf h, vf *a)
 {
-    const vf a_f = x[0], a_i = x[1], a_h = x[2];
-    const minlstm_parts parts = minlstm_parts_of(a_f, a_i);
+    const minlstm_parts parts = minlstm_parts_of(a[0], a[1]);
     const min_weights weights = minlstm_weights(&parts);
-    store_lanes(row->h + unit, min_mean(&weights, load_lanes(row->h_before + unit, lanes), a_h), lanes);
-    if (row->saved) {
-        const size_t H = cell->sizes.H;
-        store_lanes(row->saved + unit, a_f, lanes);
-        store_lanes(row->saved + H + unit, a_i, lanes);
-        store_lanes(row->saved + 2 * H + unit, a_h, lanes);
-    }
-    (void)h;
+    (void)cell, (void)unit, (void)lanes;
+    return min_mean(&weights, h, a[2]);
 }
 
 /* With d = dh (a_h - h') w (1 - w):  d_i = d (1 - i),  d_f = -d (1 - f). */

@@ -28,13 +28,10 @@ static inline void rnn_unit_back(const fl_cell *cell, const unit_back_row *row, 
         store_lanes(row->dh_before + unit, vf_set1(0), lanes);
 }
 
-static inline void indrnn_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
-                               const vf *h)
+FL_INLINE vf indrnn_scan(const fl_cell *cell, size_t unit, size_t lanes, vf h, vf *a)
 {
-    const vf u = load_lanes((const real *)cell->weight_hh + unit, lanes);
-    const vf a = vf_fma(u, load_lanes(row->h_before + unit, lanes), x[0]);
-    rnn_unit(cell, row, unit, lanes, &a, NULL);
-    (void)h;
+    a[0] = vf_fma(load_lanes((const real *)cell->weight_hh + unit, lanes), h, a[0]);
+    return activate_clipped(&cell->options.activations[0], cell->options.gate_clip, a[0]);
 }
 
 static inline void indrnn_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)

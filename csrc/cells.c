@@ -133,6 +133,9 @@ fl_path fl_cell_path(const fl_cell_options *o)
         return o->layer_norm == FL_LAYER_NORM_NONE && o->recurrent_dropout == 0.0 ? FL_PATH_TILES : FL_PATH_ROWS;
     case FL_CELL_GRU: return o->reset_before ? FL_PATH_ROWS : FL_PATH_TILES;
     case FL_CELL_RNN: return FL_PATH_TILES;
+    case FL_CELL_INDRNN:
+    case FL_CELL_MINGRU:
+    case FL_CELL_MINLSTM: return FL_PATH_SCAN;
     default: return FL_PATH_ROWS;
     }
 }

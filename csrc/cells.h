@@ -45,7 +45,8 @@ typedef struct fl_cell {
 typedef enum fl_path {
     FL_PATH_LSTM,  /* tiles that end in the plain LSTM */
     FL_PATH_TILES, /* tiles that end in a unit of the cell */
-    FL_PATH_ROWS   /* products to rows of pre-activations, and the cell on whole rows */
+    FL_PATH_ROWS,  /* products to rows of pre-activations, and the cell on whole rows */
+    FL_PATH_SCAN   /* no recurrent product: tiles of input products over rows of all steps, which end in the cell */
 } fl_path;
 
 /* fl_cell.is_usual, of complete options. */

@@ -35,7 +35,7 @@ typedef struct call {
     char *dropped;          /* input of a layer after dropout */
     char *masks;            /* of recurrent dropout, as fl_mask_layout says, of all cells */
     char *zoned;            /* masks of zoneout for one step, c and h, one part per thread */
-    char *row_scratch;      /* fl_row_scratch, one part per thread */
+    char *row_scratch;      /* fl_row_scratch or fl_scan_rows, one part per thread */
     char *hidden;           /* (B, H): h before projection, one part per thread */
     size_t zoned_bytes, row_scratch_bytes, hidden_bytes; /* of one part */
     const fl_saving *saving; /* null in a call that is not recorded */
@@ -85,6 +85,9 @@ static inline bool fl_keeps_cells(const call *c, size_t layer)
 
 /* A run of steps from time t on, on whole rows; `s` as for tiles. */
 void fl_forward_on_rows(part *p, const fl_steps *s, size_t layer, size_t direction, size_t t, const char *h_state);
+
+/* The same of a cell without a recurrent product. */
+void fl_forward_scan(part *p, const fl_steps *s, const char *h_state);
 
 /* Draw the masks of one step for the part's first `active` rows. */
 void fl_forward_zoneout(const part *p, size_t layer, size_t direction, size_t t, size_t active, const void **zoned_c,

@@ -307,11 +307,15 @@ static void copy_cells(const part *p, const fl_steps *s, size_t direction, size_
 }
 
 /* Steps that are computed by one call of a kernel, at most. */
-static size_t most_steps(const part *p, size_t active, size_t hoisted)
+static size_t most_steps(const part *p, size_t active, size_t hoisted, size_t I)
 {
+    const fl_stack *stack = p->call->stack;
     if (hoisted != 0)
         return hoisted;
-    const double fit = RUN_NS / fl_step_nanoseconds(p->call->stack, active, p->call->plan.hidden_groups);
+    double step = fl_step_nanoseconds(stack, active, p->call->plan.hidden_groups);
+    if (stack->path == FL_PATH_SCAN)
+        step += fl_input_nanoseconds(stack, active, I);
+    const double fit = RUN_NS / step;
     return fit < 1.0 ? 1 : (size_t)fit;
 }
 
@@ -327,11 +331,11 @@ static void run_active(part *p, size_t layer, size_t direction, const sequence *
     const size_t first_row = p->rows == NULL ? p->first_row : 0;
     const size_t row = (layer * stack->shape.num_directions + direction) * c->args->B + first_row;
     char *h_state = (char *)c->args->h_n + row * P * real_size;
-    const bool on_rows = stack->path == FL_PATH_ROWS;
+    const bool on_rows = stack->path == FL_PATH_ROWS, scans = stack->path == FL_PATH_SCAN;
     const bool singly = stack->shape.cell.proj_size != 0 || fl_draws_zoneout(stack, c->saving);
     const size_t hoisted =
-        x_index == NULL || on_rows ? fl_hoisted_steps(stack, cell->I, active, end - begin) : 0;
-    const size_t most = most_steps(p, active, hoisted);
+        (x_index == NULL || on_rows) && !scans ? fl_hoisted_steps(stack, cell->I, active, end - begin) : 0;
+    const size_t most = most_steps(p, active, hoisted, cell->I);
     for (size_t done = 0, steps; done < end - begin && keep_going(p); done += steps) {
         const size_t rest = end - begin - done;
         steps = rest < most ? rest : most;
@@ -378,6 +382,9 @@ static void run_active(part *p, size_t layer, size_t direction, const sequence *
         const fl_steps begun = s;
         if (on_rows) {
             fl_forward_on_rows(p, &s, layer, direction, t, h_state);
+            keep_state(p, &s, h_state);
+        } else if (scans) {
+            fl_forward_scan(p, &s, h_state);
             keep_state(p, &s, h_state);
         } else if (singly) {
             run_single_steps(p, &s, layer, direction, t, h_state);

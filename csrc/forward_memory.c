@@ -17,17 +17,18 @@ static size_t between_count(const fl_stack *stack, const fl_plan *plan, const fl
     return 2 * plan->layer_groups + 2 * (plan->layer_groups - 1);
 }
 
-/* Scratch of whole rows, for one thread. */
+/* Scratch of whole rows or scans, for one thread. */
 static bool row_scratch_bytes(const fl_stack *stack, size_t rows, size_t hoisted_rows, size_t *bytes)
 {
     const fl_cell_sizes *sizes = &stack->sizes;
     const size_t most = rows > hoisted_rows ? rows : hoisted_rows;
+    const bool scans = stack->path == FL_PATH_SCAN;
     *bytes = FL_ALIGNMENT;
-    if (stack->path != FL_PATH_ROWS && stack->shape.cell.proj_size == 0)
+    if (stack->path != FL_PATH_ROWS && !scans && stack->shape.cell.proj_size == 0)
         return true;
     if (!fl_add_product(bytes, most + 8, 4 * stack->layout.lanes, stack->real_size) ||
-        !fl_add_product(bytes, most, 2, sizeof(int64_t)) ||
-        !fl_add_product(bytes, rows, (sizes->gates + 1) * sizes->H + sizes->P, stack->real_size))
+        !fl_add_product(bytes, most, scans ? FL_SCAN_POINTERS : 2, sizeof(int64_t)) ||
+        (!scans && !fl_add_product(bytes, rows, (sizes->gates + 1) * sizes->H + sizes->P, stack->real_size)))
         return false;
     *bytes = fl_round_up(*bytes);
     return true;
@@ -52,8 +53,9 @@ bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t
     const size_t deeper = stack->shape.num_layers > 1 ? fl_output_width(stack) : 0;
     const size_t widest = deeper > stack->shape.input_size ? deeper : stack->shape.input_size;
     const size_t parts = plan->row_groups * plan->direction_groups * plan->layer_groups;
-    const bool on_rows = stack->path == FL_PATH_ROWS, projects = stack->shape.cell.proj_size != 0;
-    const size_t pre_width = on_rows ? stack->sizes.gates * H : stack->layout.gate_row;
+    const bool on_rows = stack->path == FL_PATH_ROWS, scans = stack->path == FL_PATH_SCAN;
+    const bool projects = stack->shape.cell.proj_size != 0;
+    const size_t pre_width = scans ? 0 : on_rows ? stack->sizes.gates * H : stack->layout.gate_row;
     map->hoisted_rows = fl_hoisted_rows(stack, widest, plan->group_rows, T, ragged);
     map->total = 0;
     map->pre_bytes = 0;
@@ -79,7 +81,8 @@ bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t
     const size_t masks = stack->shape.num_layers * D * fl_recurrent_masks(stack, saving);
     return fl_take_place(&map->total, &map->progress, plan->threads, sizeof(fl_counter), 1) &&
            fl_take_place(&map->total, &map->rows, ragged ? B : 0, ROW_BYTES, 1) &&
-           fl_take_place(&map->total, &map->offsets, on_rows ? 0 : plan->threads, map->hoisted_rows, sizeof(ptrdiff_t)) &&
+           fl_take_place(&map->total, &map->offsets, on_rows || scans ? 0 : plan->threads, map->hoisted_rows,
+                         sizeof(ptrdiff_t)) &&
            fl_take_place(&map->total, &map->pre, parts, map->pre_bytes, 1) &&
            fl_take_place(&map->total, &map->exchange, plan->hidden_groups > 1 ? parts * 3 : 0, B, unit_bytes) &&
            fl_take_place(&map->total, &map->between, between_count(stack, plan, saving), map->between_bytes, 1) &&

@@ -124,6 +124,44 @@ typedef struct fl_row_steps {
     void *scratch;                  /* fl_row_scratch_bytes */
 } fl_row_steps;
 
+/* Rows of some steps of a cell without a recurrent product, in an order in which h before a row is there by then. */
+typedef struct fl_scan {
+    const fl_cell *cell;
+    fl_panels panels;          /* fl_unit_panels_of */
+    size_t I;
+    const void *W, *bias;
+    size_t rows;
+    size_t apart;              /* rows between h and h before it */
+    const void *const *x;      /* dense, or null: */
+    const int64_t *x_index;    /* one-hot */
+    const void *const *h_before;
+    void *const *y;
+    void *const *saved;        /* for the backward pass; or null */
+    void *totals;              /* as in fl_row_product */
+} fl_scan;
+
+/* Scratch of a scan. */
+typedef struct fl_scan_rows {
+    const void **x, **h_before; /* x: or indices */
+    void **y, **saved;
+    void *totals;
+} fl_scan_rows;
+
+#define FL_SCAN_POINTERS 4
+
+static inline fl_scan_rows fl_scan_rows_of(void *memory, size_t rows)
+{
+    const size_t bytes = rows * sizeof(int64_t);
+    char *next = memory;
+    fl_scan_rows scan;
+    scan.x = (const void **)(void *)next;
+    scan.h_before = (const void **)(void *)(next + bytes);
+    scan.y = (void **)(void *)(next + 2 * bytes);
+    scan.saved = (void **)(void *)(next + 3 * bytes);
+    scan.totals = next + (FL_SCAN_POINTERS * bytes + 127) / 128 * 128;
+    return scan;
+}
+
 /* pre[m] = bias + x[m] W for rows m, packed gate rows. */
 typedef struct fl_product {
     fl_layout layout;
@@ -244,6 +282,7 @@ typedef struct fl_kernels {
                         const int64_t *index, void *const *out);
     void (*cell_steps)(const fl_steps *);
     void (*row_steps)(const fl_row_steps *);
+    void (*scan)(const fl_scan *);
     /* Rows of `out` by position to rows of y by b, at one step. */
     void (*project)(const fl_projection *projection, size_t H, size_t P, size_t rows, const void *out, void *const *y,
                     void *scratch);

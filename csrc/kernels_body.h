@@ -33,6 +33,8 @@
 
 #include "rows_body.h"
 
+#include "scan_body.h"
+
 #include "backward_body.h"
 
 #include "rows_back_body.h"
@@ -62,6 +64,7 @@ const fl_kernels FL_PASTE(FL_ISA, FL_SUFFIX) = {
     .gather_rows = gather_rows,
     .cell_steps = cell_steps,
     .row_steps = row_steps,
+    .scan = scan,
     .cell_back_steps = cell_back_steps,
     .project = project,
     .outer_product = outer_product,

@@ -65,8 +65,10 @@ static inline size_t fl_panel_stride(const fl_layout *layout, size_t K) { return
  * possible.  Within a panel, one row follows the other: panel[k][vector][lane].  Padding is zero. */
 typedef struct fl_panels {
     size_t N, lanes;
-    size_t vectors; /* of all columns */
-    size_t count;   /* of panels */
+    size_t vectors;  /* of all columns: */
+    size_t parts;    /* of `together` vectors each, which one panel has all of */
+    size_t together;
+    size_t count;    /* of panels */
 } fl_panels;
 
 static inline fl_panels fl_panels_of(size_t N, size_t lanes)
@@ -75,16 +77,40 @@ static inline fl_panels fl_panels_of(size_t N, size_t lanes)
     panels.N = N;
     panels.lanes = lanes;
     panels.vectors = (N + lanes - 1) / lanes;
+    panels.parts = panels.vectors;
+    panels.together = 1;
     panels.count = (panels.vectors + 3) / 4;
     return panels;
+}
+
+/* Panels for up to 4 gates of H units: the columns are [vector of units][gate][lane], all gates of a vector of units in
+ * one panel.  Where that is a single vector of units, its gates follow each other without padding between them.  A
+ * vector may be read beyond the end. */
+static inline fl_panels fl_unit_panels_of(size_t H, size_t gates, size_t lanes)
+{
+    const size_t widest = 4 / gates;
+    fl_panels panels;
+    panels.lanes = lanes;
+    panels.parts = (H + lanes - 1) / lanes;
+    panels.together = panels.parts == 1 ? (gates * H + lanes - 1) / lanes : gates;
+    panels.vectors = panels.parts * panels.together;
+    panels.N = panels.vectors * lanes;
+    panels.count = (panels.parts + widest - 1) / widest;
+    return panels;
+}
+
+/* From one gate to the next. */
+static inline size_t fl_gate_stride(const fl_panels *panels, size_t H)
+{
+    return panels->parts == 1 ? H : panels->lanes;
 }
 
 /* First vector of a panel; of panel `count`, the number of vectors.  The panel of a K-row matrix begins at element
  * fl_panel_first * lanes * K. */
 static inline size_t fl_panel_first(const fl_panels *panels, size_t panel)
 {
-    const size_t larger = panels->vectors % panels->count;
-    return panels->vectors / panels->count * panel + (panel < larger ? panel : larger);
+    const size_t larger = panels->parts % panels->count;
+    return (panels->parts / panels->count * panel + (panel < larger ? panel : larger)) * panels->together;
 }
 
 #endif

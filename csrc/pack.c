@@ -48,6 +48,11 @@ static bool place_cell(const fl_stack *stack, size_t I, cell_places *at)
         R = 0;
         if (sizes->recurs && !fl_add_product(&R, one, sizes->gates, H / units))
             return false;
+    } else if (stack->path == FL_PATH_SCAN) {
+        const fl_panels panels = fl_unit_panels_of(H, sizes->gates, layout->lanes);
+        bias = panels.N + panels.lanes;
+        if (!fl_add_product(&W, panels.N, I, 1) || !fl_add_product(&W, panels.lanes, 1, 1))
+            return false;
     } else if (!fl_add_product(&W, layout->gate_row, I, 1) || !fl_add_product(&R, layout->gate_row, P, 1)) {
         return false;
     }
@@ -250,6 +255,29 @@ static void pack_rows(const fl_stack *stack, const fl_packed_cell *cell, const f
                         (char *)cell->R + n * R.vectors * R.lanes * K * real_size);
 }
 
+/* Weights and biases of a cell without a recurrent product. */
+static void pack_scan(const fl_stack *stack, const fl_packed_cell *cell, const fl_weights *weights)
+{
+    const size_t H = stack->sizes.H, G = stack->sizes.gates, lanes = stack->layout.lanes, I = cell->I;
+    const size_t real_size = stack->real_size;
+    const fl_panels panels = fl_unit_panels_of(H, G, lanes);
+    const size_t stride = fl_gate_stride(&panels, H);
+    for (size_t p = 0; p < panels.count; p++) {
+        const size_t first = fl_panel_first(&panels, p), width = (fl_panel_first(&panels, p + 1) - first) * lanes;
+        for (size_t at = 0; at < width; at += panels.together * lanes) {
+            const size_t unit = (first + at / lanes) / panels.together * lanes;
+            const size_t units = H - unit < lanes ? H - unit : lanes;
+            for (size_t gate = 0; gate < G; gate++) {
+                const size_t row = gate * H + unit, column = at + gate * stride, place = first * lanes + column;
+                interleave_rows(units, I, real_size, (const char *)weights->weight_ih + row * I * real_size,
+                                (char *)cell->W + (first * lanes * I + column) * real_size, width);
+                for (size_t n = 0; n < units; n++)
+                    add_bias(real_size, weights->bias_ih, weights->bias_hh, row + n, cell->bias, place + n);
+            }
+        }
+    }
+}
+
 static void pack_biases(const fl_stack *stack, const fl_packed_cell *cell, const fl_weights *weights)
 {
     const size_t rows = stack->sizes.gates * stack->sizes.H, real_size = stack->real_size;
@@ -283,11 +311,14 @@ fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const f
     const size_t H = stack->sizes.H, P = stack->sizes.P, rows = stack->sizes.gates * H, real_size = stack->real_size;
     if (stack->path == FL_PATH_ROWS) {
         pack_rows(stack, cell, weights);
+    } else if (stack->path == FL_PATH_SCAN) {
+        pack_scan(stack, cell, weights);
     } else {
         pack_matrix(&stack->layout, real_size, cell->I, weights->weight_ih, cell->W);
         pack_matrix(&stack->layout, real_size, P, weights->weight_hh, cell->R);
     }
-    pack_biases(stack, cell, weights);
+    if (stack->path != FL_PATH_SCAN)
+        pack_biases(stack, cell, weights);
     if (o->proj_size != 0) {
         const fl_panels panels = fl_panels_of(P, stack->layout.lanes);
         pack_transposed(&panels, real_size, H, weights->weight_hr, cell->weight_hr);

@@ -33,19 +33,26 @@ static double bytes_nanoseconds(double bytes)
     return bytes / (bytes < l2 ? L2_BYTES_PER_NS : bytes < l3 ? L3_BYTES_PER_NS : MEMORY_BYTES_PER_NS);
 }
 
+double fl_input_nanoseconds(const fl_stack *stack, size_t rows, size_t I)
+{
+    return (double)rows * (double)stack->layout.gate_row / (double)stack->layout.lanes * (double)I * FL_FMA_NS;
+}
+
 double fl_step_nanoseconds(const fl_stack *stack, size_t rows, size_t share)
 {
-    const double P = (double)stack->sizes.P, units = (double)stack->layout.gate_row / (double)share;
+    const double P = stack->path != FL_PATH_SCAN ? (double)stack->sizes.P : 0.0;
+    const double units = (double)stack->layout.gate_row / (double)share;
     const double vectors = units / (double)stack->layout.lanes;
     const double products = (double)rows * vectors * P * FL_FMA_NS;
     const double streamed = bytes_nanoseconds(units * P * (double)stack->real_size);
     return (products > streamed ? products : streamed) + (double)rows * vectors / 4 * CELL_NS + STEP_NS;
 }
 
-/* Rows whose pre-activations stay in L2. */
+/* Rows whose pre-activations stay in L2, or the output of a scan. */
 static size_t wanted_rows(const fl_stack *stack)
 {
-    const size_t rows = PRE_BYTES / (stack->layout.gate_row * stack->real_size);
+    const size_t width = stack->path == FL_PATH_SCAN ? stack->sizes.H : stack->layout.gate_row;
+    const size_t rows = PRE_BYTES / (width * stack->real_size);
     return rows < HOIST_MIN_ROWS ? HOIST_MIN_ROWS : rows > HOIST_MAX_ROWS ? HOIST_MAX_ROWS : rows;
 }
 
@@ -68,6 +75,10 @@ size_t fl_hoisted_steps(const fl_stack *stack, size_t I, size_t rows, size_t T)
 size_t fl_hoisted_rows(const fl_stack *stack, size_t I, size_t rows, size_t T, bool ragged)
 {
     const bool always = stack->path == FL_PATH_ROWS;
+    if (stack->path == FL_PATH_SCAN) {
+        const size_t wanted = wanted_rows(stack);
+        return T == 0 ? 0 : rows <= wanted / T ? rows * T : wanted;
+    }
     if ((I <= MERGE_INPUTS && !always) || T == 0)
         return 0;
     if (!ragged) { /* row groups differ by one row */
@@ -147,7 +158,7 @@ static fl_plan grid(const fl_stack *stack, size_t T, size_t B, size_t rows, size
 fl_plan fl_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only)
 {
     const fl_stack_shape *shape = &stack->shape;
-    const bool shares_units = stack->path != FL_PATH_ROWS && shape->cell.proj_size == 0;
+    const bool shares_units = stack->path < FL_PATH_ROWS && shape->cell.proj_size == 0;
     fl_plan best = grid(stack, T, B, 1, 1, 1, 1);
     if (max_threads <= 1 || T == 0 || B == 0)
         return best;

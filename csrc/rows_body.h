@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Cells on whole rows, for those that tiles cannot end in: the recurrent product has a shape of its own (heads, a mask for
- * each gate, two products one after the other, none), or the cell needs a whole row (layer norm).  A step multiplies first,
+ * each gate, two products one after the other), or the cell needs a whole row (layer norm).  A step multiplies first,
  * all rows at once, into rows of pre-activations that stay near; then each row passes its cell.
  */
 #ifndef FL_ROWS_BODY_H
@@ -10,7 +10,7 @@
 /* A whole row of a cell, vector after vector: `x` and `h` hold G*H pre-activations. */
 typedef void cell_row(const fl_cell *cell, const unit_row *row, const real *x, const real *h);
 
-#define CELL_ROW(CELL, GATES, HAS_H)                                                                   \
+#define CELL_ROW(CELL, GATES)                                                                          \
     static void CELL##_row_of_##GATES(const fl_cell *cell, const unit_row *row, const real *x, const real *h) \
     {                                                                                                  \
         const size_t H = cell->sizes.H;                                                                \
@@ -20,29 +20,20 @@ typedef void cell_row(const fl_cell *cell, const unit_row *row, const real *x, c
             FL_UNROLL for (size_t gate = 0; gate < (GATES); gate++)                                    \
             {                                                                                          \
                 x_gates[gate] = load_lanes(x + gate * H + unit, lanes);                                \
-                h_gates[gate] = (HAS_H) ? load_lanes(h + gate * H + unit, lanes) : vf_set1(0);         \
+                h_gates[gate] = load_lanes(h + gate * H + unit, lanes);                                \
             }                                                                                          \
-            CELL##_unit(cell, row, unit, lanes, x_gates, (HAS_H) ? h_gates : NULL);                    \
+            CELL##_unit(cell, row, unit, lanes, x_gates, h_gates);                                     \
         }                                                                                              \
-        (void)h;                                                                                       \
     }
-CELL_ROW(lstm, 4, true)
-CELL_ROW(lstm, 3, true)
-CELL_ROW(indrnn, 1, false)
-CELL_ROW(slstm, 4, true)
-CELL_ROW(mingru, 2, false)
-CELL_ROW(minlstm, 3, false)
+CELL_ROW(lstm, 4)
+CELL_ROW(lstm, 3)
+CELL_ROW(slstm, 4)
 #undef CELL_ROW
 
 static cell_row *cell_row_of(const fl_cell *cell)
 {
-    switch (cell->options.kind) {
-    case FL_CELL_INDRNN: return indrnn_row_of_1;
-    case FL_CELL_SLSTM: return slstm_row_of_4;
-    case FL_CELL_MINGRU: return mingru_row_of_2;
-    case FL_CELL_MINLSTM: return minlstm_row_of_3;
-    default: break;
-    }
+    if (cell->options.kind == FL_CELL_SLSTM)
+        return slstm_row_of_4;
     if (cell->options.layer_norm != FL_LAYER_NORM_NONE)
         return lstm_norm_row;
     return cell->sizes.gates == 4 ? lstm_row_of_4 : lstm_row_of_3;
@@ -196,8 +187,7 @@ static void row_steps(const fl_row_steps *s)
         if (s->cell->options.kind == FL_CELL_GRU && s->cell->options.reset_before) {
             gru_before_rows(s, &at, &scratch, pre, t);
         } else {
-            if (sizes->recurs)
-                recurrent_product(s, &at, &scratch, 0, sizes->gates, NULL);
+            recurrent_product(s, &at, &scratch, 0, sizes->gates, NULL);
             for (size_t r = 0; r < s->B; r++) {
                 const unit_row row = row_of(s, &at, &scratch, t, r);
                 run(s->cell, &row, pre + (ptrdiff_t)r * s->pre_stride_row,

@@ -11,7 +11,8 @@
 #include "kernels.h"
 
 /* One layer and direction.  For tiles, biases, W and R are packed as layout.h says.  For whole rows, biases are (G*H), W is
- * panels (I, G*H), and R for each gate panels (P, H), or for each gate and head panels (H / heads, H / heads). */
+ * panels (I, G*H), and R for each gate panels (P, H), or for each gate and head panels (H / heads, H / heads).  For scans,
+ * W is fl_unit_panels_of(H, G), and the bias is like one row of it. */
 typedef struct fl_packed_cell {
     size_t I;
     void *bias;             /* of the input's part; of both where they are summed */
@@ -54,7 +55,7 @@ static inline size_t fl_output_width(const fl_stack *stack) { return stack->shap
 /* Whether the two parts of the pre-activations, of input and state, stay apart until the cell. */
 static inline bool fl_splits(const fl_stack *stack)
 {
-    return stack->path == FL_PATH_ROWS ? stack->sizes.split : stack->layout.vectors == 3;
+    return stack->path == FL_PATH_TILES ? stack->layout.vectors == 3 : stack->sizes.split;
 }
 /* Elements of the states beside h, of one row. */
 static inline size_t fl_states_width(const fl_stack *stack) { return stack->sizes.states * stack->sizes.H; }

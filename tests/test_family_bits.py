@@ -8,6 +8,7 @@ import copy
 import numpy as np
 import pytest
 
+import fastlstm
 from fastlstm.reference import Config
 
 from .family import EVERY_OPTION, Problem, called, largest_errors, make_layer, named, random_problem, trained
@@ -38,6 +39,25 @@ def test_the_same_bits_for_any_number_of_threads(name, size):
         got = called(problem, layer) | {f"training {k}": v for k, v in trained(problem, layer).items()}
         expected = expected or got
         assert_same_results(got, expected, threads)
+
+
+@pytest.mark.parametrize("cell", ["IndRNN", "MinGRU", "MinLSTM"])
+@pytest.mark.parametrize("sizes", [(700, 2, 3, 21), (3, 600, 70, 5), (30, 130, 65, 40)])
+def test_blocks_of_rows_do_not_show(cell, sizes):
+    """Without a recurrent product, many steps and rows are computed together: not so in calls of one."""
+    T, B, I, H = sizes
+    x = np.random.default_rng(T).standard_normal((T, B, I)).astype(np.float32)
+    layer = getattr(fastlstm, cell)(I, H, rng=0)
+    y, h_n = layer(x)
+    steps, state = [], None
+    for t in range(T):
+        step, state = layer(x[t : t + 1], state)
+        steps.append(step)
+    assert_same_results({"y": np.concatenate(steps), "h": state}, {"y": y, "h": h_n}, "steps")
+    for b in (0, B // 2, B - 1):
+        alone, h_of_row = layer(x[:, b : b + 1])
+        expected = {"y": y[:, b : b + 1], "h": h_n[:, b : b + 1]}
+        assert_same_results({"y": alone, "h": h_of_row}, expected, f"row {b}")
 
 
 @pytest.mark.parametrize("name", ["all that is drawn", "tied recurrent dropout", "GRU without bias", "heads"])
