@@ -242,7 +242,7 @@ class Parameters:
     @property
     def flat_params(self) -> NDArray[Any]:
         """All parameters one after the other, in the order of `params`, as one read-only array."""
-        return self._parameter_set().flat[:]  # nobody can make a view of it writeable
+        return self._parameter_set().flat
 
     @property
     def grads(self) -> dict[str, NDArray[Any]]:
