@@ -223,8 +223,8 @@ typedef struct fl_cell_back_steps {
     const fl_cell *cell;
     size_t steps, rows;
     const size_t *b;
-    const void *R;             /* panels of all gates together, or */
-    bool on_rows;              /* for each gate, or each gate and head */
+    bool on_rows;              /* not on tiles: whole rows, or no recurrent product */
+    const void *R;             /* panels of all gates together; on rows for each gate, or each gate and head */
     size_t K;                  /* width of a head */
     const void *weight_hr;     /* panels of (P, H), or null */
     const void *const *saved, *const *c, *const *c_before, *const *h_before;

@@ -180,7 +180,7 @@ class LSTMCell:
             return dh
         limit, dprojected = self.config.proj_clip, dh
         if limit is not None:  # 0 at the limit too: whether h was clipped, h itself cannot tell there
-            dprojected = dh * clip_slope(kept.h_unclipped, limit) * (np.abs(kept.h_unclipped) != limit)
+            dprojected = dh * (np.abs(kept.h_unclipped) < limit)
         add_grad(grads, "bias_hr", dprojected)
         return product_back(dprojected, kept.h_hat, "weight_hr", self.weights, grads)
 
