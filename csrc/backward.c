@@ -11,9 +11,9 @@
  * gradients are summed chunk by chunk. */
 #define CHUNK_ROWS_MIN 32
 #define CHUNK_ROWS_MAX 256
-#define CHUNKS 6             /* at least, for threads to overlap, where that leaves enough rows */
+#define CHUNKS 6                  /* at least, for threads to overlap, where that leaves enough rows */
 #define WORTH_NANOSECONDS 60000.0 /* work that gains from a second thread */
-#define SPLIT_ROWS 2         /* rows that each thread should have, for threads to divide rows */
+#define SPLIT_ROWS 2              /* rows that each thread should have, for threads to divide rows */
 
 size_t fl_back_chunk(size_t T, size_t B)
 {
@@ -145,8 +145,8 @@ static void clear_padding(const back_call *c)
         return;
     for (size_t b = 0; b < c->B; b++)
         for (size_t t = (size_t)c->lengths[b]; t < c->T; t++)
-            memset((char *)args->dx + ((ptrdiff_t)t * args->dx_stride_t + (ptrdiff_t)b * args->dx_stride_b) * real_size, 0,
-                   c->stack->shape.input_size * (size_t)real_size);
+            memset((char *)args->dx + ((ptrdiff_t)t * args->dx_stride_t + (ptrdiff_t)b * args->dx_stride_b) * real_size,
+                   0, c->stack->shape.input_size * (size_t)real_size);
 }
 
 #define TRANSPOSE_BLOCK 16

@@ -122,17 +122,18 @@ FL_INLINE void gate_rows_tile(const fl_gate_rows *s, size_t m, size_t j, const i
     const real *bias = (const real *)s->bias + fl_block_offset(&s->layout, j);
     vf total[MAX_ACCUMULATORS];
     tile_store store;
-    FL_UNROLL for (int v = 0; v < NV; v++)
-    {
+    FL_UNROLL_FOR (int v = 0; v < NV; v++) {
         const vf b = vf_load(bias + (size_t)v * VF_LANES);
-        FL_UNROLL for (int r = 0; r < NR; r++) total[r * NV + v] = b;
+        FL_UNROLL_FOR (int r = 0; r < NR; r++) total[r * NV + v] = b;
     }
     if (s->x)
-        accumulate(total, 4, NR, NB, NT, (const real *const *)s->x + m, s->I, (const real *)s->W + j * x_panel, x_panel);
+        accumulate(total, 4, NR, NB, NT, (const real *const *)s->x + m, s->I, (const real *)s->W + j * x_panel,
+                   x_panel);
     else
         add_one_hot(total, s->x_index + m, (const real *)s->W + j * x_panel, x_panel, 4, NR, NB, NT);
-    accumulate(total, 4, NR, NB, NT, (const real *const *)s->h + m, s->layout.H, (const real *)s->R + j * h_panel, h_panel);
-    FL_UNROLL for (int v = 0; v < NR * NV; v++) vf_store(store.vectors[v], total[v]);
+    accumulate(total, 4, NR, NB, NT, (const real *const *)s->h + m, s->layout.H, (const real *)s->R + j * h_panel,
+               h_panel);
+    FL_UNROLL_FOR (int v = 0; v < NR * NV; v++) vf_store(store.vectors[v], total[v]);
     gate_rows_finish(s, m, j, &store, (size_t)NR, (size_t)NB, (size_t)NT);
 }
 

@@ -58,18 +58,18 @@ typedef struct back_call {
     /* (L*D); W null where no gradient of the input is wanted, hr where there is no projection.  R is panels for all gates
      * together, or on whole rows, as fl_packed_cell has them, for each gate or head. */
     char **R_panels, **W_panels, **hr_panels;
-    char *index_gradient[2];       /* (I, G*H) by direction: of weight_ih for one-hot input, transposed; or null */
-    char *masks;                   /* of recurrent dropout, as in the forward pass; or null */
+    char *index_gradient[2]; /* (I, G*H) by direction: of weight_ih for one-hot input, transposed; or null */
+    char *masks;             /* of recurrent dropout, as in the forward pass; or null */
     /* By parity of the stage: */
-    char *dgates[2];  /* rows of the chunk, `dgates_stride` apart: gradients of pre-activations of the input's part, */
+    char *dgates[2]; /* rows of the chunk, `dgates_stride` apart: gradients of pre-activations of the input's part, */
     size_t dh_offset, proj_offset, extras_offset; /* the state's part, what was projected, and the extras of the cell */
-    char *dropped[2]; /* their input after dropout */
+    char *dropped[2];                             /* their input after dropout */
     ptrdiff_t dgates_stride;
-    char *inner[2]; /* gradients of inner layers' outputs, by parity of the layer, (inner_places.count, D*P): */
+    char *inner[2];         /* gradients of inner layers' outputs, by parity of the layer, (inner_places.count, D*P): */
     fl_places inner_places; /* of the steps of a chunk, for two directions of all */
     char *per_thread;
     size_t per_thread_bytes;
-    size_t chunk_rows; /* most rows of a chunk */
+    size_t chunk_rows;                        /* most rows of a chunk */
     fl_counter *recurrent_done, *shared_done; /* per thread: stages of the job */
     fl_interrupt interrupt;
 } back_call;
@@ -114,7 +114,10 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const
 stage fl_back_stage(const back_call *c, size_t index);
 /* Batch rows that are longer than t. */
 size_t fl_back_active(const back_call *c, size_t t);
-static inline size_t back_length(const back_call *c, size_t b) { return c->lengths != NULL ? (size_t)c->lengths[b] : c->T; }
+static inline size_t back_length(const back_call *c, size_t b)
+{
+    return c->lengths != NULL ? (size_t)c->lengths[b] : c->T;
+}
 /* Output of a layer (all directions) at a step within the saved range. */
 const char *fl_back_output(const back_call *c, size_t layer, size_t t, size_t b);
 /* h and c before a step, in the order of the direction. */
@@ -127,9 +130,11 @@ static inline ptrdiff_t back_place(const ptrdiff_t *at, size_t b) { return at !=
 const char *fl_back_input(const back_call *c, size_t t, size_t b);
 int64_t fl_back_input_index(const back_call *c, size_t t, size_t b);
 /* What cells other than the plain LSTM need beside: for row m, at step t of batch row b. */
-void fl_back_point_at_cell(const back_call *c, const stage *s, size_t m, size_t t, size_t b, const back_scratch *scratch);
+void fl_back_point_at_cell(const back_call *c, const stage *s, size_t m, size_t t, size_t b,
+                           const back_scratch *scratch);
 /* A run of steps of such a cell, rows m and on. */
-void fl_back_cell_steps(const back_call *c, const stage *s, size_t m, size_t steps, size_t rows, const back_scratch *scratch);
+void fl_back_cell_steps(const back_call *c, const stage *s, size_t m, size_t steps, size_t rows,
+                        const back_scratch *scratch);
 size_t fl_back_cell_scratch_bytes(const back_call *c);
 /* Whether bias_hh has a gradient of its own. */
 static inline bool fl_back_has_own_bias_hh(const back_call *c)

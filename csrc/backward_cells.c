@@ -9,7 +9,8 @@ size_t fl_back_cell_scratch_bytes(const back_call *c)
     return fl_cell_back_scratch_bytes(c->H, c->G, c->P, c->B, c->stack->layout.lanes, c->stack->real_size);
 }
 
-void fl_back_point_at_cell(const back_call *c, const stage *s, size_t m, size_t t, size_t b, const back_scratch *scratch)
+void fl_back_point_at_cell(const back_call *c, const stage *s, size_t m, size_t t, size_t b,
+                           const back_scratch *scratch)
 {
     const fl_stack *stack = c->stack;
     const fl_cell_options *o = &stack->shape.cell;
@@ -32,37 +33,38 @@ void fl_back_point_at_cell(const back_call *c, const stage *s, size_t m, size_t 
     }
 }
 
-void fl_back_cell_steps(const back_call *c, const stage *s, size_t m, size_t steps, size_t rows, const back_scratch *scratch)
+void fl_back_cell_steps(const back_call *c, const stage *s, size_t m, size_t steps, size_t rows,
+                        const back_scratch *scratch)
 {
     const fl_stack *stack = c->stack;
     const size_t cell = s->layer * c->D + s->direction, real_size = stack->real_size;
     const size_t masks = fl_recurrent_masks(stack, &c->tape->saving);
-    const fl_cell_back_steps work = {
-        .cell = &stack->cells[cell].cell,
-        .steps = steps,
-        .rows = rows,
-        .b = scratch->own_b,
-        .R = c->R_panels[cell],
-        .on_rows = stack->path != FL_PATH_TILES,
-        .K = fl_head_size(stack),
-        .weight_hr = c->hr_panels[cell],
-        .saved = scratch->gates + m,
-        .c = scratch->c + m,
-        .c_before = scratch->c_before + m,
-        .h_before = scratch->h_before + m,
-        .y = scratch->y + m,
-        .dy = scratch->dy + m,
-        .dcells = scratch->dcells + m,
-        .zoned_c = scratch->zoned_c + m,
-        .zoned_h = scratch->zoned_h + m,
-        .mask = masks != 0 ? c->masks + cell * masks * c->B * c->P * real_size : NULL,
-        .mask_stride_gate = masks > 1 ? (ptrdiff_t)(c->B * c->P) : 0,
-        .dgates = scratch->dgates + m,
-        .dh_offset = c->dh_offset,
-        .proj_offset = c->proj_offset,
-        .extras_offset = c->extras_offset,
-        .dh = (char *)c->args->dh0 + cell * c->B * c->P * real_size,
-        .dc = c->states != 0 ? (char *)c->args->dc0 + cell * c->B * c->states * real_size : NULL,
-        .scratch = scratch->cell_scratch};
+    const fl_cell_back_steps work = {.cell = &stack->cells[cell].cell,
+                                     .steps = steps,
+                                     .rows = rows,
+                                     .b = scratch->own_b,
+                                     .R = c->R_panels[cell],
+                                     .on_rows = stack->path != FL_PATH_TILES,
+                                     .K = fl_head_size(stack),
+                                     .weight_hr = c->hr_panels[cell],
+                                     .saved = scratch->gates + m,
+                                     .c = scratch->c + m,
+                                     .c_before = scratch->c_before + m,
+                                     .h_before = scratch->h_before + m,
+                                     .y = scratch->y + m,
+                                     .dy = scratch->dy + m,
+                                     .dcells = scratch->dcells + m,
+                                     .zoned_c = scratch->zoned_c + m,
+                                     .zoned_h = scratch->zoned_h + m,
+                                     .mask = masks != 0 ? c->masks + cell * masks * c->B * c->P * real_size : NULL,
+                                     .mask_stride_gate = masks > 1 ? (ptrdiff_t)(c->B * c->P) : 0,
+                                     .dgates = scratch->dgates + m,
+                                     .dh_offset = c->dh_offset,
+                                     .proj_offset = c->proj_offset,
+                                     .extras_offset = c->extras_offset,
+                                     .dh = (char *)c->args->dh0 + cell * c->B * c->P * real_size,
+                                     .dc = c->states != 0 ? (char *)c->args->dc0 + cell * c->B * c->states * real_size
+                                                          : NULL,
+                                     .scratch = scratch->cell_scratch};
     stack->kernels->cell_back_steps(&work);
 }

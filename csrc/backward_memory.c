@@ -65,7 +65,8 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w)
     const bool wants_dx = c->args->dx != NULL;
     const size_t kept_cells = D == 1 ? L : D;
     const fl_forward_args *call = &tape->args.call;
-    size_t total = 0, at_rows, ranked, zeros, panels, R, W0, W1, hr, index, masks, dgates, dropped, inner, per_thread, counters;
+    size_t total = 0, at_rows, ranked, zeros, panels, R, W0, W1, hr, index, masks, dgates, dropped, inner, per_thread,
+           counters;
     size_t w_gates, w_c, w_h, w_y, w_states, w_lengths, w_at;
     const size_t widest = most_of(most_of(gate_rows, stack->shape.input_size), most_of(P, c->states));
     const fl_places of_chunk = {c->plan.chunk * B, B, NULL};
@@ -115,8 +116,7 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w)
     c->recurrent_done = (fl_counter *)(void *)(base + counters);
     c->shared_done = c->recurrent_done + c->plan.threads;
     c->rows = (size_t *)(void *)(base + at_rows);
-    for (size_t b = 0; b < B; b++)
-        c->rows[b] = b;
+    for (size_t b = 0; b < B; b++) c->rows[b] = b;
     if (c->lengths != NULL)
         fl_rank_rows(c->rows, (fl_ranked_row *)(void *)(base + ranked), B, 1, c->lengths);
     c->zeros = base + zeros;
@@ -126,7 +126,7 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w)
     c->hr_panels = c->W_panels + cells;
     for (size_t cell = 0; cell < cells; cell++) {
         c->R_panels[cell] = base + R + cell * R_size * gate_rows * real_size;
-        c->W_panels[cell] = cell >= D     ? base + W1 + (cell - D) * W1_size * gate_rows * real_size
+        c->W_panels[cell] = cell >= D  ? base + W1 + (cell - D) * W1_size * gate_rows * real_size
                             : wants_dx ? base + W0 + cell * W0_size * gate_rows * real_size
                                        : NULL;
         c->hr_panels[cell] = projects ? base + hr + cell * hr_size * P * real_size : NULL;

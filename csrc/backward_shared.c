@@ -5,9 +5,9 @@
 #include "backward_call.h"
 #include "cpu.h"
 
-#define ROW_UNIT 24             /* a multiple of most tile heights */
+#define ROW_UNIT 24               /* a multiple of most tile heights */
 #define GATE_BLOCK (8 * ROW_UNIT) /* of a chunk's dgates, 192 KiB: stays in L2 */
-#define FAR 3                   /* times L2 */
+#define FAR 3                     /* times L2 */
 
 /* Which rows a panel is made of. */
 typedef enum row_source {
@@ -24,8 +24,8 @@ typedef struct outer_part {
     void *out;
 } outer_part;
 
-static const char *source_row(const back_call *c, const stage *s, const outer_part *o, size_t parity, size_t row, size_t t,
-                              size_t b)
+static const char *source_row(const back_call *c, const stage *s, const outer_part *o, size_t parity, size_t row,
+                              size_t t, size_t b)
 {
     const size_t real_size = c->stack->real_size;
     if (o->source == FROM_STATE || o->source == FROM_MASKED)
@@ -40,8 +40,8 @@ static const char *source_row(const back_call *c, const stage *s, const outer_pa
 }
 
 /* h under its mask, into the thread's own memory. */
-static const char *masked_row(const back_call *c, const stage *s, const outer_part *o, size_t row, size_t b, const char *h,
-                              const back_scratch *scratch)
+static const char *masked_row(const back_call *c, const stage *s, const outer_part *o, size_t row, size_t b,
+                              const char *h, const back_scratch *scratch)
 {
     const size_t real_size = c->stack->real_size, masks = fl_recurrent_masks(c->stack, &c->tape->saving);
     const size_t cell = s->layer * c->D + s->direction;
@@ -69,8 +69,7 @@ static void point_at_sources(const back_call *c, const stage *s, const outer_par
 static size_t count_rows(const back_call *c, const stage *s)
 {
     size_t rows = 0;
-    for (size_t t = s->begin; t < s->end; t++)
-        rows += fl_back_active(c, t);
+    for (size_t t = s->begin; t < s->end; t++) rows += fl_back_active(c, t);
     return rows;
 }
 
@@ -148,7 +147,8 @@ static size_t recurrent_parts(const back_call *c, const fl_gradients *gradients,
         parts[0].source = FROM_MASKED;
     } else if (masks > 1) {
         for (size_t gate = 0; gate < G; gate++) {
-            const outer_part one = {FROM_MASKED, gate, c->dh_offset + gate * H, H, P, out + gate * H * P * stack->real_size};
+            const outer_part one = {FROM_MASKED, gate, c->dh_offset + gate * H,
+                                    H,           P,    out + gate * H * P * stack->real_size};
             parts[gate] = one;
         }
         return G;
@@ -162,12 +162,16 @@ static size_t recurrent_parts(const back_call *c, const fl_gradients *gradients,
 }
 
 /* A block-diagonal R: each head of each gate by itself. */
-static void multiply_heads(const back_call *c, const stage *s, const fl_gradients *gradients, size_t parity, size_t part,
-                           size_t parts, size_t rows, const back_scratch *scratch)
+static void multiply_heads(const back_call *c, const stage *s, const fl_gradients *gradients, size_t parity,
+                           size_t part, size_t parts, size_t rows, const back_scratch *scratch)
 {
     const size_t K = fl_head_size(c->stack), heads = c->H / K;
     for (size_t n = 0; n < c->G * heads; n++) {
-        const outer_part head = {FROM_STATE, n % heads * K, c->dh_offset + n * K, K, K,
+        const outer_part head = {FROM_STATE,
+                                 n % heads * K,
+                                 c->dh_offset + n * K,
+                                 K,
+                                 K,
                                  (char *)gradients->weight_hh + n * K * K * c->stack->real_size};
         multiply(c, s, &head, parity, part, parts, 0, fl_panels_of(K, c->stack->layout.lanes).vectors, rows, scratch);
     }
@@ -180,18 +184,19 @@ static void sum_columns(const back_call *c, const stage *s, size_t parity, size_
     const size_t unit = count / parts / ROW_UNIT * ROW_UNIT;
     const size_t begin = part * unit, end = part + 1 == parts ? count : begin + unit;
     if (out != NULL && begin < end)
-        c->stack->kernels->column_sums(rows, c->dgates[parity] + from * c->stack->real_size, c->dgates_stride, begin, end,
-                                       !s->is_first, out);
+        c->stack->kernels->column_sums(rows, c->dgates[parity] + from * c->stack->real_size, c->dgates_stride, begin,
+                                       end, !s->is_first, out);
 }
 
 /* Gradients that are sums of columns: biases, and the cell's own parameters in the order of cells.h. */
-static void sum_all_columns(const back_call *c, const stage *s, const fl_gradients *gradients, size_t parity, size_t part,
-                            size_t parts, size_t rows)
+static void sum_all_columns(const back_call *c, const stage *s, const fl_gradients *gradients, size_t parity,
+                            size_t part, size_t parts, size_t rows)
 {
     const fl_cell_options *o = &c->stack->shape.cell;
     const size_t H = c->H, gate_rows = c->G * H;
     const bool norms = o->layer_norm != FL_LAYER_NORM_NONE, haste = o->layer_norm == FL_LAYER_NORM_HASTE;
-    void *bias = gradients->bias_ih != NULL ? gradients->bias_ih : gradients->bias_hh; /* mostly they have the same one */
+    void *bias =
+        gradients->bias_ih != NULL ? gradients->bias_ih : gradients->bias_hh; /* mostly they have the same one */
     size_t extra = c->extras_offset;
     const struct {
         bool is_there;
@@ -207,7 +212,8 @@ static void sum_all_columns(const back_call *c, const stage *s, const fl_gradien
         {haste, H, gradients->bias_ln_c},
     };
     if (!norms)
-        sum_columns(c, s, parity, part, parts, rows, 0, gate_rows, fl_back_has_own_bias_hh(c) ? gradients->bias_ih : bias);
+        sum_columns(c, s, parity, part, parts, rows, 0, gate_rows,
+                    fl_back_has_own_bias_hh(c) ? gradients->bias_ih : bias);
     if (fl_back_has_own_bias_hh(c))
         sum_columns(c, s, parity, part, parts, rows, c->dh_offset, gate_rows, gradients->bias_hh);
     if (o->proj_size != 0)
@@ -229,8 +235,7 @@ static void scatter_index(const back_call *c, const stage *s, size_t parity, siz
     size_t m = 0;
     for (size_t n = 0; n < s->end - s->begin; n++) {
         const size_t t = s->direction == 0 ? s->end - 1 - n : s->begin + n, active = fl_back_active(c, t);
-        for (size_t rank = 0; rank < active; rank++, m++)
-            scratch->index[m] = fl_back_input_index(c, t, c->rows[rank]);
+        for (size_t rank = 0; rank < active; rank++, m++) scratch->index[m] = fl_back_input_index(c, t, c->rows[rank]);
     }
     c->stack->kernels->scatter_rows(rows, c->dgates[parity], c->dgates_stride, scratch->index, begin, end,
                                     c->index_gradient[s->direction], (ptrdiff_t)gates);
@@ -244,7 +249,7 @@ void fl_back_shared(back_call *c, size_t thread, size_t index)
     const size_t parity = index % 2, lanes = stack->layout.lanes, rows = count_rows(c, &s);
     const fl_gradients *gradients = &c->args->gradients[s.layer * c->D + s.direction];
     const bool is_index = s.layer == 0 && c->tape->args.call.x_index != NULL;
-    const outer_part input = {FROM_INPUT, 0, 0, c->G * c->H, fl_cell_of(stack, s.layer, s.direction)->I,
+    const outer_part input = {FROM_INPUT,          0, 0, c->G * c->H, fl_cell_of(stack, s.layer, s.direction)->I,
                               gradients->weight_ih};
     outer_part recurrent[FL_MAX_GATES];
     back_scratch scratch;
@@ -253,7 +258,8 @@ void fl_back_shared(back_call *c, size_t thread, size_t index)
     const size_t count = has_heads ? 0 : recurrent_parts(c, gradients, recurrent);
     /* Threads share all vectors of W and R together, where R is one product. */
     const size_t W_vectors = is_index ? 0 : fl_panels_of(input.N, lanes).vectors;
-    const size_t R_vectors = fl_panels_of(c->P, lanes).vectors, together = count == 1 ? W_vectors + R_vectors : W_vectors;
+    const size_t R_vectors = fl_panels_of(c->P, lanes).vectors,
+                 together = count == 1 ? W_vectors + R_vectors : W_vectors;
     if (!is_index)
         multiply(c, &s, &input, parity, part, parts, 0, together, rows, &scratch);
     if (count == 1)
@@ -263,8 +269,8 @@ void fl_back_shared(back_call *c, size_t thread, size_t index)
     if (has_heads)
         multiply_heads(c, &s, gradients, parity, part, parts, rows, &scratch);
     if (stack->shape.cell.proj_size != 0) {
-        const outer_part projection = {FROM_SAVED, stack->sizes.saved - c->H, c->proj_offset, c->P, c->H,
-                                       gradients->weight_hr};
+        const outer_part projection = {FROM_SAVED, stack->sizes.saved - c->H, c->proj_offset, c->P,
+                                       c->H,       gradients->weight_hr};
         multiply(c, &s, &projection, parity, part, parts, 0, fl_panels_of(c->H, lanes).vectors, rows, &scratch);
     }
     sum_all_columns(c, &s, gradients, parity, part, parts, rows);

@@ -13,7 +13,7 @@ stage fl_back_stage(const back_call *c, size_t index)
 {
     const size_t chunks = c->plan.chunks;
     stage s;
-    size_t n; /* the chunk's place in the order of the direction */
+    size_t n;        /* the chunk's place in the order of the direction */
     if (c->D == 1) { /* a chunk passes all layers */
         s.direction = 0;
         s.layer = c->L - 1 - index % c->L;
@@ -41,7 +41,8 @@ const char *fl_back_output(const back_call *c, size_t layer, size_t t, size_t b)
     const ptrdiff_t real_size = (ptrdiff_t)c->stack->real_size;
     if (layer == s->top_layer)
         return s->y + ((ptrdiff_t)(t - s->origin) * s->y_stride_t + back_place(s->y_at, b) * s->y_stride_b) * real_size;
-    return s->h + (layer * s->places.count + fl_place(&s->places, t - s->origin, b)) * c->D * c->P * c->stack->real_size;
+    return s->h +
+           (layer * s->places.count + fl_place(&s->places, t - s->origin, b)) * c->D * c->P * c->stack->real_size;
 }
 
 /* Row of a cell at a step in an array like fl_saving's, `width` elements a row. */
@@ -73,7 +74,8 @@ static bool step_before(const back_call *c, size_t direction, size_t t, size_t b
     return direction == 0 ? t > s->origin : t + 1 < end;
 }
 
-static const char *outside(const back_call *c, const char *states, size_t layer, size_t direction, size_t b, size_t width)
+static const char *outside(const back_call *c, const char *states, size_t layer, size_t direction, size_t b,
+                           size_t width)
 {
     if (states == NULL)
         return c->zeros;
@@ -149,10 +151,10 @@ static const char *dcells_row(const back_call *c, const stage *s, size_t t, size
     const fl_backward_args *args = c->args;
     if (args->dcells == NULL || s->layer + 1 != c->L)
         return NULL;
-    return (const char *)args->dcells + ((ptrdiff_t)t * args->dcells_stride_t +
-                                         back_place(args->dy_at, b) * args->dcells_stride_b +
-                                         (ptrdiff_t)(s->direction * c->H)) *
-                                            (ptrdiff_t)c->stack->real_size;
+    return (const char *)args->dcells +
+           ((ptrdiff_t)t * args->dcells_stride_t + back_place(args->dy_at, b) * args->dcells_stride_b +
+            (ptrdiff_t)(s->direction * c->H)) *
+               (ptrdiff_t)c->stack->real_size;
 }
 
 /* ---- The chunk's rows ------------------------------------------------------------------------------------- */
@@ -164,7 +166,8 @@ static size_t own_active(const back_call *c, size_t active, size_t thread)
 }
 
 /* Pointers to all rows of this thread, step after step against time; returns their number. */
-static size_t point_at_rows(const back_call *c, const stage *s, size_t thread, size_t parity, const back_scratch *scratch)
+static size_t point_at_rows(const back_call *c, const stage *s, size_t thread, size_t parity,
+                            const back_scratch *scratch)
 {
     const size_t real_size = c->stack->real_size, width = c->D * c->P;
     const bool fresh = c->saved.gates == NULL, is_cell = c->stack->path != FL_PATH_LSTM;

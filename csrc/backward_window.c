@@ -29,8 +29,7 @@ size_t fl_back_window_rows(const back_call *c)
     for (size_t chunk = 0; chunk < c->T && c->tape->saving.segment != 0; chunk += c->plan.chunk) {
         size_t begin, end, rows = 0;
         window_of(c, chunk, c->T - chunk < c->plan.chunk ? c->T : chunk + c->plan.chunk, &begin, &end);
-        for (size_t b = 0; b < c->B; b++)
-            rows += steps_between(c, b, begin, end);
+        for (size_t b = 0; b < c->B; b++) rows += steps_between(c, b, begin, end);
         most = rows > most ? rows : most;
     }
     return most;
@@ -79,8 +78,7 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const
     w->begin = begin;
     w->end = end;
     w->layer = layer;
-    for (size_t cell = 0; cell < c->L * c->D; cell++)
-        edge_states(c, w, cell);
+    for (size_t cell = 0; cell < c->L * c->D; cell++) edge_states(c, w, cell);
     fl_saving saving = tape->saving;
     saving.layers = layer + 1;
     saving.first_layer = first;
@@ -88,8 +86,7 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const
     saving.c = w->c;
     saving.h = layer > 0 ? w->h : NULL;
     saving.checkpoints = NULL;
-    for (size_t b = 0; b < c->B; b++)
-        w->lengths[b] = (int64_t)steps_between(c, b, begin, end);
+    for (size_t b = 0; b < c->B; b++) w->lengths[b] = (int64_t)steps_between(c, b, begin, end);
     saving.places = fl_places_of(c->lengths != NULL ? w->lengths : NULL, end - begin, c->B, 0, w->at);
     if (saving.reset != NULL) {
         saving.reset += begin * c->B;

@@ -102,8 +102,9 @@ FL_INLINE void lstm_finish(const fl_steps *s, const step_view *at, size_t positi
                   parts.g.denominator, c);
 }
 
-static __attribute__((noinline)) void lstm_finish_tile(const fl_steps *s, const step_view *at, size_t position, size_t j,
-                                                       const tile_store *store, size_t NR, size_t NB, size_t NT)
+static __attribute__((noinline)) void lstm_finish_tile(const fl_steps *s, const step_view *at, size_t position,
+                                                       size_t j, const tile_store *store, size_t NR, size_t NB,
+                                                       size_t NT)
 {
     finish_stored(s, at, position, j, store, NR, NB, NT, lstm_finish);
 }
@@ -114,8 +115,8 @@ static __attribute__((noinline)) void lstm_finish_tile(const fl_steps *s, const 
  *     d_o = dh t,  d_c = dc' + dh o (1 - t^2),  d_i = d_c g,  d_g = d_c i,  d_f = d_c c
  * times the derivatives of the activations, and d_c f for the cell state before.  Peepholes p, if given, add p_o d_o to d_c and
  * p_i d_i + p_f d_f to the gradient of c; their own gradients, d_i c, d_f c, d_o c', go to dp. */
-FL_INLINE vf lstm_cell_gradient(const real *gates, size_t H, size_t lanes, vf c, vf c_before, vf dh, vf dc, real *dgates,
-                                const real *p, real *dp)
+FL_INLINE vf lstm_cell_gradient(const real *gates, size_t H, size_t lanes, vf c, vf c_before, vf dh, vf dc,
+                                real *dgates, const real *p, real *dp)
 {
     const vf one = vf_set1(1);
     const vf i = load_lanes(gates, lanes), f = load_lanes(gates + H, lanes);

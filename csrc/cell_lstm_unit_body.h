@@ -46,8 +46,7 @@ FL_INLINE vf lstm_plain_c(fl_coupling coupling, vf first, vf second, vf gate_g, 
     switch (coupling) {
     case FL_F_FROM_I: /* rest * c might overflow; rest * g below cannot */
         return vf_fma(vf_div(s.rest, s.denominator), c, vf_div(g.numerator, product));
-    case FL_I_FROM_F:
-        return vf_add(vf_div(c, s.denominator), vf_div(vf_mul(s.rest, g.numerator), product));
+    case FL_I_FROM_F: return vf_add(vf_div(c, s.denominator), vf_div(vf_mul(s.rest, g.numerator), product));
     case FL_NO_FORGET_GATE: return vf_add(c, vf_div(g.numerator, product));
     default: return vf_add(vf_div(c, sigmoid_denominator(second, 0)), vf_div(g.numerator, product));
     }
@@ -72,7 +71,10 @@ FL_INLINE void lstm_save_unit(const fl_cell *cell, const unit_row *row, size_t u
 
 /* Calls, because activations are long and there are many uses. */
 static __attribute__((noinline)) vf lstm_activate(const fl_activation *f, vf a) { return activate(f, a); }
-static __attribute__((noinline)) vf lstm_activation_slope(const fl_activation *f, vf a) { return activation_slope(f, a); }
+static __attribute__((noinline)) vf lstm_activation_slope(const fl_activation *f, vf a)
+{
+    return activation_slope(f, a);
+}
 
 /* How much stays of an old value, and how much is taken of the new one; `acts`: not nothing and all. */
 typedef struct lstm_zone {
@@ -142,9 +144,7 @@ static inline lstm_values lstm_values_of(const fl_cell_options *o, vf first, vf 
         v.i = value;
         v.f = one;
         break;
-    default:
-        v.i = value;
-        v.f = lstm_gate(o, &o->activations[0], second);
+    default: v.i = value; v.f = lstm_gate(o, &o->activations[0], second);
     }
     return v;
 }
@@ -253,8 +253,8 @@ FL_INLINE vf lstm_first_factor(fl_coupling coupling, vf g, vf c_before)
 
 /* Outputs of one vector of units: gradients of the pre-activations, of the peepholes, and of c before the step, to which
  * `dc` is all but the peepholes' part. */
-FL_INLINE void lstm_store_gradients(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf d_first,
-                                    vf d_second, vf d_g, vf d_o, vf dc, vf c_before, vf c)
+FL_INLINE void lstm_store_gradients(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes,
+                                    vf d_first, vf d_second, vf d_g, vf d_o, vf dc, vf c_before, vf c)
 {
     const size_t H = cell->sizes.H, second_row = cell->options.coupling == FL_COUPLING_NONE;
     real *dx = row->dx + unit;
@@ -303,7 +303,8 @@ static __attribute__((noinline)) void lstm_general_back(const fl_cell *cell, con
     if (o->peephole)
         d_c = vf_fma(lstm_peephole(cell, second_row + 1, unit), d_o, d_c);
     d_c = vf_mul(d_c, clip_slope(unclipped, o->cell_clip));
-    const vf d_first = vf_mul(vf_mul(d_c, lstm_first_factor(o->coupling, v.g, c_before)), lstm_gate_slope(o, act_f, first));
+    const vf d_first =
+        vf_mul(vf_mul(d_c, lstm_first_factor(o->coupling, v.g, c_before)), lstm_gate_slope(o, act_f, first));
     const vf d_second = second_row ? vf_mul(vf_mul(d_c, c_before), lstm_gate_slope(o, act_f, second)) : vf_set1(0);
     const vf d_g = vf_mul(vf_mul(d_c, v.i), lstm_gate_slope(o, act_g, gate_g));
     const vf dc_before = vf_fma(d_c, v.f, vf_mul(zone_c.kept, dc));
@@ -385,9 +386,9 @@ FL_INLINE void lstm_unit_back(const fl_cell *cell, const unit_back_row *row, siz
 FL_INLINE void lstm_peephole_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)
 {
     const vf c = load_lanes(row->c + unit, lanes), c_before = load_lanes(row->c_before + unit, lanes);
-    const vf dc = lstm_cell_gradient(row->saved + unit, cell->sizes.H, lanes, c, c_before, dh,
-                                     lstm_dc_after(row, unit, lanes), row->dx + unit,
-                                     (const real *)cell->weight_ch + unit, row->extras + unit);
+    const vf dc =
+        lstm_cell_gradient(row->saved + unit, cell->sizes.H, lanes, c, c_before, dh, lstm_dc_after(row, unit, lanes),
+                           row->dx + unit, (const real *)cell->weight_ch + unit, row->extras + unit);
     store_lanes(row->dc + unit, dc, lanes);
 }
 

@@ -28,10 +28,9 @@ FL_INLINE vf sum_over_row(size_t n, const void *context, row_term *term)
 {
     real parts[SUM_LANES];
     vf sum[SUM_VECTORS];
-    FL_UNROLL for (size_t v = 0; v < SUM_VECTORS; v++) sum[v] = vf_set1(0);
+    FL_UNROLL_FOR (size_t v = 0; v < SUM_VECTORS; v++) sum[v] = vf_set1(0);
     for (size_t base = 0; base < n; base += SUM_LANES) {
-        FL_UNROLL for (size_t v = 0; v < SUM_VECTORS; v++)
-        {
+        FL_UNROLL_FOR (size_t v = 0; v < SUM_VECTORS; v++) {
             const size_t unit = base + v * VF_LANES;
             if (unit < n) {
                 const size_t lanes = lanes_at(n, unit);
@@ -45,10 +44,9 @@ FL_INLINE vf sum_over_row(size_t n, const void *context, row_term *term)
             }
         }
     }
-    FL_UNROLL for (size_t v = 0; v < SUM_VECTORS; v++) vf_store(parts + v * VF_LANES, sum[v]);
+    FL_UNROLL_FOR (size_t v = 0; v < SUM_VECTORS; v++) vf_store(parts + v * VF_LANES, sum[v]);
     for (size_t width = SUM_LANES / 2; width > 0; width /= 2)
-        for (size_t lane = 0; lane < width; lane++)
-            parts[lane] += parts[lane + width];
+        for (size_t lane = 0; lane < width; lane++) parts[lane] += parts[lane + width];
     return vf_set1(parts[0]);
 }
 
@@ -118,8 +116,8 @@ static __attribute__((noinline)) norm_stats norm_stats_of(const norm_row *row, s
 
 /* From `d`, the gradient of gamma norm(z) + b, those of z and gamma:
  *     dn = gamma d,  dz = scale (dn - mean(dn) - norm(z) mean(dn norm(z))),  dgamma = d norm(z). */
-static __attribute__((noinline)) void norm_back(const norm_row *row, const norm_stats *stats, const real *gamma, size_t n,
-                                                const real *d, real *dz, real *dgamma)
+static __attribute__((noinline)) void norm_back(const norm_row *row, const norm_stats *stats, const real *gamma,
+                                                size_t n, const real *d, real *dz, real *dgamma)
 {
     const norm_terms terms = {row, *stats, gamma, d};
     const vf count = vf_set1((real)n);
@@ -150,14 +148,16 @@ FL_INLINE vf norm_gate(const fl_cell *cell, const lstm_norms *norms, size_t n, s
     const real *gamma = (const real *)cell->weight_ln_ih + element;
     vf a = cell->bias ? load_lanes((const real *)cell->bias + element, lanes) : vf_set1(0);
     if (!norms->haste)
-        return vf_fma(normalised(&norms->stats[n], norm_input(&norms->rows[n], unit, lanes)), load_lanes(gamma, lanes), a);
+        return vf_fma(normalised(&norms->stats[n], norm_input(&norms->rows[n], unit, lanes)), load_lanes(gamma, lanes),
+                      a);
     a = vf_fma(normalised(&norms->stats[0], norm_input(&norms->rows[0], element, lanes)), load_lanes(gamma, lanes), a);
     return vf_fma(normalised(&norms->stats[1], norm_input(&norms->rows[1], element, lanes)),
                   load_lanes((const real *)cell->weight_ln_hh + element, lanes), a);
 }
 
 /* What act_h sees; `stats` of c in Haste's. */
-FL_INLINE vf norm_c(const fl_cell *cell, const lstm_norms *norms, const norm_stats *stats, vf c, size_t unit, size_t lanes)
+FL_INLINE vf norm_c(const fl_cell *cell, const lstm_norms *norms, const norm_stats *stats, vf c, size_t unit,
+                    size_t lanes)
 {
     if (!norms->haste)
         return c;
@@ -204,9 +204,9 @@ static inline void lstm_norm_row(const fl_cell *cell, const unit_row *row, const
     }
     for (size_t unit = 0; unit < H; unit += VF_LANES) {
         const size_t lanes = lanes_at(H, unit);
-        const lstm_values v = lstm_values_of(o, norm_gate(cell, &norms, 0, unit, lanes),
-                                             norm_gate(cell, &norms, second_row, unit, lanes),
-                                             norm_gate(cell, &norms, gates - 2, unit, lanes));
+        const lstm_values v =
+            lstm_values_of(o, norm_gate(cell, &norms, 0, unit, lanes), norm_gate(cell, &norms, second_row, unit, lanes),
+                           norm_gate(cell, &norms, gates - 2, unit, lanes));
         const vf unclipped = lstm_unclipped_c(&v, load_lanes(row->c + unit, lanes));
         store_lanes(row->h + unit, clip_to(unclipped, o->cell_clip), lanes);
     }
@@ -244,7 +244,7 @@ static inline void lstm_norm_row_back(const fl_cell *cell, const unit_back_row *
     const size_t H = cell->sizes.H, gates = cell->sizes.gates, GH = gates * H, second_row = gates - 3;
     real *const dp = row->extras, *const da = dp + cell->sizes.peepholes * H;
     real *const dgamma_ih = da + GH; /* of Haste's, those of weight_ln_hh, weight_ln_c and bias_ln_c follow */
-    real *const values = scratch, *const slopes = scratch + 3 * H;              /* i, f, g; first, second, g */
+    real *const values = scratch, *const slopes = scratch + 3 * H; /* i, f, g; first, second, g */
     real *const unclipped = scratch + 6 * H, *const c = scratch + 7 * H, *const dc = scratch + 8 * H;
     const norm_row c_row = {.x = c};
     lstm_norms norms = {.haste = o->layer_norm == FL_LAYER_NORM_HASTE};
@@ -258,7 +258,8 @@ static inline void lstm_norm_row_back(const fl_cell *cell, const unit_back_row *
 
     for (size_t unit = 0; unit < H; unit += VF_LANES) {
         const size_t lanes = lanes_at(H, unit);
-        const vf first = norm_gate(cell, &norms, 0, unit, lanes), second = norm_gate(cell, &norms, second_row, unit, lanes);
+        const vf first = norm_gate(cell, &norms, 0, unit, lanes),
+                 second = norm_gate(cell, &norms, second_row, unit, lanes);
         const vf gate_g = norm_gate(cell, &norms, gates - 2, unit, lanes);
         const lstm_values v = lstm_values_of(o, first, second, gate_g);
         const vf sum = lstm_unclipped_c(&v, load_lanes(row->c_before + unit, lanes));
@@ -294,7 +295,8 @@ static inline void lstm_norm_row_back(const fl_cell *cell, const unit_back_row *
         norm_back(&c_row, &c_stats, cell->weight_ln_c, H, d_squashed, dc, dgamma_ih + 2 * GH);
     } else {
         const size_t at = (gates - 1) * H;
-        norm_back(&norms.rows[gates - 1], &norms.stats[gates - 1], gamma + at, H, da + at, row->dx + at, dgamma_ih + at);
+        norm_back(&norms.rows[gates - 1], &norms.stats[gates - 1], gamma + at, H, da + at, row->dx + at,
+                  dgamma_ih + at);
     }
 
     /* Through c^ to what it is made of. */

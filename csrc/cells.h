@@ -25,19 +25,20 @@ typedef struct fl_cell_sizes {
     size_t peepholes; /* n */
     size_t extras;    /* elements */
     bool split;
-    bool keeps_gates; /* what is saved are gates after activation: the LSTM with usual activations, and peepholes or not */
-    bool recurs;      /* has a recurrent product */
-    bool bypasses;    /* a part of the gradient of h before the step does not go through that product */
+    bool
+        keeps_gates; /* what is saved are gates after activation: the LSTM with usual activations, and peepholes or not */
+    bool recurs;     /* has a recurrent product */
+    bool bypasses;   /* a part of the gradient of h before the step does not go through that product */
 } fl_cell_sizes;
 
 /* Parameters of one layer and direction beside the matrices, in the dtype of the layer and in the order of fl_weights. */
 typedef struct fl_cell {
     fl_cell_options options; /* no activation is the default one */
     fl_cell_sizes sizes;
-    bool is_usual;            /* LSTM, GRU: usual activations, no clip of gates or c, no zoneout */
-    const void *bias;         /* (G*H): bias_ih + bias_hh; with layer norm alone */
-    const void *weight_ch;    /* a vector may be read beyond its end */
-    const void *weight_hh;    /* IndRNN */
+    bool is_usual;         /* LSTM, GRU: usual activations, no clip of gates or c, no zoneout */
+    const void *bias;      /* (G*H): bias_ih + bias_hh; with layer norm alone */
+    const void *weight_ch; /* a vector may be read beyond its end */
+    const void *weight_hh; /* IndRNN */
     const void *weight_ln_ih, *weight_ln_hh, *weight_ln_c, *bias_ln_c;
 } fl_cell;
 

@@ -114,8 +114,7 @@ fl_status fl_isa_select(const char *max_isa)
         if (cap == FL_ISA_COUNT || !fl_isa_get(cap).available)
             return FL_ERROR_ISA;
     }
-    while (!fl_isa_get(cap).available)
-        cap--;
+    while (!fl_isa_get(cap).available) cap--;
     active = &isa_entries[cap];
     read_caches();
     return FL_OK;

@@ -9,9 +9,6 @@
 
 #include "fastlstm.h"
 
-/* out[j] = in[j] * mask[first + j] for n elements; the mask is 0 with probability p, else 1 / (1 - p).  out may be in. */
-void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *in, void *out);
-
 /* mask[j]: one of the two values, for elements `first` and on. */
 void fl_mask(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, double dropped_value, double kept_value,
              void *mask);

@@ -97,17 +97,17 @@ typedef enum fl_layer_norm { FL_LAYER_NORM_NONE, FL_LAYER_NORM_GATE, FL_LAYER_NO
 /* Those of ONNX; FL_ACTIVATION_DEFAULT is the cell's own. */
 typedef enum fl_activation_kind {
     FL_ACTIVATION_DEFAULT,
-    FL_SIGMOID,            /* 1 / (1 + exp(-x)) */
+    FL_SIGMOID, /* 1 / (1 + exp(-x)) */
     FL_TANH,
-    FL_RELU,               /* max(0, x) */
-    FL_AFFINE,             /* alpha x + beta */
-    FL_LEAKY_RELU,         /* x >= 0 ? x : alpha x */
-    FL_THRESHOLDED_RELU,   /* x >= alpha ? x : 0 */
-    FL_SCALED_TANH,        /* alpha tanh(beta x) */
-    FL_HARD_SIGMOID,       /* min(max(alpha x + beta, 0), 1) */
-    FL_ELU,                /* x >= 0 ? x : alpha (exp(x) - 1) */
-    FL_SOFTSIGN,           /* x / (1 + |x|) */
-    FL_SOFTPLUS,           /* log(1 + exp(x)) */
+    FL_RELU,             /* max(0, x) */
+    FL_AFFINE,           /* alpha x + beta */
+    FL_LEAKY_RELU,       /* x >= 0 ? x : alpha x */
+    FL_THRESHOLDED_RELU, /* x >= alpha ? x : 0 */
+    FL_SCALED_TANH,      /* alpha tanh(beta x) */
+    FL_HARD_SIGMOID,     /* min(max(alpha x + beta, 0), 1) */
+    FL_ELU,              /* x >= 0 ? x : alpha (exp(x) - 1) */
+    FL_SOFTSIGN,         /* x / (1 + |x|) */
+    FL_SOFTPLUS,         /* log(1 + exp(x)) */
     FL_ACTIVATION_COUNT
 } fl_activation_kind;
 
@@ -126,18 +126,36 @@ typedef struct fl_cell_options {
     fl_layer_norm layer_norm;
     bool peephole;
     double cell_clip;
-    size_t proj_size;             /* P; 0: none, h is as wide as c */
+    size_t proj_size; /* P; 0: none, h is as wide as c */
     double proj_clip;
-    double zoneout_c, zoneout_h;  /* probabilities that an element keeps its old value */
-    bool zoneout_expectation;     /* in a pass that does not draw: mix by the probabilities; else nothing is kept */
-    double recurrent_dropout;     /* of h in the recurrent product, in a pass that draws */
-    bool recurrent_dropout_tied;  /* one mask for all gates, not one for each */
+    double zoneout_c, zoneout_h; /* probabilities that an element keeps its old value */
+    bool zoneout_expectation;    /* in a pass that does not draw: mix by the probabilities; else nothing is kept */
+    double recurrent_dropout;    /* of h in the recurrent product, in a pass that draws */
+    bool recurrent_dropout_tied; /* one mask for all gates, not one for each */
     /* GRU: */
-    bool reset_before;            /* r acts on h before the recurrent product of n, not after */
+    bool reset_before; /* r acts on h before the recurrent product of n, not after */
     /* SLSTM: */
-    size_t heads;                 /* 0 is 1 */
+    size_t heads; /* 0 is 1 */
     double n_floor;
 } fl_cell_options;
+
+/* Options by name, for those who bind to this library: the names are those of the fields above, enumerations are `text`
+ * ("lstm", "gru", ...; "f_from_i", "i_from_f", "no_forget_gate"; "gate", "haste"; null is zero), all others `number`.
+ * FL_ERROR_ARGUMENT: no such field, or no such value. */
+FL_API fl_status fl_cell_set_option(fl_cell_options *options, const char *name, const char *text, double number);
+/* activations[index], `name` as in ONNX ("Sigmoid"); null is the cell's own. */
+FL_API fl_status fl_cell_set_activation(fl_cell_options *options, size_t index, const char *name, double alpha,
+                                        double beta);
+
+typedef struct fl_cell_facts {
+    const char *gates;  /* a letter for each gate that has weights, in the order of rows: "ifgo" */
+    const char *states; /* a letter for each state: "hc" */
+    size_t width;       /* P: of h */
+    bool draws;         /* has masks of its own in a pass that draws */
+} fl_cell_facts;
+
+/* FL_ERROR_ARGUMENT: options that do not go together. */
+FL_API fl_status fl_cell_get_facts(const fl_cell_options *options, size_t hidden_size, fl_cell_facts *facts);
 
 /* ---- Layers ------------------------------------------------------------------------------------------------ */
 
@@ -152,17 +170,30 @@ typedef struct fl_stack_shape {
 
 /* One layer and direction as PyTorch lays it out, row-major; G*H rows, gates one after the other. */
 typedef struct fl_weights {
-    const void *weight_ih; /* (G*H, I_l) */
-    const void *weight_hh; /* (G*H, P), or as the kind of the cell says */
-    const void *bias_ih;   /* (G*H) or null */
-    const void *bias_hh;   /* (G*H) or null */
-    const void *weight_ch; /* peepholes: (n*H) of the n sigmoid gates that there are, in the order of the gates */
-    const void *weight_hr; /* projection: (P, H) */
-    const void *bias_hr;   /* (P) or null */
+    const void *weight_ih;    /* (G*H, I_l) */
+    const void *weight_hh;    /* (G*H, P), or as the kind of the cell says */
+    const void *bias_ih;      /* (G*H) or null */
+    const void *bias_hh;      /* (G*H) or null */
+    const void *weight_ch;    /* peepholes: (n*H) of the n sigmoid gates that there are, in the order of the gates */
+    const void *weight_hr;    /* projection: (P, H) */
+    const void *bias_hr;      /* (P) or null */
     const void *weight_ln_ih; /* layer norm: (G*H), "gate" has this one alone */
     const void *weight_ln_hh; /* (G*H) */
     const void *weight_ln_c, *bias_ln_c; /* (H) */
 } fl_weights;
+
+/* One of them: `dims` dimensions, none where the cell has no such parameter. */
+typedef struct fl_parameter_facts {
+    const char *name; /* of the field */
+    size_t dims, shape[2];
+    bool is_optional;
+} fl_parameter_facts;
+
+#define FL_PARAMETER_COUNT 11
+/* Parameter `index` of a layer, in the order of fl_weights.  FL_ERROR_ARGUMENT: index or layer too large, or a shape that
+ * fl_stack_create would not take. */
+FL_API fl_status fl_parameter_get_facts(const fl_stack_shape *shape, size_t layer, size_t index,
+                                        fl_parameter_facts *facts);
 
 typedef struct fl_stack fl_stack;
 
@@ -171,6 +202,9 @@ FL_API fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack);
 FL_API void fl_stack_destroy(fl_stack *stack); /* null is allowed */
 /* Copy one layer and direction's weights into the packed layout of the active instruction set. */
 FL_API fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights);
+
+/* About how many multiply-adds a step of one row costs: for callers who want to know whether a call takes long. */
+FL_API double fl_stack_step_work(const fl_stack *stack);
 
 typedef struct fl_forward_args {
     size_t T, B; /* either may be 0 */
@@ -183,12 +217,12 @@ typedef struct fl_forward_args {
     /* States before the first step, contiguous, or null for zeros; index l*D + d.  h (L*D, B, P); c (L*D, B, n*H) for the n
      * states beside h that the cell has: c, or c, n, m. */
     const void *h0, *c0;
-    void *y;                /* output: element (t, b, d*P + j) at y[t * y_stride_t + b * y_stride_b + d*P + j] */
+    void *y; /* output: element (t, b, d*P + j) at y[t * y_stride_t + b * y_stride_b + d*P + j] */
     ptrdiff_t y_stride_t, y_stride_b;
     /* (B), or null: row b stands where row x_at[b] or y_at[b] would, in x, y and cells.  With strides for it, rows may lie one
      * behind the other in packed data, or begin at their last step; so with y_at nothing is written behind the end of a row. */
     const ptrdiff_t *x_at, *y_at;
-    void *cells;            /* output or null: c of the last layer at every step, (t, b, d*H + j) with strides as y has */
+    void *cells; /* output or null: c of the last layer at every step, (t, b, d*H + j) with strides as y has */
     ptrdiff_t cells_stride_t, cells_stride_b;
     void *h_n, *c_n;    /* outputs, shaped as h0 and c0; h_n may be h0 and c_n may be c0 */
     size_t num_threads; /* 0: fl_get_num_threads() */
@@ -231,7 +265,7 @@ typedef struct fl_record_args {
      * function of the seed and the place alone (dropout.c). */
     double dropout;
     uint64_t seed;
-    bool draws; /* the cell's own masks, of zoneout and recurrent dropout, are drawn, likewise */
+    bool draws;        /* the cell's own masks, of zoneout and recurrent dropout, are drawn, likewise */
     size_t first_cell; /* their places begin with this cell: for a stack that is made of several */
 } fl_record_args;
 
@@ -245,25 +279,28 @@ typedef struct fl_gradients {
 
 typedef struct fl_backward_args {
     const fl_weights *weights; /* (L*D): what the layer was packed from */
-    const void *dy;                 /* gradient of y, strides as for y; null: zero.  Padding is not looked at. */
+    const void *dy;            /* gradient of y, strides as for y; null: zero.  Padding is not looked at. */
     ptrdiff_t dy_stride_t, dy_stride_b;
     const void *dcells; /* gradient of cells, strides as for them; null: zero */
     ptrdiff_t dcells_stride_t, dcells_stride_b;
     const void *dh_n, *dc_n; /* shaped as the states, each may be null: zero */
     void *dx;                /* output, null where not wanted; zero in the padding, which is not written with dx_at */
     ptrdiff_t dx_stride_t, dx_stride_b;
-    const ptrdiff_t *dx_at, *dy_at;     /* as x_at, y_at: of dx, and of dy and dcells */
-    void *dh0, *dc0;                    /* outputs, shaped as the states */
-    const fl_gradients *gradients; /* (L*D) */
-    size_t bptt;                        /* k >= 1: no gradient of the state passes between steps nk - 1 and nk; 0: all do */
-    size_t num_threads;                 /* 0: fl_get_num_threads() */
-    int (*interrupt)(void *context);    /* as in fl_forward_args */
+    const ptrdiff_t *dx_at, *dy_at; /* as x_at, y_at: of dx, and of dy and dcells */
+    void *dh0, *dc0;                /* outputs, shaped as the states */
+    const fl_gradients *gradients;  /* (L*D) */
+    size_t bptt;                    /* k >= 1: no gradient of the state passes between steps nk - 1 and nk; 0: all do */
+    size_t num_threads;             /* 0: fl_get_num_threads() */
+    int (*interrupt)(void *context); /* as in fl_forward_args */
     void *interrupt_context;
 } fl_backward_args;
 
 /* Backpropagation through the pass that `tape` recorded with this layer; may be repeated.  Outputs are unspecified after
  * an error. */
 FL_API fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args);
+
+/* The mask that `dropout` of fl_record_args puts on elements `first` and on: out = x * mask, n elements; out may be x. */
+FL_API void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *x, void *out);
 
 /* ---- Optimisers: one pass over flat buffers of n elements ------------------------------------------------- */
 
@@ -275,8 +312,8 @@ FL_API void fl_add(fl_dtype dtype, size_t n, const void *x, void *out);
 typedef struct fl_adam_args {
     double lr, beta1, beta2, eps;
     double weight_decay;
-    bool decoupled;  /* AdamW: parameters decay by lr * weight_decay; else weight_decay * parameter joins the gradient */
-    uint64_t step;   /* 1, 2, ...: of the bias corrections */
+    bool decoupled; /* AdamW: parameters decay by lr * weight_decay; else weight_decay * parameter joins the gradient */
+    uint64_t step;  /* 1, 2, ...: of the bias corrections */
 } fl_adam_args;
 
 /* m and v are updated; new_params may be params. */

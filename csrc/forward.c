@@ -42,8 +42,8 @@ static sequence dropped_input(const part *p, size_t layer, sequence in, size_t b
     if (saving == NULL || saving->dropout == 0.0)
         return in;
     const size_t real_size = c->stack->real_size, width = fl_output_width(c->stack);
-    const sequence dropped = c->stack->shape.num_directions == 2 ? whole_sequence(c, c->dropped)
-                                                                 : chunk_sequence(c, c->dropped, begin);
+    const sequence dropped =
+        c->stack->shape.num_directions == 2 ? whole_sequence(c, c->dropped) : chunk_sequence(c, c->dropped, begin);
     for (size_t position = 0; position < p->B; position++) {
         const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position;
         const size_t length = length_at(p, position), stop = length < end ? length : end;
@@ -65,7 +65,8 @@ static void run_stack(part *p)
     call *c = p->call;
     const fl_forward_args *args = c->args;
     const size_t L = call_layers(c->stack, c->saving), groups = c->plan.layer_groups;
-    const size_t first = fl_group_begin(L, groups, p->layer_group), last = fl_group_begin(L, groups, p->layer_group + 1);
+    const size_t first = fl_group_begin(L, groups, p->layer_group),
+                 last = fl_group_begin(L, groups, p->layer_group + 1);
     const size_t hidden = c->plan.hidden_groups;
     const bool keeps = c->saving != NULL && c->saving->h != NULL;
     const fl_counter *before = &c->progress[p->thread - (p->layer_group > 0 ? hidden : 0)];
@@ -210,8 +211,8 @@ static void set_states(const fl_stack *stack, const fl_forward_args *args)
     set_state(args->c_n, args->c0, rows * fl_states_width(stack) * stack->real_size);
 }
 
-fl_status fl_forward_run(const fl_stack *stack, const fl_forward_args *args, const fl_plan *plan, const fl_saving *saving,
-                         fl_workspace *workspace, fl_fp_state *caller_state)
+fl_status fl_forward_run(const fl_stack *stack, const fl_forward_args *args, const fl_plan *plan,
+                         const fl_saving *saving, fl_workspace *workspace, fl_fp_state *caller_state)
 {
     memory_map map;
     if (!fl_forward_map(stack, plan, args->T, args->B, args->lengths, saving, &map))
@@ -236,8 +237,7 @@ fl_status fl_forward_run(const fl_stack *stack, const fl_forward_args *args, con
     c.hidden = base + map.hidden;
     c.hidden_bytes = map.hidden_bytes;
     fl_fill_recurrent_masks(stack, saving, args->B, c.masks);
-    for (size_t thread = 0; thread < plan->threads; thread++)
-        atomic_init(&c.progress[thread].value, 0);
+    for (size_t thread = 0; thread < plan->threads; thread++) atomic_init(&c.progress[thread].value, 0);
     set_states(stack, args);
     ptrdiff_t *at = NULL;
     if (args->lengths != NULL) {

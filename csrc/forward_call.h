@@ -21,24 +21,24 @@ typedef struct call {
     const fl_stack *stack;
     const fl_forward_args *args;
     fl_plan plan;
-    size_t *rows;           /* (B) batch rows, group after group, longest first; null where all are T long */
-    fl_places places;       /* of the call's steps, in what is kept of the whole sequence */
-    char *pre;              /* hoisted input products, one part per hidden group */
-    size_t pre_bytes;       /* of one part */
-    ptrdiff_t *offsets;     /* x offsets of hoisted rows, one part per thread; on whole rows pointers to them and to pre */
-    size_t hoisted_rows;    /* most rows of a part */
-    char *exchange;         /* h (twice) and c of hidden groups, (B, blocks * lanes) each, one part per hidden group */
-    char *between;          /* outputs of layers that are not the last */
-    size_t between_bytes;   /* of one buffer */
-    fl_counter *progress;   /* per thread: steps (hidden groups), chunks (layer groups) or layers (directions) done */
-    size_t turn;            /* see fl_steps */
-    char *dropped;          /* input of a layer after dropout */
-    char *masks;            /* of recurrent dropout, as fl_mask_layout says, of all cells */
-    char *zoned;            /* masks of zoneout for one step, c and h, one part per thread */
-    char *row_scratch;      /* fl_row_scratch or fl_scan_rows, one part per thread */
-    char *hidden;           /* (B, H): h before projection, one part per thread */
+    size_t *rows;        /* (B) batch rows, group after group, longest first; null where all are T long */
+    fl_places places;    /* of the call's steps, in what is kept of the whole sequence */
+    char *pre;           /* hoisted input products, one part per hidden group */
+    size_t pre_bytes;    /* of one part */
+    ptrdiff_t *offsets;  /* x offsets of hoisted rows, one part per thread; on whole rows pointers to them and to pre */
+    size_t hoisted_rows; /* most rows of a part */
+    char *exchange;      /* h (twice) and c of hidden groups, (B, blocks * lanes) each, one part per hidden group */
+    char *between;       /* outputs of layers that are not the last */
+    size_t between_bytes; /* of one buffer */
+    fl_counter *progress; /* per thread: steps (hidden groups), chunks (layer groups) or layers (directions) done */
+    size_t turn;          /* see fl_steps */
+    char *dropped;        /* input of a layer after dropout */
+    char *masks;          /* of recurrent dropout, as fl_mask_layout says, of all cells */
+    char *zoned;          /* masks of zoneout for one step, c and h, one part per thread */
+    char *row_scratch;    /* fl_row_scratch or fl_scan_rows, one part per thread */
+    char *hidden;         /* (B, H): h before projection, one part per thread */
     size_t zoned_bytes, row_scratch_bytes, hidden_bytes; /* of one part */
-    const fl_saving *saving; /* null in a call that is not recorded */
+    const fl_saving *saving;                             /* null in a call that is not recorded */
     fl_interrupt interrupt;
 } call;
 
@@ -46,14 +46,14 @@ typedef struct call {
 typedef struct part {
     call *call;
     size_t thread, group, direction_group, layer_group, hidden_group; /* place in the grid */
-    size_t place;           /* number of the hidden group */
-    size_t B;               /* rows of the row group */
-    size_t first_row;       /* position of the first one */
-    const size_t *rows;     /* their batch rows, or null: first_row.. */
+    size_t place;                                                     /* number of the hidden group */
+    size_t B;                                                         /* rows of the row group */
+    size_t first_row;                                                 /* position of the first one */
+    const size_t *rows;                                               /* their batch rows, or null: first_row.. */
     size_t block_begin, block_end;
-    uint64_t seq;           /* steps done, the same for all members of a hidden group */
-    size_t turn;            /* see fl_steps */
-    unsigned slow_waits;    /* for other members of the hidden group */
+    uint64_t seq;        /* steps done, the same for all members of a hidden group */
+    size_t turn;         /* see fl_steps */
+    unsigned slow_waits; /* for other members of the hidden group */
     bool stopped;
 } part;
 

@@ -67,7 +67,8 @@ static void copy_units(const part *p, const fl_steps *s, row_array to, row_array
         const ptrdiff_t to_row = to.at != NULL ? to.at[b] : (ptrdiff_t)b;
         const ptrdiff_t from_row = from.at != NULL ? from.at[b] : (ptrdiff_t)b;
         memcpy(to.base + (to_row * to.stride_b + (ptrdiff_t)begin) * real_size,
-               from.base + (from_row * from.stride_b + (ptrdiff_t)begin) * real_size, (end - begin) * (size_t)real_size);
+               from.base + (from_row * from.stride_b + (ptrdiff_t)begin) * real_size,
+               (end - begin) * (size_t)real_size);
     }
 }
 
@@ -125,7 +126,8 @@ static void run_single_steps(part *p, fl_steps *s, size_t layer, size_t directio
     const size_t H = stack->sizes.H, P = stack->sizes.P, steps = s->T;
     const bool projects = stack->shape.cell.proj_size != 0, draws = fl_draws_zoneout(stack, c->saving);
     const fl_projection projection = {cell->weight_hr, cell->bias_hr, stack->shape.cell.proj_clip};
-    char *scratch = c->row_scratch + p->thread * c->row_scratch_bytes, *hidden = c->hidden + p->thread * c->hidden_bytes;
+    char *scratch = c->row_scratch + p->thread * c->row_scratch_bytes,
+         *hidden = c->hidden + p->thread * c->hidden_bytes;
     const fl_row_scratch rows = fl_row_scratch_of(scratch, H, 0, s->B, stack->layout.lanes, stack->real_size);
     const fl_steps all = *s;
     s->T = 1;
@@ -274,9 +276,9 @@ static void set_saving(const call *c, fl_steps *s, size_t layer, size_t directio
         s->saved_gates_stride_t = sign * (ptrdiff_t)(places->stride_t * saved);
     } else if (fl_keeps_cells(c, layer)) {
         const ptrdiff_t row = s->y_at == NULL ? (ptrdiff_t)first_row * args->cells_stride_b : 0;
-        s->saved_c = (char *)args->cells + ((ptrdiff_t)t * args->cells_stride_t + row +
-                                            (ptrdiff_t)(direction * stack->sizes.H)) *
-                                               (ptrdiff_t)real_size;
+        s->saved_c = (char *)args->cells +
+                     ((ptrdiff_t)t * args->cells_stride_t + row + (ptrdiff_t)(direction * stack->sizes.H)) *
+                         (ptrdiff_t)real_size;
         s->saved_at = s->y_at;
         s->saved_c_stride_b = args->cells_stride_b;
         s->saved_c_stride_t = sign * args->cells_stride_t;
@@ -296,8 +298,8 @@ static void copy_cells(const part *p, const fl_steps *s, size_t direction, size_
         for (size_t position = 0; position < s->B; position++) {
             const size_t b = s->rows != NULL ? s->rows[position] : position;
             const ptrdiff_t row = s->y_at != NULL ? s->y_at[b] : (ptrdiff_t)(first_row + b);
-            const ptrdiff_t to = ((ptrdiff_t)t + sign * (ptrdiff_t)n) * args->cells_stride_t + row * args->cells_stride_b +
-                                 (ptrdiff_t)(direction * stack->sizes.H + begin);
+            const ptrdiff_t to = ((ptrdiff_t)t + sign * (ptrdiff_t)n) * args->cells_stride_t +
+                                 row * args->cells_stride_b + (ptrdiff_t)(direction * stack->sizes.H + begin);
             const ptrdiff_t place = s->saved_at != NULL ? s->saved_at[b] : (ptrdiff_t)b;
             const ptrdiff_t from = (ptrdiff_t)n * s->saved_c_stride_t + place * s->saved_c_stride_b;
             memcpy((char *)args->cells + to * real_size,
@@ -420,7 +422,8 @@ static void pass_boundary(const part *p, size_t layer, size_t direction, size_t 
     const call *c = p->call;
     const fl_saving *saving = c->saving;
     const size_t cell = layer * c->stack->shape.num_directions + direction, B = c->args->B;
-    const size_t h_bytes = c->stack->sizes.P * c->stack->real_size, c_bytes = fl_states_width(c->stack) * c->stack->real_size;
+    const size_t h_bytes = c->stack->sizes.P * c->stack->real_size,
+                 c_bytes = fl_states_width(c->stack) * c->stack->real_size;
     const bool resets = saving->reset != NULL && saving->any_reset[t];
     const bool checks = saving->checkpoints != NULL && t != 0 && t % saving->segment == 0;
     const size_t active = resets || checks ? active_at(p, t) : 0;

@@ -21,12 +21,12 @@ void fl_fill_recurrent_masks(const fl_stack *stack, const fl_saving *saving, siz
                 (uint64_t)saving->first_cell * each, cells * each, 0.0, kept, masks);
 }
 
-void fl_fill_zoneout(const fl_stack *stack, const fl_saving *saving, bool of_h, size_t cell, size_t t, size_t B, size_t b,
-                     void *mask)
+void fl_fill_zoneout(const fl_stack *stack, const fl_saving *saving, bool of_h, size_t cell, size_t t, size_t B,
+                     size_t b, void *mask)
 {
     const fl_cell_options *o = &stack->shape.cell;
     const uint64_t step = (uint64_t)(saving->first_cell + cell) * saving->mask_T + saving->mask_origin + t;
     fl_mask(stack->shape.dtype, of_h ? o->zoneout_h : o->zoneout_c,
-            saving->seed + (of_h ? SEED_ZONEOUT_H : SEED_ZONEOUT_C), (step * B + b) * stack->sizes.H, stack->sizes.H, 1.0,
-            0.0, mask);
+            saving->seed + (of_h ? SEED_ZONEOUT_H : SEED_ZONEOUT_C), (step * B + b) * stack->sizes.H, stack->sizes.H,
+            1.0, 0.0, mask);
 }

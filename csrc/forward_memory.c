@@ -35,7 +35,8 @@ static bool row_scratch_bytes(const fl_stack *stack, size_t rows, size_t hoisted
 }
 
 /* Rows of one buffer between layers: a chunk of time, or with two directions all steps. */
-static bool between_rows(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths, size_t *rows)
+static bool between_rows(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths,
+                         size_t *rows)
 {
     *rows = 0;
     if (!fl_add_product(rows, stack->shape.num_directions == 2 ? T : plan->chunk, B, 1))

@@ -20,8 +20,8 @@ bool fl_interrupt_poll(fl_interrupt *interrupt, bool asks)
     if (asks && interrupt->callback != NULL) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
-        const double passed = 1e9 * (double)(now.tv_sec - interrupt->last.tv_sec) +
-                              (double)(now.tv_nsec - interrupt->last.tv_nsec);
+        const double passed =
+            1e9 * (double)(now.tv_sec - interrupt->last.tv_sec) + (double)(now.tv_nsec - interrupt->last.tv_nsec);
         if (passed > INTERRUPT_NS) {
             interrupt->last = now;
             fl_fp_leave(*interrupt->caller_state);

@@ -16,7 +16,7 @@
 typedef struct fl_projection {
     const void *weight; /* panels (H, P) */
     const void *bias;
-    double clip;        /* 0: none */
+    double clip; /* 0: none */
 } fl_projection;
 
 /* A run of time steps of one layer and direction, for a set of batch rows and a range of hidden blocks.  At every
@@ -24,37 +24,37 @@ typedef struct fl_projection {
  * The new h goes to y, whence the next step reads it. */
 typedef struct fl_steps {
     fl_layout layout;
-    const fl_cell *cell;            /* not looked at by lstm_steps */
-    size_t T;                       /* steps */
-    size_t B;                       /* rows to compute */
-    const size_t *rows;             /* their batch rows b, by position; null: the position itself */
-    const ptrdiff_t *x_at, *y_at;   /* rows of x and y by b; null: b itself */
-    size_t block_begin, block_end;  /* hidden blocks to compute */
-    size_t turn;                    /* parity: in which order to walk them first */
-    const void *bias;               /* packed (gate_row) */
-    const void *bias_h;             /* likewise, of the state's part; where that is kept apart */
-    const void *W, *R;              /* packed, I and P deep */
+    const fl_cell *cell;           /* not looked at by lstm_steps */
+    size_t T;                      /* steps */
+    size_t B;                      /* rows to compute */
+    const size_t *rows;            /* their batch rows b, by position; null: the position itself */
+    const ptrdiff_t *x_at, *y_at;  /* rows of x and y by b; null: b itself */
+    size_t block_begin, block_end; /* hidden blocks to compute */
+    size_t turn;                   /* parity: in which order to walk them first */
+    const void *bias;              /* packed (gate_row) */
+    const void *bias_h;            /* likewise, of the state's part; where that is kept apart */
+    const void *W, *R;             /* packed, I and P deep */
     size_t I, P;
     /* Input: at most one of the three is not null. */
-    const void *pre;                /* bias + x W, hoisted: packed gate rows, by position */
+    const void *pre; /* bias + x W, hoisted: packed gate rows, by position */
     ptrdiff_t pre_stride_t, pre_stride_row;
-    const void *x;                  /* dense, by row of x */
-    const int64_t *x_index;         /* one-hot, likewise */
+    const void *x;          /* dense, by row of x */
+    const int64_t *x_index; /* one-hot, likewise */
     ptrdiff_t x_stride_t, x_stride_b;
-    const void *h;                  /* h before the first step, by b */
+    const void *h; /* h before the first step, by b */
     ptrdiff_t h_stride_b;
-    void *y;                        /* h of every step, by row of y */
+    void *y; /* h of every step, by row of y */
     ptrdiff_t y_stride_t, y_stride_b;
-    void *out;                      /* h before projection, (B, H) by position; null: y */
-    void *c;                        /* states beside h, updated in place, by b */
+    void *out; /* h before projection, (B, H) by position; null: y */
+    void *c;   /* states beside h, updated in place, by b */
     ptrdiff_t c_stride_b;
-    const void *zoned_c, *zoned_h;  /* (B, H) by position: drawn masks of one step, or null */
+    const void *zoned_c, *zoned_h; /* (B, H) by position: drawn masks of one step, or null */
     /* Each may be null: the new states beside h; for the backward pass, what the cell saves, of the plain LSTM the gates after
      * activation, (4H) a row, only with them. */
     void *saved_c, *saved_gates;
     const ptrdiff_t *saved_at; /* rows of both by b; null: b itself */
-    size_t saved_parts; /* rows of H that the cell saves */
-    bool saves_far;     /* more than stays in a core's own cache */
+    size_t saved_parts;        /* rows of H that the cell saves */
+    bool saves_far;            /* more than stays in a core's own cache */
     ptrdiff_t saved_c_stride_t, saved_c_stride_b, saved_gates_stride_t, saved_gates_stride_b;
 } fl_steps;
 
@@ -63,9 +63,9 @@ typedef struct fl_row_scratch {
     const void **a; /* pointers to rows */
     void **out;
     void *totals;
-    void *states;   /* (rows, gates*H): recurrent parts */
-    void *hidden;   /* (rows, H) */
-    void *masked;   /* (rows, P), the last one */
+    void *states; /* (rows, gates*H): recurrent parts */
+    void *hidden; /* (rows, H) */
+    void *masked; /* (rows, P), the last one */
 } fl_row_scratch;
 
 /* Cuts `memory` into scratch for `rows` rows; sizes are those that are there to see.  The first three places depend on rows
@@ -102,42 +102,42 @@ typedef struct fl_row_steps {
     size_t T, B;
     const size_t *rows;
     const ptrdiff_t *y_at;
-    const void *pre;                /* bias + x W: rows of (G*H), by position */
+    const void *pre; /* bias + x W: rows of (G*H), by position */
     ptrdiff_t pre_stride_t, pre_stride_row;
-    const void *R, *bias_h;         /* as fl_packed_cell has them; bias_h may be null */
-    size_t K;                       /* depth of R's panels */
-    const void *mask;               /* of h in the recurrent product, (., B, P) by b; or null */
-    ptrdiff_t mask_stride_gate;     /* 0: one for all gates */
-    const void *zoned_c, *zoned_h;  /* as in fl_steps */
+    const void *R, *bias_h;        /* as fl_packed_cell has them; bias_h may be null */
+    size_t K;                      /* depth of R's panels */
+    const void *mask;              /* of h in the recurrent product, (., B, P) by b; or null */
+    ptrdiff_t mask_stride_gate;    /* 0: one for all gates */
+    const void *zoned_c, *zoned_h; /* as in fl_steps */
     const void *h;
     ptrdiff_t h_stride_b;
-    const ptrdiff_t *h_at;          /* rows of h by b; null: b itself */
+    const ptrdiff_t *h_at; /* rows of h by b; null: b itself */
     void *y;
     ptrdiff_t y_stride_t, y_stride_b;
     void *c;
     ptrdiff_t c_stride_b;
     void *saved_c, *saved_gates;
     const ptrdiff_t *saved_at;
-    size_t saved_states;            /* elements of saved_c a row: c alone, or all states beside h */
+    size_t saved_states; /* elements of saved_c a row: c alone, or all states beside h */
     ptrdiff_t saved_c_stride_t, saved_c_stride_b, saved_gates_stride_t, saved_gates_stride_b;
     fl_projection projection;
-    void *scratch;                  /* fl_row_scratch_bytes */
+    void *scratch; /* fl_row_scratch_bytes */
 } fl_row_steps;
 
 /* Rows of some steps of a cell without a recurrent product, in an order in which h before a row is there by then. */
 typedef struct fl_scan {
     const fl_cell *cell;
-    fl_panels panels;          /* fl_unit_panels_of */
+    fl_panels panels; /* fl_unit_panels_of */
     size_t I;
     const void *W, *bias;
     size_t rows;
-    size_t apart;              /* rows between h and h before it */
-    const void *const *x;      /* dense, or null: */
-    const int64_t *x_index;    /* one-hot */
+    size_t apart;           /* rows between h and h before it */
+    const void *const *x;   /* dense, or null: */
+    const int64_t *x_index; /* one-hot */
     const void *const *h_before;
     void *const *y;
-    void *const *saved;        /* for the backward pass; or null */
-    void *totals;              /* as in fl_row_product */
+    void *const *saved; /* for the backward pass; or null */
+    void *totals;       /* as in fl_row_product */
 } fl_scan;
 
 /* Scratch of a scan. */
@@ -182,11 +182,11 @@ typedef struct fl_gate_rows {
     fl_layout layout;
     size_t rows;
     size_t I;
-    const void *bias, *W, *R;  /* packed */
-    const void *const *x;      /* dense rows, or null: */
-    const int64_t *x_index;    /* one-hot ones */
-    const void *const *h;      /* before the step */
-    void *const *gates;        /* outputs (4H) */
+    const void *bias, *W, *R; /* packed */
+    const void *const *x;     /* dense rows, or null: */
+    const int64_t *x_index;   /* one-hot ones */
+    const void *const *h;     /* before the step */
+    void *const *gates;       /* outputs (4H) */
 } fl_gate_rows;
 
 /* out[m] (+)= a[m] M for rows a[m] of gates*H elements and a matrix M (gates*H, N), packed as panels by
@@ -194,7 +194,7 @@ typedef struct fl_gate_rows {
 typedef struct fl_row_product {
     fl_panels panels;
     const void *matrix;
-    const void *bias;          /* (N), or null; not with `adds` */
+    const void *bias; /* (N), or null; not with `adds` */
     size_t gates, H;
     size_t rows;
     const void *const *a;
@@ -207,8 +207,8 @@ typedef struct fl_row_product {
 typedef struct fl_back_steps {
     size_t steps, rows;
     size_t H;
-    const size_t *b;           /* batch rows by position */
-    fl_panels panels;          /* of weight_hh (4H, H) */
+    const size_t *b;  /* batch rows by position */
+    fl_panels panels; /* of weight_hh (4H, H) */
     const void *R;
     const void *const *gates, *const *c, *const *c_before;
     const void *const *dy;     /* rows may be null: zero */
@@ -223,19 +223,19 @@ typedef struct fl_cell_back_steps {
     const fl_cell *cell;
     size_t steps, rows;
     const size_t *b;
-    bool on_rows;              /* not on tiles: whole rows, or no recurrent product */
-    const void *R;             /* panels of all gates together; on rows for each gate, or each gate and head */
-    size_t K;                  /* width of a head */
-    const void *weight_hr;     /* panels of (P, H), or null */
+    bool on_rows;          /* not on tiles: whole rows, or no recurrent product */
+    const void *R;         /* panels of all gates together; on rows for each gate, or each gate and head */
+    size_t K;              /* width of a head */
+    const void *weight_hr; /* panels of (P, H), or null */
     const void *const *saved, *const *c, *const *c_before, *const *h_before;
-    const void *const *y;      /* h after the step */
+    const void *const *y;                        /* h after the step */
     const void *const *dy, *const *dcells;       /* rows may be null */
     const void *const *zoned_c, *const *zoned_h; /* rows may be null */
-    const void *mask;          /* as in fl_row_steps */
+    const void *mask;                            /* as in fl_row_steps */
     ptrdiff_t mask_stride_gate;
-    void *const *dgates;       /* outputs; parts begin at: */
+    void *const *dgates; /* outputs; parts begin at: */
     size_t dh_offset, proj_offset, extras_offset;
-    void *dh, *dc;             /* (B, P) and (B, n*H) by b */
+    void *dh, *dc; /* (B, P) and (B, n*H) by b */
     void *scratch;
 } fl_cell_back_steps;
 
@@ -247,8 +247,8 @@ typedef struct fl_outer_product {
     size_t row_begin, row_end;
     fl_panels panels;
     size_t panel;
-    const void *x;             /* the panel, M rows */
-    void *out;                 /* of the whole matrix */
+    const void *x; /* the panel, M rows */
+    void *out;     /* of the whole matrix */
     ptrdiff_t ld_out;
     bool adds;
 } fl_outer_product;
@@ -258,10 +258,10 @@ typedef struct fl_adam {
     size_t n;
     void *new_params, *m, *v;
     const void *params, *grads;
-    double step_size;          /* lr / (1 - beta1^t) */
-    double root_correction;    /* 1 / sqrt(1 - beta2^t) */
+    double step_size;       /* lr / (1 - beta1^t) */
+    double root_correction; /* 1 / sqrt(1 - beta2^t) */
     double beta1, beta2, eps;
-    double l2, decay;          /* added to the gradient; factor of the parameter */
+    double l2, decay; /* added to the gradient; factor of the parameter */
 } fl_adam;
 
 typedef struct fl_kernels {

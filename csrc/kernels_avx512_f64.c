@@ -2,7 +2,8 @@
  *
  * AVX-512 kernels, float64.
  */
-#if !defined(__AVX512F__) || !defined(__AVX512CD__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
+#if !defined(__AVX512F__) || !defined(__AVX512CD__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || \
+    !defined(__AVX512VL__)
 #error "compile this file with -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl"
 #endif
 #define FL_ISA avx512

@@ -21,7 +21,7 @@
 
 typedef struct fl_layout {
     size_t H;
-    size_t gates;        /* 1, 3 or 4 */
+    size_t gates; /* 1, 3 or 4 */
     size_t lanes;
     size_t vectors;      /* of a full block: 3 for three gates, else 4 */
     size_t units;        /* of a full block */
@@ -65,10 +65,10 @@ static inline size_t fl_panel_stride(const fl_layout *layout, size_t K) { return
  * possible.  Within a panel, one row follows the other: panel[k][vector][lane].  Padding is zero. */
 typedef struct fl_panels {
     size_t N, lanes;
-    size_t vectors;  /* of all columns: */
-    size_t parts;    /* of `together` vectors each, which one panel has all of */
+    size_t vectors; /* of all columns: */
+    size_t parts;   /* of `together` vectors each, which one panel has all of */
     size_t together;
-    size_t count;    /* of panels */
+    size_t count; /* of panels */
 } fl_panels;
 
 static inline fl_panels fl_panels_of(size_t N, size_t lanes)

@@ -37,18 +37,17 @@ FL_INLINE void gate_product(real *total, const real *const *a, size_t gates, siz
         for (size_t gate = 0; gate < gates; gate++) {
             vf acc[PRODUCT_MAX_ROWS * PANEL_VECTORS];
             const real *row[PRODUCT_MAX_ROWS];
-            FL_UNROLL for (int v = 0; v < NR * NV; v++) acc[v] = vf_set1(0);
-            FL_UNROLL for (int r = 0; r < NR; r++) row[r] = a[r] + gate * H + k;
+            FL_UNROLL_FOR (int v = 0; v < NR * NV; v++) acc[v] = vf_set1(0);
+            FL_UNROLL_FOR (int r = 0; r < NR; r++) row[r] = a[r] + gate * H + k;
             for (size_t n = 0; n < end - k; n++, w += NV * VF_LANES) {
                 vf input[PRODUCT_MAX_ROWS];
-                FL_UNROLL for (int r = 0; r < NR; r++) input[r] = vf_set1(row[r][n]);
-                FL_UNROLL for (int v = 0; v < NV; v++)
-                {
+                FL_UNROLL_FOR (int r = 0; r < NR; r++) input[r] = vf_set1(row[r][n]);
+                FL_UNROLL_FOR (int v = 0; v < NV; v++) {
                     const vf weight = vf_load(w + v * VF_LANES);
-                    FL_UNROLL for (int r = 0; r < NR; r++) acc[r * NV + v] = vf_fma(input[r], weight, acc[r * NV + v]);
+                    FL_UNROLL_FOR (int r = 0; r < NR; r++) acc[r * NV + v] = vf_fma(input[r], weight, acc[r * NV + v]);
                 }
             }
-            FL_UNROLL for (int v = 0; v < NR * NV; v++)
+            FL_UNROLL_FOR (int v = 0; v < NR * NV; v++)
                 vf_store(total + v * VF_LANES, vf_add(vf_load(total + v * VF_LANES), acc[v]));
             KEEP_IN_MEMORY();
         }
@@ -59,26 +58,25 @@ FL_INLINE void gate_product(real *total, const real *const *a, size_t gates, siz
 FL_INLINE void gate_product_one(real *total, const real *a, size_t H, const real *panel, const int G, const int NV)
 {
     vf sum[PANEL_VECTORS];
-    FL_UNROLL for (int v = 0; v < NV; v++) sum[v] = vf_load(total + v * VF_LANES);
+    FL_UNROLL_FOR (int v = 0; v < NV; v++) sum[v] = vf_load(total + v * VF_LANES);
     for (size_t k = 0, end; k < H; k = end) {
         end = H - k > FL_K_BLOCK ? k + FL_K_BLOCK : H;
         const real *w = panel + (size_t)G * k * (size_t)NV * VF_LANES;
         const size_t stretch = (end - k) * (size_t)NV * VF_LANES;
         vf acc[FL_MAX_GATES * PANEL_VECTORS];
-        FL_UNROLL for (int v = 0; v < G * NV; v++) acc[v] = vf_set1(0);
+        FL_UNROLL_FOR (int v = 0; v < G * NV; v++) acc[v] = vf_set1(0);
         for (size_t n = k; n < end; n++, w += NV * VF_LANES) {
-            FL_UNROLL for (int gate = 0; gate < G; gate++)
-            {
+            FL_UNROLL_FOR (int gate = 0; gate < G; gate++) {
                 const vf input = vf_set1(a[(size_t)gate * H + n]);
-                FL_UNROLL for (int v = 0; v < NV; v++)
+                FL_UNROLL_FOR (int v = 0; v < NV; v++)
                     acc[gate * NV + v] =
                         vf_fma(input, vf_load(w + (size_t)gate * stretch + v * VF_LANES), acc[gate * NV + v]);
             }
         }
-        FL_UNROLL for (int gate = 0; gate < G; gate++)
-            FL_UNROLL for (int v = 0; v < NV; v++) sum[v] = vf_add(sum[v], acc[gate * NV + v]);
+        FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
+            FL_UNROLL_FOR (int v = 0; v < NV; v++) sum[v] = vf_add(sum[v], acc[gate * NV + v]);
     }
-    FL_UNROLL for (int v = 0; v < NV; v++) vf_store(total + v * VF_LANES, sum[v]);
+    FL_UNROLL_FOR (int v = 0; v < NV; v++) vf_store(total + v * VF_LANES, sum[v]);
 }
 
 /* out[r][v] (+)= sum over m of a[m][r] x[m][v]; the last vector has `lanes` lanes. */
@@ -86,25 +84,22 @@ FL_INLINE void outer_tile(real *out, ptrdiff_t ld_out, size_t lanes, bool adds, 
                           size_t M, const real *x, const int NR, const int NV)
 {
     size_t m = 0;
-    FL_UNROLL for (int r = 0; r < NR; r++) /* gradients come from the last cache or beyond */
-        FL_UNROLL for (int v = 0; v < NV; v++) __builtin_prefetch(out + r * ld_out + v * VF_LANES, 1);
+    FL_UNROLL_FOR (int r = 0; r < NR; r++) /* gradients come from the last cache or beyond */
+        FL_UNROLL_FOR (int v = 0; v < NV; v++) __builtin_prefetch(out + r * ld_out + v * VF_LANES, 1);
     do {
         const size_t end = M - m > FL_K_BLOCK ? m + FL_K_BLOCK : M;
         vf acc[PRODUCT_MAX_ROWS * PANEL_VECTORS];
-        FL_UNROLL for (int v = 0; v < NR * NV; v++) acc[v] = vf_set1(0);
+        FL_UNROLL_FOR (int v = 0; v < NR * NV; v++) acc[v] = vf_set1(0);
         for (; m < end; m++, a += a_stride, x += NV * VF_LANES) {
             vf input[PRODUCT_MAX_ROWS];
-            FL_UNROLL for (int r = 0; r < NR; r++) input[r] = vf_set1(a[r]);
-            FL_UNROLL for (int v = 0; v < NV; v++)
-            {
+            FL_UNROLL_FOR (int r = 0; r < NR; r++) input[r] = vf_set1(a[r]);
+            FL_UNROLL_FOR (int v = 0; v < NV; v++) {
                 const vf factor = vf_load(x + v * VF_LANES);
-                FL_UNROLL for (int r = 0; r < NR; r++) acc[r * NV + v] = vf_fma(input[r], factor, acc[r * NV + v]);
+                FL_UNROLL_FOR (int r = 0; r < NR; r++) acc[r * NV + v] = vf_fma(input[r], factor, acc[r * NV + v]);
             }
         }
-        FL_UNROLL for (int r = 0; r < NR; r++)
-        {
-            FL_UNROLL for (int v = 0; v < NV; v++)
-            {
+        FL_UNROLL_FOR (int r = 0; r < NR; r++) {
+            FL_UNROLL_FOR (int v = 0; v < NV; v++) {
                 real *element = out + r * ld_out + v * VF_LANES;
                 const size_t n = v + 1 == NV ? lanes : VF_LANES;
                 const vf sum = adds ? load_lanes(element, n) : vf_set1(0);
@@ -121,16 +116,16 @@ typedef void gate_product_tile(real *total, const real *const *a, size_t gates, 
 typedef void outer_product_tile(real *out, ptrdiff_t ld_out, size_t lanes, bool adds, const real *a, ptrdiff_t a_stride,
                                 size_t M, const real *x);
 
-#define PRODUCT_TILE(NR, NV)                                                                                          \
-    static void gate_product_##NR##_##NV(real *total, const real *const *a, size_t gates, size_t H, size_t k_begin,   \
-                                         size_t k_end, const real *panel)                                             \
-    {                                                                                                                 \
-        gate_product(total, a, gates, H, k_begin, k_end, panel, NR, NV);                                              \
-    }                                                                                                                 \
-    static void outer_product_##NR##_##NV(real *out, ptrdiff_t ld_out, size_t lanes, bool adds, const real *a,        \
-                                          ptrdiff_t a_stride, size_t M, const real *x)                                \
-    {                                                                                                                 \
-        outer_tile(out, ld_out, lanes, adds, a, a_stride, M, x, NR, NV);                                              \
+#define PRODUCT_TILE(NR, NV)                                                                                        \
+    static void gate_product_##NR##_##NV(real *total, const real *const *a, size_t gates, size_t H, size_t k_begin, \
+                                         size_t k_end, const real *panel)                                           \
+    {                                                                                                               \
+        gate_product(total, a, gates, H, k_begin, k_end, panel, NR, NV);                                            \
+    }                                                                                                               \
+    static void outer_product_##NR##_##NV(real *out, ptrdiff_t ld_out, size_t lanes, bool adds, const real *a,      \
+                                          ptrdiff_t a_stride, size_t M, const real *x)                              \
+    {                                                                                                               \
+        outer_tile(out, ld_out, lanes, adds, a, a_stride, M, x, NR, NV);                                            \
     }
 
 #define EACH_OF_8(DO, NV) DO(1, NV) DO(2, NV) DO(3, NV) DO(4, NV) DO(5, NV) DO(6, NV) DO(7, NV) DO(8, NV)
@@ -168,13 +163,10 @@ static outer_product_tile *const outer_product_tiles[PANEL_VECTORS][PRODUCT_MAX_
 
 static void gate_product_row(real *total, const real *a, size_t gates, size_t H, const real *panel, size_t vectors)
 {
-#define ROW(G, NV)                                       \
-    case 8 * (G) + (NV):                                 \
-        gate_product_one(total, a, H, panel, (G), (NV)); \
-        break;
+#define ROW(G, NV) \
+    case 8 * (G) + (NV): gate_product_one(total, a, H, panel, (G), (NV)); break;
     switch (8 * gates + vectors) {
-        EACH_OF_4_BY(ROW, 1) EACH_OF_4_BY(ROW, 2) EACH_OF_4_BY(ROW, 3) EACH_OF_4_BY(ROW, 4)
-    default: break;
+        EACH_OF_4_BY(ROW, 1) EACH_OF_4_BY(ROW, 2) EACH_OF_4_BY(ROW, 3) EACH_OF_4_BY(ROW, 4) default : break;
     }
 #undef ROW
 }
@@ -187,7 +179,8 @@ FL_INLINE size_t next_product_rows(size_t rest, size_t most)
 }
 
 /* What happens to the totals of a tile; `first` is the panel's first vector.  Inlined into the walk below. */
-typedef void finish_totals(const void *context, size_t row, size_t rows, size_t first, size_t vectors, const real *total);
+typedef void finish_totals(const void *context, size_t row, size_t rows, size_t first, size_t vectors,
+                           const real *total);
 
 /* What a tile's end will read, asked for before its product begins; may be null. */
 typedef void prepare_totals(const void *context, size_t row, size_t rows, size_t first, size_t vectors);
@@ -195,7 +188,8 @@ typedef void prepare_totals(const void *context, size_t row, size_t rows, size_t
 /* All rows times all panels.  Where a panel is larger than what should stay in L2, the rows pass it in parts, and their
  * totals wait in `totals`; there is room for those of all rows and one panel. */
 FL_INLINE void walk_product(const fl_panels *panels, const real *matrix, size_t gates, size_t H, size_t rows,
-                            const real *const *a, real *totals, prepare_totals *prepare, finish_totals *finish, const void *context)
+                            const real *const *a, real *totals, prepare_totals *prepare, finish_totals *finish,
+                            const void *context)
 {
     for (size_t p = 0; p < panels->count; p++) {
         const size_t first = fl_panel_first(panels, p), NV = fl_panel_first(panels, p + 1) - first;
@@ -212,8 +206,7 @@ FL_INLINE void walk_product(const fl_panels *panels, const real *matrix, size_t 
                 if (prepare && end == H)
                     prepare(context, row, n, first, NV);
                 if (k == 0)
-                    for (size_t v = 0; v < n * NV; v++)
-                        vf_store(total + v * VF_LANES, vf_set1(0));
+                    for (size_t v = 0; v < n * NV; v++) vf_store(total + v * VF_LANES, vf_set1(0));
                 if (rows == 1)
                     gate_product_row(total, a[0], gates, H, panel, NV);
                 else
@@ -255,14 +248,13 @@ static __attribute__((noinline)) void row_product_prepare(const void *context, s
     const size_t begin = first * VF_LANES, width = vectors * VF_LANES;
     const size_t end = begin + width < p->panels.N ? begin + width : p->panels.N;
     for (size_t r = 0; r < rows; r++)
-        for (size_t n = begin; n < end; n += LINE_LANES)
-            __builtin_prefetch((const real *)p->out[row + r] + n, 0, 2);
+        for (size_t n = begin; n < end; n += LINE_LANES) __builtin_prefetch((const real *)p->out[row + r] + n, 0, 2);
 }
 
 static void row_product(const fl_row_product *p)
 {
-    walk_product(&p->panels, p->matrix, p->gates, p->H, p->rows, (const real *const *)p->a, p->totals, row_product_prepare,
-                 row_product_finish, p);
+    walk_product(&p->panels, p->matrix, p->gates, p->H, p->rows, (const real *const *)p->a, p->totals,
+                 row_product_prepare, row_product_finish, p);
 }
 
 /* out[m] = row index[m] of a matrix in panels, plus a bias. */
@@ -305,8 +297,7 @@ static void fill_panel(const fl_panels *panels, size_t panel, size_t M, const vo
         if (m + FILL_AHEAD < M)
             for (size_t v = 0; v < NV; v++)
                 __builtin_prefetch((const real *)rows[m + FILL_AHEAD] + (first + v) * VF_LANES);
-        for (size_t v = 0; v + 1 < NV; v++, from += VF_LANES, to += VF_LANES)
-            vf_store(to, vf_load(from));
+        for (size_t v = 0; v + 1 < NV; v++, from += VF_LANES, to += VF_LANES) vf_store(to, vf_load(from));
         vf_store(to, load_lanes(from, lanes));
         to += VF_LANES;
     }
@@ -321,8 +312,7 @@ static void column_sums(size_t M, const void *a, ptrdiff_t a_stride, size_t begi
         for (size_t m = 0; m < M;) {
             const size_t stop = M - m > FL_K_BLOCK ? m + FL_K_BLOCK : M;
             vf sum = vf_set1(0);
-            for (; m < stop; m++, element += a_stride)
-                sum = vf_add(sum, load_lanes(element, lanes));
+            for (; m < stop; m++, element += a_stride) sum = vf_add(sum, load_lanes(element, lanes));
             total = vf_add(total, sum);
         }
         store_lanes((real *)out + n, total, lanes);

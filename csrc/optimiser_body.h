@@ -40,8 +40,8 @@ static void multiply_array(size_t n, const void *a, const void *b, void *out)
 {
     for (size_t k = 0; k < n; k += VF_LANES) {
         const size_t lanes = n - k < VF_LANES ? n - k : VF_LANES;
-        store_lanes((real *)out + k, vf_mul(load_lanes((const real *)a + k, lanes), load_lanes((const real *)b + k, lanes)),
-                    lanes);
+        store_lanes((real *)out + k,
+                    vf_mul(load_lanes((const real *)a + k, lanes), load_lanes((const real *)b + k, lanes)), lanes);
     }
 }
 

@@ -37,7 +37,8 @@ static bool place_cell(const fl_stack *stack, size_t I, cell_places *at)
     const bool haste = o->layer_norm == FL_LAYER_NORM_HASTE;
     size_t bias = layout->gate_row, W = 0, R = 0, hr = 0, peepholes = 0;
     at->total = 0;
-    if (o->peephole && (!fl_add_product(&peepholes, sizes->peepholes, H, 1) || !fl_add_product(&peepholes, layout->lanes, 1, 1)))
+    if (o->peephole &&
+        (!fl_add_product(&peepholes, sizes->peepholes, H, 1) || !fl_add_product(&peepholes, layout->lanes, 1, 1)))
         return false;
     if (stack->path == FL_PATH_ROWS) {
         const size_t head = fl_head_size(stack), units = o->kind == FL_CELL_SLSTM ? head : H;
@@ -116,8 +117,7 @@ fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack_out)
     stack->layout = fl_layout_of(H, stack->sizes.gates == 2 ? 3 : stack->sizes.gates, kernels->lanes);
     cell_places first, deeper;
     if (!place_cell(stack, shape->input_size, &first) || !place_cell(stack, fl_output_width(stack), &deeper) ||
-        !fl_add_product(&total, first.total, D, 1) ||
-        !fl_add_product(&total, deeper.total, D, shape->num_layers - 1)) {
+        !fl_add_product(&total, first.total, D, 1) || !fl_add_product(&total, deeper.total, D, shape->num_layers - 1)) {
         free(stack);
         return FL_ERROR_SIZE;
     }
@@ -179,14 +179,12 @@ static void interleave_rows(size_t count, size_t K, size_t real_size, const void
         const float *from = source;
         float *target = to;
         for (size_t k = 0; k < K; k++, target += step)
-            for (size_t n = 0; n < count; n++)
-                target[n] = from[n * K + k];
+            for (size_t n = 0; n < count; n++) target[n] = from[n * K + k];
     } else {
         const double *from = source;
         double *target = to;
         for (size_t k = 0; k < K; k++, target += step)
-            for (size_t n = 0; n < count; n++)
-                target[n] = from[n * K + k];
+            for (size_t n = 0; n < count; n++) target[n] = from[n * K + k];
     }
 }
 
@@ -229,15 +227,15 @@ static void pack_bias(const fl_layout *layout, size_t real_size, const void *bia
 
 static void add_biases(size_t real_size, size_t n, const void *a, const void *b, void *out)
 {
-    for (size_t row = 0; row < n; row++)
-        add_bias(real_size, a, b, row, out, row);
+    for (size_t row = 0; row < n; row++) add_bias(real_size, a, b, row, out, row);
 }
 
 /* The transpose of an (N, K) matrix as panels. */
 static void pack_transposed(const fl_panels *panels, size_t real_size, size_t K, const void *source, void *packed)
 {
     for (size_t p = 0; p < panels->count; p++) {
-        const size_t first = fl_panel_first(panels, p) * panels->lanes, end = fl_panel_first(panels, p + 1) * panels->lanes;
+        const size_t first = fl_panel_first(panels, p) * panels->lanes,
+                     end = fl_panel_first(panels, p + 1) * panels->lanes;
         const size_t rows = (end < panels->N ? end : panels->N) - first;
         interleave_rows(rows, K, real_size, (const char *)source + first * K * real_size,
                         (char *)packed + first * K * real_size, end - first);
@@ -336,7 +334,8 @@ fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const f
     return FL_OK;
 }
 
-void fl_pack_gate_panels(const fl_panels *panels, size_t real_size, size_t gates, size_t H, const void *source, void *packed)
+void fl_pack_gate_panels(const fl_panels *panels, size_t real_size, size_t gates, size_t H, const void *source,
+                         void *packed)
 {
     const size_t N = panels->N, lanes = panels->lanes;
     char *to = packed;

@@ -23,8 +23,7 @@ void fl_parameters(const fl_stack *stack, size_t I, const fl_weights *w, const f
         {w->weight_ln_c, g != NULL ? g->weight_ln_c : NULL, haste ? H : 0, haste},
         {w->bias_ln_c, g != NULL ? g->bias_ln_c : NULL, haste ? H : 0, haste},
     };
-    for (size_t n = 0; n < FL_PARAMETERS; n++)
-        parameters[n] = all[n];
+    for (size_t n = 0; n < FL_PARAMETERS; n++) parameters[n] = all[n];
 }
 
 bool fl_parameters_are_complete(const fl_stack *stack, const fl_weights *w, const fl_gradients *g)

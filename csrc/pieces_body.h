@@ -54,10 +54,9 @@ static void tanh_array(size_t n, const void *x, void *out)
 static double probe_fma(size_t repeats)
 {
     vf acc[PROBE_CHAINS], factor = vf_set1(REAL(0.999)), term = vf_set1(REAL(0.001));
-    FL_UNROLL for (int i = 0; i < PROBE_CHAINS; i++) acc[i] = vf_set1((real)i);
+    FL_UNROLL_FOR (int i = 0; i < PROBE_CHAINS; i++) acc[i] = vf_set1((real)i);
     for (size_t n = 0; n < repeats; n++)
-        FL_UNROLL for (int i = 0; i < PROBE_CHAINS; i++)
-        {
+        FL_UNROLL_FOR (int i = 0; i < PROBE_CHAINS; i++) {
             acc[i] = vf_fma(acc[i], factor, term);
             PROBE_KEEP(acc[i]);
         }
@@ -68,12 +67,11 @@ static void probe_stream(const void *data, size_t bytes, size_t repeats)
 {
     vf acc[8], factor = vf_set1(REAL(0.999));
     const size_t run = 8 * VF_LANES;
-    FL_UNROLL for (int i = 0; i < 8; i++) acc[i] = vf_set1((real)i);
+    FL_UNROLL_FOR (int i = 0; i < 8; i++) acc[i] = vf_set1((real)i);
     for (size_t n = 0; n < repeats; n++) {
         const real *p = data;
         for (size_t k = 0; k + run <= bytes / sizeof(real); k += run)
-            FL_UNROLL for (size_t i = 0; i < 8; i++)
-            {
+            FL_UNROLL_FOR (size_t i = 0; i < 8; i++) {
                 acc[i] = vf_fma(factor, vf_load(p + k + i * VF_LANES), acc[i]);
                 PROBE_KEEP(acc[i]);
             }

@@ -7,23 +7,23 @@
 
 #include "cpu.h"
 
-#define CELL_NS 8.0          /* activations of one vector of units, throughput */
-#define STEP_NS 40.0         /* their latency, once a step */
+#define CELL_NS 8.0  /* activations of one vector of units, throughput */
+#define STEP_NS 40.0 /* their latency, once a step */
 #define L2_BYTES_PER_NS 160.0
 #define L3_BYTES_PER_NS 80.0
 #define MEMORY_BYTES_PER_NS 20.0
-#define SYNC_NS 120.0        /* hand-over of a step between two threads, and imbalance */
-#define WAKE_NS 8000.0       /* waking the pool and waiting for it */
-#define WORTH 0.9            /* more threads must promise at least this gain */
+#define SYNC_NS 120.0  /* hand-over of a step between two threads, and imbalance */
+#define WAKE_NS 8000.0 /* waking the pool and waiting for it */
+#define WORTH 0.9      /* more threads must promise at least this gain */
 
-#define PRE_BYTES ((size_t)256 << 10)   /* hoisted pre-activations stay in L2 */
-#define CHUNK_BYTES ((size_t)1 << 20)   /* output of a layer, passed on to the next */
-#define HOIST_MIN_ROWS 48               /* so that a panel of W is reused often even when rows are long */
+#define PRE_BYTES ((size_t)256 << 10) /* hoisted pre-activations stay in L2 */
+#define CHUNK_BYTES ((size_t)1 << 20) /* output of a layer, passed on to the next */
+#define HOIST_MIN_ROWS 48             /* so that a panel of W is reused often even when rows are long */
 #define HOIST_MAX_ROWS 512
-#define MERGE_INPUTS 16                 /* inputs that cost less merged than stored and loaded, for one row */
-#define MERGE_INPUTS_ROWS 64            /* and for a tile of four rows and more */
-#define MERGE_ROWS 12                   /* rows from which a step alone reuses W enough, */
-#define MERGE_ROWS_FAR 48               /* and where W comes from the last cache or beyond */
+#define MERGE_INPUTS 16      /* inputs that cost less merged than stored and loaded, for one row */
+#define MERGE_INPUTS_ROWS 64 /* and for a tile of four rows and more */
+#define MERGE_ROWS 12        /* rows from which a step alone reuses W enough, */
+#define MERGE_ROWS_FAR 48    /* and where W comes from the last cache or beyond */
 
 static double bytes_nanoseconds(double bytes)
 {

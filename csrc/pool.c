@@ -27,9 +27,9 @@
 #define REST_NANOSECONDS 50000000
 
 typedef struct worker {
-    fl_counter order;        /* number of jobs given to this worker */
-    fl_counter done;         /* number of jobs it has finished */
-    pthread_mutex_t mutex;   /* guards `asleep` against a lost wake-up */
+    fl_counter order;      /* number of jobs given to this worker */
+    fl_counter done;       /* number of jobs it has finished */
+    pthread_mutex_t mutex; /* guards `asleep` against a lost wake-up */
     pthread_cond_t wake;
     atomic_bool asleep;
     size_t index;
@@ -105,8 +105,7 @@ static void wait_for_order(worker *self, uint64_t target)
     }
     pthread_mutex_lock(&self->mutex);
     atomic_store(&self->asleep, true);
-    while (atomic_load(&self->order.value) < target)
-        pthread_cond_wait(&self->wake, &self->mutex);
+    while (atomic_load(&self->order.value) < target) pthread_cond_wait(&self->wake, &self->mutex);
     atomic_store(&self->asleep, false);
     pthread_mutex_unlock(&self->mutex);
 }
@@ -213,8 +212,7 @@ size_t fl_pool_acquire(size_t want)
     pthread_mutex_lock(&pool.mutex);
     if (!pool.fork_handlers)
         pool.fork_handlers = pthread_atfork(before_fork, after_fork_parent, after_fork_child) == 0;
-    while (pool.started + 1 < want && start_worker(pool.started + 1))
-        pool.started++;
+    while (pool.started + 1 < want && start_worker(pool.started + 1)) pool.started++;
     const size_t threads = pool.started + 1 < want ? pool.started + 1 : want;
     pthread_mutex_unlock(&pool.mutex);
     if (threads == 1)

@@ -20,8 +20,7 @@ void fl_rank_rows(size_t *rows, fl_ranked_row *ranked, size_t B, size_t groups, 
     }
     qsort(ranked, B, sizeof *ranked, compare_rows);
     for (size_t group = 0, position = 0; group < groups; group++)
-        for (size_t rank = group; rank < B; rank += groups)
-            rows[position++] = ranked[rank].row;
+        for (size_t rank = group; rank < B; rank += groups) rows[position++] = ranked[rank].row;
 }
 
 static size_t places_of_row(size_t length, size_t segment)

@@ -19,7 +19,7 @@ void fl_rank_rows(size_t *rows, fl_ranked_row *ranked, size_t B, size_t groups, 
 
 /* Where batch rows have their places in an array that holds one for each step: fl_place(). */
 typedef struct fl_places {
-    size_t count;        /* of all */
+    size_t count; /* of all */
     size_t stride_t;
     const ptrdiff_t *at; /* of step 0 by b; null: b itself */
 } fl_places;

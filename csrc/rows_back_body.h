@@ -8,15 +8,15 @@
 
 typedef void cell_back_row(const fl_cell *cell, const unit_back_row *row, const real *dh, real *scratch);
 
-#define CELL_BACK_ROW(CELL)                                                                                        \
-    static void CELL##_back_row(const fl_cell *cell, const unit_back_row *row, const real *dh, real *scratch)      \
-    {                                                                                                              \
-        const size_t H = cell->sizes.H;                                                                            \
-        for (size_t unit = 0; unit < H; unit += VF_LANES) {                                                        \
-            const size_t lanes = H - unit < VF_LANES ? H - unit : VF_LANES;                                        \
-            CELL##_unit_back(cell, row, unit, lanes, load_lanes(dh + unit, lanes));                                \
-        }                                                                                                          \
-        (void)scratch;                                                                                             \
+#define CELL_BACK_ROW(CELL)                                                                                   \
+    static void CELL##_back_row(const fl_cell *cell, const unit_back_row *row, const real *dh, real *scratch) \
+    {                                                                                                         \
+        const size_t H = cell->sizes.H;                                                                       \
+        for (size_t unit = 0; unit < H; unit += VF_LANES) {                                                   \
+            const size_t lanes = H - unit < VF_LANES ? H - unit : VF_LANES;                                   \
+            CELL##_unit_back(cell, row, unit, lanes, load_lanes(dh + unit, lanes));                           \
+        }                                                                                                     \
+        (void)scratch;                                                                                        \
     }
 CELL_BACK_ROW(lstm)
 CELL_BACK_ROW(gru_before)
@@ -66,8 +66,7 @@ static back_rows back_rows_of(const fl_cell_back_steps *s)
 /* a[r] = a part of the row of gradients, of one step. */
 static void point_at_gradients(const fl_cell_back_steps *s, size_t m, size_t offset, const back_rows *rows)
 {
-    for (size_t r = 0; r < s->rows; r++)
-        rows->a[r] = (const real *)s->dgates[m + r] + offset;
+    for (size_t r = 0; r < s->rows; r++) rows->a[r] = (const real *)s->dgates[m + r] + offset;
 }
 
 /* Gradient of h after the step: what is carried, and dy; then through the projection to that of the cell's output. */
@@ -125,18 +124,19 @@ static void carry_masked(const fl_cell_back_steps *s, size_t m, const back_rows 
     const size_t panels_size = fl_panels_of(P, VF_LANES).vectors * VF_LANES * H;
     for (size_t gate = 0; gate < G; gate++) {
         point_at_gradients(s, m, s->dh_offset + gate * H, rows);
-        for (size_t r = 0; r < s->rows; r++)
-            rows->out[r] = rows->carried + r * P;
-        multiply_rows(P, (const real *)s->R + gate * panels_size, NULL, 1, H, s->rows, rows->a, rows->out, false, rows->totals);
+        for (size_t r = 0; r < s->rows; r++) rows->out[r] = rows->carried + r * P;
+        multiply_rows(P, (const real *)s->R + gate * panels_size, NULL, 1, H, s->rows, rows->a, rows->out, false,
+                      rows->totals);
         for (size_t r = 0; r < s->rows; r++) {
             const real *mask = (const real *)s->mask + (ptrdiff_t)gate * s->mask_stride_gate + s->b[r] * P;
             real *dh = (real *)s->dh + s->b[r] * P;
             for (size_t unit = 0; unit < P; unit += VF_LANES) {
                 const size_t lanes = P - unit < VF_LANES ? P - unit : VF_LANES;
                 const vf sum = gate != 0 ? load_lanes(dh + unit, lanes) : vf_set1(0);
-                store_lanes(dh + unit,
-                            vf_fma(load_lanes(mask + unit, lanes), load_lanes(rows->carried + r * P + unit, lanes), sum),
-                            lanes);
+                store_lanes(
+                    dh + unit,
+                    vf_fma(load_lanes(mask + unit, lanes), load_lanes(rows->carried + r * P + unit, lanes), sum),
+                    lanes);
             }
         }
     }
@@ -153,8 +153,7 @@ static void carry_by_gates(const fl_cell_back_steps *s, size_t m, const back_row
     for (size_t gate = 0; gate < gates; gate++) {
         for (size_t head = 0; head < heads; head++) {
             point_at_gradients(s, m, s->dh_offset + gate * H + head * K, rows);
-            for (size_t r = 0; r < s->rows; r++)
-                rows->out[r] = (real *)s->dh + s->b[r] * P + head * N;
+            for (size_t r = 0; r < s->rows; r++) rows->out[r] = (real *)s->dh + s->b[r] * P + head * N;
             multiply_rows(N, (const real *)s->R + (gate * heads + head) * panels_size, NULL, 1, K, s->rows, rows->a,
                           rows->out, gate != 0, rows->totals);
         }
@@ -166,9 +165,9 @@ static void back_through_reset(const fl_cell_back_steps *s, size_t m, const back
 {
     const size_t H = s->cell->sizes.H, panels_size = fl_panels_of(H, VF_LANES).vectors * VF_LANES * H;
     point_at_gradients(s, m, 2 * H, rows);
-    for (size_t r = 0; r < s->rows; r++)
-        rows->out[r] = rows->reset + r * H;
-    multiply_rows(H, (const real *)s->R + 2 * panels_size, NULL, 1, H, s->rows, rows->a, rows->out, false, rows->totals);
+    for (size_t r = 0; r < s->rows; r++) rows->out[r] = rows->reset + r * H;
+    multiply_rows(H, (const real *)s->R + 2 * panels_size, NULL, 1, H, s->rows, rows->a, rows->out, false,
+                  rows->totals);
     for (size_t r = 0; r < s->rows; r++) {
         const unit_back_row row = back_row_of(s, m, r, rows);
         for (size_t unit = 0; unit < H; unit += VF_LANES) {
@@ -183,8 +182,7 @@ static void carry(const fl_cell_back_steps *s, size_t m, const back_rows *rows)
     const fl_cell_sizes *sizes = &s->cell->sizes;
     const size_t P = sizes->P;
     if (!sizes->recurs) {
-        for (size_t r = 0; r < s->rows; r++)
-            copy_row((real *)s->dh + s->b[r] * P, rows->bypass + r * P, P);
+        for (size_t r = 0; r < s->rows; r++) copy_row((real *)s->dh + s->b[r] * P, rows->bypass + r * P, P);
         return;
     }
     if (s->mask) {
@@ -193,16 +191,15 @@ static void carry(const fl_cell_back_steps *s, size_t m, const back_rows *rows)
         carry_by_gates(s, m, rows);
     } else {
         point_at_gradients(s, m, s->dh_offset, rows);
-        for (size_t r = 0; r < s->rows; r++)
-            rows->out[r] = (real *)s->dh + s->b[r] * P;
+        for (size_t r = 0; r < s->rows; r++) rows->out[r] = (real *)s->dh + s->b[r] * P;
         multiply_rows(P, s->R, NULL, sizes->gates, sizes->H, s->rows, rows->a, rows->out, false, rows->totals);
     }
     for (size_t r = 0; r < s->rows && sizes->bypasses; r++) {
         real *dh = (real *)s->dh + s->b[r] * P;
         for (size_t unit = 0; unit < P; unit += VF_LANES) {
             const size_t lanes = P - unit < VF_LANES ? P - unit : VF_LANES;
-            store_lanes(dh + unit,
-                        vf_add(load_lanes(dh + unit, lanes), load_lanes(rows->bypass + r * P + unit, lanes)), lanes);
+            store_lanes(dh + unit, vf_add(load_lanes(dh + unit, lanes), load_lanes(rows->bypass + r * P + unit, lanes)),
+                        lanes);
         }
     }
 }

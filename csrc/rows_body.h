@@ -10,20 +10,19 @@
 /* A whole row of a cell, vector after vector: `x` and `h` hold G*H pre-activations. */
 typedef void cell_row(const fl_cell *cell, const unit_row *row, const real *x, const real *h);
 
-#define CELL_ROW(CELL, GATES)                                                                          \
+#define CELL_ROW(CELL, GATES)                                                                                 \
     static void CELL##_row_of_##GATES(const fl_cell *cell, const unit_row *row, const real *x, const real *h) \
-    {                                                                                                  \
-        const size_t H = cell->sizes.H;                                                                \
-        for (size_t unit = 0; unit < H; unit += VF_LANES) {                                            \
-            const size_t lanes = H - unit < VF_LANES ? H - unit : VF_LANES;                            \
-            vf x_gates[FL_MAX_GATES] = {vf_set1(0)}, h_gates[FL_MAX_GATES] = {vf_set1(0)};             \
-            FL_UNROLL for (size_t gate = 0; gate < (GATES); gate++)                                    \
-            {                                                                                          \
-                x_gates[gate] = load_lanes(x + gate * H + unit, lanes);                                \
-                h_gates[gate] = load_lanes(h + gate * H + unit, lanes);                                \
-            }                                                                                          \
-            CELL##_unit(cell, row, unit, lanes, x_gates, h_gates);                                     \
-        }                                                                                              \
+    {                                                                                                         \
+        const size_t H = cell->sizes.H;                                                                       \
+        for (size_t unit = 0; unit < H; unit += VF_LANES) {                                                   \
+            const size_t lanes = H - unit < VF_LANES ? H - unit : VF_LANES;                                   \
+            vf x_gates[FL_MAX_GATES] = {vf_set1(0)}, h_gates[FL_MAX_GATES] = {vf_set1(0)};                    \
+            FL_UNROLL_FOR (size_t gate = 0; gate < (GATES); gate++) {                                         \
+                x_gates[gate] = load_lanes(x + gate * H + unit, lanes);                                       \
+                h_gates[gate] = load_lanes(h + gate * H + unit, lanes);                                       \
+            }                                                                                                 \
+            CELL##_unit(cell, row, unit, lanes, x_gates, h_gates);                                            \
+        }                                                                                                     \
     }
 CELL_ROW(lstm, 4)
 CELL_ROW(lstm, 3)
@@ -62,8 +61,7 @@ static void project(const fl_projection *projection, size_t H, size_t P, size_t 
                     void *memory)
 {
     const fl_row_scratch scratch = fl_row_scratch_of(memory, H, 0, rows, VF_LANES, sizeof(real));
-    for (size_t r = 0; r < rows; r++)
-        scratch.a[r] = (const real *)out + r * H;
+    for (size_t r = 0; r < rows; r++) scratch.a[r] = (const real *)out + r * H;
     multiply_rows(P, projection->weight, projection->bias, 1, H, rows, scratch.a, y, false, scratch.totals);
     if (projection->clip == 0.0)
         return;
@@ -128,8 +126,7 @@ static unit_row row_of(const fl_row_steps *s, const row_view *at, const fl_row_s
     const size_t b = s->rows ? s->rows[r] : r, H = s->cell->sizes.H;
     unit_row row = {.h_before = h_before(s, at, r)};
     row.c = s->c ? (real *)s->c + (ptrdiff_t)b * s->c_stride_b : NULL;
-    row.h = s->projection.weight ? (real *)scratch->hidden + r * H
-                                 : at->y + place_of(s->y_at, b) * s->y_stride_b;
+    row.h = s->projection.weight ? (real *)scratch->hidden + r * H : at->y + place_of(s->y_at, b) * s->y_stride_b;
     row.zoned_c = s->zoned_c ? (const real *)s->zoned_c + r * H : NULL;
     row.zoned_h = s->zoned_h ? (const real *)s->zoned_h + r * H : NULL;
     row.saved = s->saved_gates ? (real *)s->saved_gates + (ptrdiff_t)t * s->saved_gates_stride_t +

@@ -41,12 +41,12 @@ FL_INLINE scan_view scan_view_of(const fl_scan *s, size_t unit)
 /* One row, from sums of products. */
 FL_INLINE void scan_unit(const scan_view *at, const real *h, real *y, real *saved, vf *a, const int G, unit_scan *next)
 {
-    FL_UNROLL for (int gate = 0; gate < G; gate++)
+    FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
         a[gate] = vf_add(vf_load(at->bias + (size_t)gate * at->stride), a[gate]);
     const vf after = next(at->cell, at->unit, at->lanes, load_lanes(h + at->unit, at->lanes), a);
     store_lanes(y + at->unit, after, at->lanes);
     if (saved) {
-        FL_UNROLL for (int gate = 0; gate < G; gate++)
+        FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
             store_lanes(saved + (size_t)gate * at->H + at->unit, a[gate], at->lanes);
     }
 }
@@ -63,7 +63,7 @@ FL_INLINE void scan_totals(const fl_scan *s, size_t row, size_t rows, size_t fir
         for (size_t unit = begin; unit < end; unit += VF_LANES, totals += together * VF_LANES) {
             const scan_view at = scan_view_of(s, unit);
             vf a[FL_MAX_GATES];
-            FL_UNROLL for (int gate = 0; gate < G; gate++) a[gate] = vf_load(totals + (size_t)gate * at.stride);
+            FL_UNROLL_FOR (int gate = 0; gate < G; gate++) a[gate] = vf_load(totals + (size_t)gate * at.stride);
             scan_unit(&at, h, y, saved, a, G, next);
         }
     }
@@ -75,8 +75,7 @@ FL_INLINE void scan_rows(const fl_scan *s, size_t row, const int G, const int NR
     const size_t I = s->I, together = s->panels.together;
     const real *x[SCAN_ROWS], *h[SCAN_ROWS];
     real *y[SCAN_ROWS], *saved[SCAN_ROWS];
-    FL_UNROLL for (int r = 0; r < NR; r++)
-    {
+    FL_UNROLL_FOR (int r = 0; r < NR; r++) {
         x[r] = s->x ? s->x[row + (size_t)r] : NULL;
         h[r] = s->h_before[row + (size_t)r];
         y[r] = s->y[row + (size_t)r];
@@ -90,25 +89,24 @@ FL_INLINE void scan_rows(const fl_scan *s, size_t row, const int G, const int NR
             const scan_view at = scan_view_of(s, unit);
             vf a[SCAN_ROWS * FL_MAX_GATES];
             if (s->x_index) {
-                FL_UNROLL for (int r = 0; r < NR; r++)
-                    FL_UNROLL for (int gate = 0; gate < G; gate++)
+                FL_UNROLL_FOR (int r = 0; r < NR; r++)
+                    FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
                         a[r * G + gate] =
                             vf_load(panel + (size_t)s->x_index[row + (size_t)r] * width + (size_t)gate * at.stride);
             } else {
                 const real *w = panel;
-                FL_UNROLL for (int v = 0; v < NR * G; v++) a[v] = vf_set1(0);
+                FL_UNROLL_FOR (int v = 0; v < NR * G; v++) a[v] = vf_set1(0);
                 for (size_t k = 0; k < I; k++, w += width) {
                     vf weight[FL_MAX_GATES];
-                    FL_UNROLL for (int gate = 0; gate < G; gate++) weight[gate] = vf_load(w + (size_t)gate * at.stride);
-                    FL_UNROLL for (int r = 0; r < NR; r++)
-                    {
+                    FL_UNROLL_FOR (int gate = 0; gate < G; gate++) weight[gate] = vf_load(w + (size_t)gate * at.stride);
+                    FL_UNROLL_FOR (int r = 0; r < NR; r++) {
                         const vf input = vf_set1(x[r][k]);
-                        FL_UNROLL for (int gate = 0; gate < G; gate++)
+                        FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
                             a[r * G + gate] = vf_fma(input, weight[gate], a[r * G + gate]);
                     }
                 }
             }
-            FL_UNROLL for (int r = 0; r < NR; r++) scan_unit(&at, h[r], y[r], saved[r], a + r * G, G, next);
+            FL_UNROLL_FOR (int r = 0; r < NR; r++) scan_unit(&at, h[r], y[r], saved[r], a + r * G, G, next);
         }
     }
 }
@@ -124,19 +122,18 @@ static __attribute__((noinline)) void scan_prepare(const void *context, size_t r
             __builtin_prefetch((const real *)s->y[row + r] + unit, 1);
 }
 
-#define SCAN(CELL, G)                                                                                                  \
-    static void CELL##_finish(const void *context, size_t row, size_t rows, size_t first, size_t vectors,              \
-                              const real *totals)                                                                      \
-    {                                                                                                                  \
-        scan_totals(context, row, rows, first, vectors, totals, G, CELL##_scan);                                       \
-    }                                                                                                                  \
-    static void CELL##_rows(const fl_scan *s)                                                                          \
-    {                                                                                                                  \
-        size_t row = 0;                                                                                                \
-        for (; SCAN_ROWS > 1 && row + SCAN_ROWS <= s->rows; row += SCAN_ROWS)                                          \
-            scan_rows(s, row, G, SCAN_ROWS, CELL##_scan);                                                              \
-        for (; row < s->rows; row++)                                                                                   \
-            scan_rows(s, row, G, 1, CELL##_scan);                                                                      \
+#define SCAN(CELL, G)                                                                                     \
+    static void CELL##_finish(const void *context, size_t row, size_t rows, size_t first, size_t vectors, \
+                              const real *totals)                                                         \
+    {                                                                                                     \
+        scan_totals(context, row, rows, first, vectors, totals, G, CELL##_scan);                          \
+    }                                                                                                     \
+    static void CELL##_rows(const fl_scan *s)                                                             \
+    {                                                                                                     \
+        size_t row = 0;                                                                                   \
+        for (; SCAN_ROWS > 1 && row + SCAN_ROWS <= s->rows; row += SCAN_ROWS)                             \
+            scan_rows(s, row, G, SCAN_ROWS, CELL##_scan);                                                 \
+        for (; row < s->rows; row++) scan_rows(s, row, G, 1, CELL##_scan);                                \
     }
 SCAN(indrnn, 1)
 SCAN(mingru, 2)

@@ -42,14 +42,12 @@ FL_INLINE void vf_store(real *p, vf a) { memcpy(p, &a, sizeof a); }
 FL_INLINE vf vf_load_n(const real *p, size_t n)
 {
     vf a = vf_set1(0);
-    for (size_t lane = 0; lane < n; lane++)
-        a[lane] = p[lane];
+    for (size_t lane = 0; lane < n; lane++) a[lane] = p[lane];
     return a;
 }
 FL_INLINE void vf_store_n(real *p, vf a, size_t n)
 {
-    for (size_t lane = 0; lane < n; lane++)
-        p[lane] = a[lane];
+    for (size_t lane = 0; lane < n; lane++) p[lane] = a[lane];
 }
 FL_INLINE vf vf_add(vf a, vf b) { return a + b; }
 FL_INLINE vf vf_sub(vf a, vf b) { return a - b; }
@@ -57,8 +55,7 @@ FL_INLINE vf vf_mul(vf a, vf b) { return a * b; }
 FL_INLINE vf vf_div(vf a, vf b) { return a / b; }
 FL_INLINE vf vf_sqrt(vf a)
 {
-    for (size_t lane = 0; lane < VF_LANES; lane++)
-        a[lane] = REAL_SQRT(a[lane]);
+    for (size_t lane = 0; lane < VF_LANES; lane++) a[lane] = REAL_SQRT(a[lane]);
     return a;
 }
 FL_INLINE vf vf_fma(vf a, vf b, vf c) { return a * b + c; }  /* a*b + c, rounded once where FMA exists */
@@ -89,15 +86,13 @@ FL_INLINE vf vf_exponent(vf a) { return (vf)((vf_bits)a << (FL_REAL_BITS == 32 ?
 FL_INLINE vf vf_half(vf a, int h)
 {
     vf b = a;
-    for (int lane = 0; lane < VF_LANES / 2; lane++)
-        b[lane] = a[lane + h * (VF_LANES / 2)];
+    for (int lane = 0; lane < VF_LANES / 2; lane++) b[lane] = a[lane + h * (VF_LANES / 2)];
     return b;
 }
 FL_INLINE vf vf_quarter(vf a, int q)
 {
     vf b = a;
-    for (int lane = 0; lane < VF_LANES / 4; lane++)
-        b[lane] = a[lane + q * (VF_LANES / 4)];
+    for (int lane = 0; lane < VF_LANES / 4; lane++) b[lane] = a[lane + q * (VF_LANES / 4)];
     return b;
 }
 

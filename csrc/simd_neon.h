@@ -25,7 +25,7 @@ FL_INLINE vf vf_load_n(const real *p, size_t n)
     case 4: return vld1q_f32(p);
     case 3: a = vld1q_lane_f32(p + 2, a, 2); /* fall through */
     case 2: a = vld1q_lane_f32(p + 1, a, 1); /* fall through */
-    case 1: a = vld1q_lane_f32(p, a, 0); /* fall through */
+    case 1: a = vld1q_lane_f32(p, a, 0);     /* fall through */
     default: return a;
     }
 }
@@ -35,7 +35,7 @@ FL_INLINE void vf_store_n(real *p, vf a, size_t n)
     case 4: vst1q_f32(p, a); return;
     case 3: vst1q_lane_f32(p + 2, a, 2); /* fall through */
     case 2: vst1q_lane_f32(p + 1, a, 1); /* fall through */
-    case 1: vst1q_lane_f32(p, a, 0); /* fall through */
+    case 1: vst1q_lane_f32(p, a, 0);     /* fall through */
     default: return;
     }
 }

@@ -11,11 +11,11 @@
 
 /* Loops over accumulators must vanish: an accumulator that is indexed by a variable lives in memory. */
 #if defined(__clang__)
-#define FL_UNROLL _Pragma("clang loop unroll(full)")
-#define FL_NO_UNROLL _Pragma("clang loop unroll(disable)")
+#define FL_UNROLL_FOR _Pragma("clang loop unroll(full)") for
+#define FL_LOOP_FOR _Pragma("clang loop unroll(disable)") for
 #else
-#define FL_UNROLL _Pragma("GCC unroll 32")
-#define FL_NO_UNROLL _Pragma("GCC unroll 1")
+#define FL_UNROLL_FOR _Pragma("GCC unroll 32") for
+#define FL_LOOP_FOR _Pragma("GCC unroll 1") for
 #endif
 
 #if FL_REAL_BITS == 32

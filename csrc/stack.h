@@ -15,8 +15,8 @@
  * W is fl_unit_panels_of(H, G), and the bias is like one row of it. */
 typedef struct fl_packed_cell {
     size_t I;
-    void *bias;             /* of the input's part; of both where they are summed */
-    void *bias_h;           /* of the state's part; null where there is none */
+    void *bias;   /* of the input's part; of both where they are summed */
+    void *bias_h; /* of the state's part; null where there is none */
     void *W, *R;
     void *weight_hr, *bias_hr; /* projection: panels (H, P); (P) or null */
     fl_cell cell;
@@ -39,9 +39,9 @@ struct fl_stack {
     fl_cell_sizes sizes;
     fl_path path;
     fl_layout layout;
-    void *memory;          /* of all cells */
-    size_t weight_bytes;   /* of memory */
-    fl_spare *spare;       /* apart, because calls change it and the layer is const to them */
+    void *memory;           /* of all cells */
+    size_t weight_bytes;    /* of memory */
+    fl_spare *spare;        /* apart, because calls change it and the layer is const to them */
     fl_packed_cell cells[]; /* (L, D) */
 };
 

@@ -57,18 +57,15 @@ FL_INLINE block_range range_of(const fl_steps *s)
     TILE(0, 1) TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(0, 2) TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2)
 #else
 #define FULL_TILES(TILE) TILE(1, 0) TILE(2, 0) TILE(3, 0)
-#define TAIL_TILES(TILE) \
-    TILE(0, 1) TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(0, 2) TILE(1, 2) TILE(2, 2) TILE(3, 2)
+#define TAIL_TILES(TILE) TILE(0, 1) TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(0, 2) TILE(1, 2) TILE(2, 2) TILE(3, 2)
 #endif
 
 /* A tile of one row at block j: `blocks` full ones and `tail` vectors of the packed one. */
 FL_INLINE void one_row_called(const fl_steps *s, const step_view *at, size_t j, size_t blocks, size_t tail, const int V,
                               finish_tile *finish)
 {
-#define TILE(NB, NT)                                               \
-    case 8 * (NT) + (NB):                                          \
-        tile_of_rows(s, at, 0, j, V, 1, (NB), (NT), finish);       \
-        break;
+#define TILE(NB, NT) \
+    case 8 * (NT) + (NB): tile_of_rows(s, at, 0, j, V, 1, (NB), (NT), finish); break;
     switch (8 * tail + blocks) {
         FULL_TILES(TILE)
         TAIL_TILES(TILE)
@@ -88,10 +85,8 @@ static __attribute__((noinline)) void one_row_called_4(const fl_steps *s, const 
 FL_INLINE void one_row_inlined(const fl_steps *s, const step_view *at, size_t j, size_t blocks, size_t tail,
                                finish_block *finish, bool is_plain)
 {
-#define TILE(NB, NT)                                            \
-    case 8 * (NT) + (NB):                                       \
-        tile_of_one(s, at, j, (NB), (NT), !is_plain, finish);   \
-        break;
+#define TILE(NB, NT) \
+    case 8 * (NT) + (NB): tile_of_one(s, at, j, (NB), (NT), !is_plain, finish); break;
     if (tail == 0) {
         switch (blocks) {
             FULL_TILES(TILE)
@@ -136,10 +131,8 @@ FL_INLINE void walk_few_rows(const fl_steps *s, const step_view *at, const block
         const size_t tile = down ? cut.tiles - 1 - n : n;
         const size_t begin = cut_begin(&cut, tile), blocks = cut_begin(&cut, tile + 1) - begin;
         const size_t j = range->begin + begin;
-#define TILE(NR, NB)                                         \
-    case 8 * (NR) + (NB):                                    \
-        tile_of_rows(s, at, 0, j, V, (NR), (NB), 0, finish); \
-        break
+#define TILE(NR, NB) \
+    case 8 * (NR) + (NB): tile_of_rows(s, at, 0, j, V, (NR), (NB), 0, finish); break
         switch (8 * s->B + blocks) {
             TILE(2, 1);
             TILE(3, 1);
@@ -198,8 +191,7 @@ FL_INLINE void walk_rows(const fl_steps *s, const step_view *at, const block_ran
             walk_block(s, at, range->full_end, V, finish);
         return;
     }
-    for (size_t n = range->begin; n < end; n++)
-        walk_block(s, at, down ? end - 1 - (n - range->begin) : n, V, finish);
+    for (size_t n = range->begin; n < end; n++) walk_block(s, at, down ? end - 1 - (n - range->begin) : n, V, finish);
 }
 
 static __attribute__((noinline)) void walk_rows_4(const fl_steps *s, const step_view *at, const block_range *range,
@@ -258,26 +250,26 @@ FL_INLINE unit_row tile_row(const fl_steps *s, const step_view *at, size_t posit
 }
 
 /* The cell on a stored tile of V vectors a block, three of which come with a part of the state. */
-#define FINISH_TILE(CELL, V)                                                                                             \
-    static __attribute__((noinline)) void CELL##_finish_##V(const fl_steps *s, const step_view *at, size_t position,     \
-                                                            size_t j, const tile_store *store, size_t NR, size_t NB,     \
-                                                            size_t NT)                                                   \
-    {                                                                                                                    \
-        for (size_t r = 0; r < NR; r++) {                                                                                \
-            const unit_row row = tile_row(s, at, position + r);                                                          \
-            const ptrdiff_t place = place_of(s->saved_at, row_at(s, position + r));                                      \
-            real *saved_c = at->saved_c ? at->saved_c + place * s->saved_c_stride_b : NULL;                              \
-            for (size_t b = 0; b < NB + (NT != 0); b++) {                                                                \
-                const size_t unit = (j + b) * VF_LANES, lanes = block_lanes(&s->layout, j + b);                          \
-                vf x[4], h[4];                                                                                           \
-                stored_gates(x, store->vectors, r, b, (V), NB, NT);                                                      \
-                if ((V) == 3)                                                                                            \
-                    stored_gates(h, store->states, r, b, (V), NB, NT);                                                   \
-                CELL##_unit(s->cell, &row, unit, lanes, x, (V) == 3 ? h : NULL);                                         \
-                if (saved_c)                                                                                             \
-                    store_lanes(saved_c + unit, load_lanes(row.c + unit, lanes), lanes);                                 \
-            }                                                                                                            \
-        }                                                                                                                \
+#define FINISH_TILE(CELL, V)                                                                                         \
+    static __attribute__((noinline)) void CELL##_finish_##V(const fl_steps *s, const step_view *at, size_t position, \
+                                                            size_t j, const tile_store *store, size_t NR, size_t NB, \
+                                                            size_t NT)                                               \
+    {                                                                                                                \
+        for (size_t r = 0; r < NR; r++) {                                                                            \
+            const unit_row row = tile_row(s, at, position + r);                                                      \
+            const ptrdiff_t place = place_of(s->saved_at, row_at(s, position + r));                                  \
+            real *saved_c = at->saved_c ? at->saved_c + place * s->saved_c_stride_b : NULL;                          \
+            for (size_t b = 0; b < NB + (NT != 0); b++) {                                                            \
+                const size_t unit = (j + b) * VF_LANES, lanes = block_lanes(&s->layout, j + b);                      \
+                vf x[4], h[4];                                                                                       \
+                stored_gates(x, store->vectors, r, b, (V), NB, NT);                                                  \
+                if ((V) == 3)                                                                                        \
+                    stored_gates(h, store->states, r, b, (V), NB, NT);                                               \
+                CELL##_unit(s->cell, &row, unit, lanes, x, (V) == 3 ? h : NULL);                                     \
+                if (saved_c)                                                                                         \
+                    store_lanes(saved_c + unit, load_lanes(row.c + unit, lanes), lanes);                             \
+            }                                                                                                        \
+        }                                                                                                            \
     }
 FINISH_TILE(lstm, 4)
 FINISH_TILE(lstm_peephole, 4)
@@ -303,7 +295,8 @@ static __attribute__((noinline)) void rnn_finish(const fl_steps *s, const step_v
 }
 
 /* The LSTM with peepholes, for one row in the registers. */
-FL_INLINE void lstm_peephole_finish(const fl_steps *s, const step_view *at, size_t position, size_t block, const vf gate[4])
+FL_INLINE void lstm_peephole_finish(const fl_steps *s, const step_view *at, size_t position, size_t block,
+                                    const vf gate[4])
 {
     const size_t unit = block * VF_LANES, lanes = block_lanes(&s->layout, block);
     const unit_row row = tile_row(s, at, position);
@@ -329,12 +322,12 @@ static void cell_steps(const fl_steps *s)
 FL_INLINE void gates_finish(const fl_steps *s, const step_view *at, size_t position, size_t block, const vf gate[4])
 {
     real *gates = at->y + (ptrdiff_t)row_at(s, position) * s->y_stride_b + block * VF_LANES;
-    for (size_t n = 0; n < 4; n++)
-        store_lanes(gates + n * s->layout.H, gate[n], block_lanes(&s->layout, block));
+    for (size_t n = 0; n < 4; n++) store_lanes(gates + n * s->layout.H, gate[n], block_lanes(&s->layout, block));
 }
 
-static __attribute__((noinline)) void gates_finish_tile(const fl_steps *s, const step_view *at, size_t position, size_t j,
-                                                        const tile_store *store, size_t NR, size_t NB, size_t NT)
+static __attribute__((noinline)) void gates_finish_tile(const fl_steps *s, const step_view *at, size_t position,
+                                                        size_t j, const tile_store *store, size_t NR, size_t NB,
+                                                        size_t NT)
 {
     finish_stored(s, at, position, j, store, NR, NB, NT, gates_finish);
 }
@@ -347,25 +340,24 @@ static void gate_matmul(const fl_steps *s)
 }
 
 /* pre = bias + x W for NR rows and one block of V vectors. */
-FL_INLINE void product_tile(const fl_product *p, size_t m, size_t j, const int V, const int NR, const int NB, const int NT)
+FL_INLINE void product_tile(const fl_product *p, size_t m, size_t j, const int V, const int NR, const int NB,
+                            const int NT)
 {
     const int NV = V * NB + NT;
     const size_t offset = fl_block_offset(&p->layout, j);
     const real *bias = (const real *)p->bias + offset;
     const real *row[MAX_ROWS];
     vf acc[MAX_ACCUMULATORS];
-    FL_UNROLL for (int v = 0; v < NV; v++)
-    {
+    FL_UNROLL_FOR (int v = 0; v < NV; v++) {
         const vf b = vf_load(bias + (size_t)v * VF_LANES);
-        FL_UNROLL for (int r = 0; r < NR; r++) acc[r * NV + v] = b;
+        FL_UNROLL_FOR (int r = 0; r < NR; r++) acc[r * NV + v] = b;
     }
-    FL_UNROLL for (int r = 0; r < NR; r++) row[r] = (const real *)p->x + p->x_offsets[m + (size_t)r];
+    FL_UNROLL_FOR (int r = 0; r < NR; r++) row[r] = (const real *)p->x + p->x_offsets[m + (size_t)r];
     const size_t panel = fl_panel_stride(&p->layout, p->I);
     accumulate(acc, V, NR, NB, NT, row, p->I, (const real *)p->W + j * panel, panel);
-    FL_UNROLL for (int r = 0; r < NR; r++)
-    {
+    FL_UNROLL_FOR (int r = 0; r < NR; r++) {
         real *pre = (real *)p->pre + (ptrdiff_t)(m + (size_t)r) * p->pre_stride_row + offset;
-        FL_UNROLL for (int v = 0; v < NV; v++) vf_store(pre + (size_t)v * VF_LANES, acc[r * NV + v]);
+        FL_UNROLL_FOR (int v = 0; v < NV; v++) vf_store(pre + (size_t)v * VF_LANES, acc[r * NV + v]);
     }
 }
 

@@ -10,7 +10,7 @@
 struct fl_stream {
     const fl_stack *stack;
     size_t B;
-    void *h, *c;    /* (L, B, P), (L, B, n*H); c null where the cell has none */
+    void *h, *c; /* (L, B, P), (L, B, n*H); c null where the cell has none */
     fl_workspace workspace;
 };
 
@@ -65,21 +65,21 @@ fl_status fl_stream_process(fl_stream *stream, size_t T, const fl_stream_io *io)
     if (stream == NULL || io == NULL)
         return FL_ERROR_ARGUMENT;
     const fl_forward_args args = {.T = T,
-                               .B = stream->B,
-                               .x = io->x,
-                               .x_index = io->x_index,
-                               .x_stride_t = io->x_stride_t,
-                               .x_stride_b = io->x_stride_b,
-                               .h0 = stream->h,
-                               .c0 = stream->c,
-                               .y = io->y,
-                               .y_stride_t = io->y_stride_t,
-                               .y_stride_b = io->y_stride_b,
-                               .h_n = stream->h,
-                               .c_n = stream->c,
-                               .num_threads = 1,
-                               .interrupt = io->interrupt,
-                               .interrupt_context = io->interrupt_context};
+                                  .B = stream->B,
+                                  .x = io->x,
+                                  .x_index = io->x_index,
+                                  .x_stride_t = io->x_stride_t,
+                                  .x_stride_b = io->x_stride_b,
+                                  .h0 = stream->h,
+                                  .c0 = stream->c,
+                                  .y = io->y,
+                                  .y_stride_t = io->y_stride_t,
+                                  .y_stride_b = io->y_stride_b,
+                                  .h_n = stream->h,
+                                  .c_n = stream->c,
+                                  .num_threads = 1,
+                                  .interrupt = io->interrupt,
+                                  .interrupt_context = io->interrupt_context};
     const fl_status status = fl_check_args(stream->stack, &args);
     if (status != FL_OK || T == 0)
         return status;

@@ -72,8 +72,7 @@ static fl_status keep(fl_tape *tape, const fl_stack *stack, const fl_record_args
     uint8_t *any = (uint8_t *)(row_at + row_places);
     for (size_t t = 0; t < T && args->reset != NULL; t++) {
         any[t] = 0;
-        for (size_t b = 0; b < B; b++)
-            any[t] |= args->reset[t * B + b] != 0;
+        for (size_t b = 0; b < B; b++) any[t] |= args->reset[t * B + b] != 0;
     }
     const fl_saving saving = {.layers = L,
                               .gates = keeps_gates ? base + gates : NULL,

@@ -21,7 +21,7 @@ struct fl_tape {
     const fl_stack *stack; /* that recorded; null: nothing is recorded */
     fl_record_args args;
     fl_saving saving;
-    size_t used;            /* bytes of `kept` */
+    size_t used; /* bytes of `kept` */
     fl_block kept;
     fl_workspace workspace; /* of the forward driver */
     fl_block scratch;       /* of the backward pass */

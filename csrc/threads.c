@@ -11,9 +11,9 @@
 
 #include "fastlstm.h"
 
-static _Atomic size_t process_limit;          /* 0: fl_cpu_count() */
-static _Atomic size_t counted_cpus;           /* 0: not counted yet */
-static _Thread_local size_t local_limit;      /* 0: none */
+static _Atomic size_t process_limit;     /* 0: fl_cpu_count() */
+static _Atomic size_t counted_cpus;      /* 0: not counted yet */
+static _Thread_local size_t local_limit; /* 0: none */
 
 static size_t affinity_count(void)
 {
@@ -56,8 +56,7 @@ static size_t cgroup_count(size_t most)
             continue;
         char *directory = line + 3;
         directory[strcspn(directory, "\n")] = '\0';
-        for (char *slash; (slash = strrchr(directory, '/')) != NULL; *slash = '\0')
-            most = quota_of(directory, most);
+        for (char *slash; (slash = strrchr(directory, '/')) != NULL; *slash = '\0') most = quota_of(directory, most);
     }
     fclose(file);
     return quota_of("", most);

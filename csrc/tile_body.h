@@ -44,34 +44,31 @@ FL_INLINE ptrdiff_t place_of(const ptrdiff_t *at, size_t b) { return at ? at[b] 
 
 /* total += sum over k of a[r][k] * panel[k], FL_K_BLOCK at a time: each partial sum is a chain of multiply-adds from zero.
  * `w` is the first panel, the next ones and the tail's follow at `panel` elements. */
-FL_INLINE void accumulate(vf *total, const int V, const int NR, const int NB, const int NT, const real *const *a, size_t K,
-                          const real *w, size_t panel)
+FL_INLINE void accumulate(vf *total, const int V, const int NR, const int NB, const int NT, const real *const *a,
+                          size_t K, const real *w, size_t panel)
 {
     const int NV = V * NB + NT;
     vf acc[MAX_ACCUMULATORS];
     for (size_t k = 0, end; k < K; k = end) {
         end = K - k > FL_K_BLOCK ? k + FL_K_BLOCK : K;
-        FL_UNROLL for (int v = 0; v < NR * NV; v++) acc[v] = vf_set1(0);
+        FL_UNROLL_FOR (int v = 0; v < NR * NV; v++) acc[v] = vf_set1(0);
         for (; k < end; k++) {
             vf input[MAX_ROWS];
-            FL_UNROLL for (int r = 0; r < NR; r++) input[r] = vf_set1(a[r][k]);
-            FL_UNROLL for (int b = 0; b < NB; b++)
-            {
-                FL_UNROLL for (int v = 0; v < V; v++)
-                {
+            FL_UNROLL_FOR (int r = 0; r < NR; r++) input[r] = vf_set1(a[r][k]);
+            FL_UNROLL_FOR (int b = 0; b < NB; b++) {
+                FL_UNROLL_FOR (int v = 0; v < V; v++) {
                     const vf weight = vf_load(w + (size_t)b * panel + ((size_t)V * k + (size_t)v) * VF_LANES);
-                    FL_UNROLL for (int r = 0; r < NR; r++)
+                    FL_UNROLL_FOR (int r = 0; r < NR; r++)
                         acc[r * NV + V * b + v] = vf_fma(input[r], weight, acc[r * NV + V * b + v]);
                 }
             }
-            FL_UNROLL for (int v = 0; v < NT; v++)
-            {
+            FL_UNROLL_FOR (int v = 0; v < NT; v++) {
                 const vf weight = vf_load(w + (size_t)NB * panel + ((size_t)NT * k + (size_t)v) * VF_LANES);
-                FL_UNROLL for (int r = 0; r < NR; r++)
+                FL_UNROLL_FOR (int r = 0; r < NR; r++)
                     acc[r * NV + V * NB + v] = vf_fma(input[r], weight, acc[r * NV + V * NB + v]);
             }
         }
-        FL_UNROLL for (int v = 0; v < NR * NV; v++) total[v] = vf_add(total[v], acc[v]);
+        FL_UNROLL_FOR (int v = 0; v < NR * NV; v++) total[v] = vf_add(total[v], acc[v]);
     }
 }
 
@@ -80,17 +77,15 @@ FL_INLINE void add_one_hot(vf *total, const int64_t *index, const real *w, size_
                            const int NB, const int NT)
 {
     const int NV = V * NB + NT;
-    FL_UNROLL for (int r = 0; r < NR; r++)
-    {
+    FL_UNROLL_FOR (int r = 0; r < NR; r++) {
         const size_t k = (size_t)index[r];
-        FL_UNROLL for (int b = 0; b < NB; b++)
-        {
+        FL_UNROLL_FOR (int b = 0; b < NB; b++) {
             const real *weights = w + (size_t)b * panel + (size_t)V * k * VF_LANES;
-            FL_UNROLL for (int v = 0; v < V; v++)
+            FL_UNROLL_FOR (int v = 0; v < V; v++)
                 total[r * NV + V * b + v] = vf_add(total[r * NV + V * b + v], vf_load(weights + (size_t)v * VF_LANES));
         }
         const real *tail = w + (size_t)NB * panel + (size_t)NT * k * VF_LANES;
-        FL_UNROLL for (int v = 0; v < NT; v++)
+        FL_UNROLL_FOR (int v = 0; v < NT; v++)
             total[r * NV + V * NB + v] = vf_add(total[r * NV + V * NB + v], vf_load(tail + (size_t)v * VF_LANES));
     }
 }
@@ -103,22 +98,20 @@ FL_INLINE void tile_begin(vf *total, const fl_steps *s, const step_view *at, siz
     const int NV = V * NB + NT;
     const size_t offset = fl_block_offset(&s->layout, j), panel = fl_panel_stride(&s->layout, s->I);
     if (at->pre) {
-        FL_UNROLL for (int r = 0; r < NR; r++)
-        {
+        FL_UNROLL_FOR (int r = 0; r < NR; r++) {
             const real *pre = at->pre + (ptrdiff_t)(position + (size_t)r) * s->pre_stride_row + offset;
-            FL_UNROLL for (int v = 0; v < NV; v++) total[r * NV + v] = vf_load(pre + (size_t)v * VF_LANES);
+            FL_UNROLL_FOR (int v = 0; v < NV; v++) total[r * NV + v] = vf_load(pre + (size_t)v * VF_LANES);
         }
         return;
     }
     const real *bias = (const real *)s->bias + offset;
-    FL_UNROLL for (int v = 0; v < NV; v++)
-    {
+    FL_UNROLL_FOR (int v = 0; v < NV; v++) {
         const vf b = vf_load(bias + (size_t)v * VF_LANES);
-        FL_UNROLL for (int r = 0; r < NR; r++) total[r * NV + v] = b;
+        FL_UNROLL_FOR (int r = 0; r < NR; r++) total[r * NV + v] = b;
     }
     if (at->x_index) {
         int64_t index[MAX_ROWS];
-        FL_UNROLL for (int r = 0; r < NR; r++)
+        FL_UNROLL_FOR (int r = 0; r < NR; r++)
             index[r] = at->x_index[place_of(s->x_at, row_at(s, position + (size_t)r)) * s->x_stride_b];
         add_one_hot(total, index, (const real *)s->W + j * panel, panel, V, NR, NB, NT);
     }
@@ -133,7 +126,7 @@ FL_INLINE void add_product(vf *total, const fl_steps *s, const step_view *at, si
     const ptrdiff_t stride = is_state ? at->h_stride_b : s->x_stride_b;
     const size_t K = is_state ? s->P : s->I, panel = fl_panel_stride(&s->layout, K);
     const real *row[MAX_ROWS];
-    FL_UNROLL for (int r = 0; r < NR; r++) row[r] = base + place_of(places, row_at(s, position + (size_t)r)) * stride;
+    FL_UNROLL_FOR (int r = 0; r < NR; r++) row[r] = base + place_of(places, row_at(s, position + (size_t)r)) * stride;
     accumulate(total, V, NR, NB, NT, row, K, (const real *)(is_state ? s->R : s->W) + j * panel, panel);
 }
 
@@ -143,15 +136,13 @@ FL_INLINE void tile_products(vf *total, const fl_steps *s, const step_view *at, 
                              const int NR, const int NB, const int NT, real (*inputs)[VF_LANES])
 {
     const int NV = V * NB + NT;
-    FL_NO_UNROLL for (int part = at->x ? 0 : 1; part < 2; part++)
-    {
+    FL_LOOP_FOR (int part = at->x ? 0 : 1; part < 2; part++) {
         if (V == 3 && part == 1) {
             const real *bias = (const real *)s->bias_h + fl_block_offset(&s->layout, j);
-            FL_UNROLL for (int v = 0; v < NR * NV; v++) vf_store(inputs[v], total[v]);
-            FL_UNROLL for (int v = 0; v < NV; v++)
-            {
+            FL_UNROLL_FOR (int v = 0; v < NR * NV; v++) vf_store(inputs[v], total[v]);
+            FL_UNROLL_FOR (int v = 0; v < NV; v++) {
                 const vf b = vf_load(bias + (size_t)v * VF_LANES);
-                FL_UNROLL for (int r = 0; r < NR; r++) total[r * NV + v] = b;
+                FL_UNROLL_FOR (int r = 0; r < NR; r++) total[r * NV + v] = b;
             }
         }
         add_product(total, s, at, position, j, part == 1, V, NR, NB, NT);
@@ -163,11 +154,11 @@ FL_INLINE void unpack_gates(vf gate[4], const vf *acc, int r, int b, const int N
 {
     const vf *v = acc + r * (4 * NB + NT) + 4 * b;
     if (b < NB) {
-        FL_UNROLL for (int n = 0; n < 4; n++) gate[n] = v[n];
+        FL_UNROLL_FOR (int n = 0; n < 4; n++) gate[n] = v[n];
     } else if (NT == 2) {
-        FL_UNROLL for (int n = 0; n < 4; n++) gate[n] = vf_half(v[n / 2], n % 2);
+        FL_UNROLL_FOR (int n = 0; n < 4; n++) gate[n] = vf_half(v[n / 2], n % 2);
     } else {
-        FL_UNROLL for (int n = 0; n < 4; n++) gate[n] = vf_quarter(v[0], n);
+        FL_UNROLL_FOR (int n = 0; n < 4; n++) gate[n] = vf_quarter(v[0], n);
     }
 }
 
@@ -203,8 +194,7 @@ FL_INLINE void tile_of_one(const fl_steps *s, const step_view *at, size_t j, con
             add_product(acc, s, at, 0, j, false, 4, 1, NB, NT);
         add_product(acc, s, at, 0, j, true, 4, 1, NB, NT);
     }
-    FL_UNROLL for (int b = 0; b < NB + (NT != 0); b++)
-    {
+    FL_UNROLL_FOR (int b = 0; b < NB + (NT != 0); b++) {
         unpack_gates(gate, acc, 0, b, NB, NT);
         finish(s, at, 0, j + (size_t)b, gate);
     }
@@ -223,12 +213,12 @@ typedef void finish_tile(const fl_steps *s, const step_view *at, size_t position
                          size_t NR, size_t NB, size_t NT);
 
 /* The gates of row r, block b of a stored tile with V vectors a block. */
-FL_INLINE void stored_gates(vf gate[4], const real (*vectors)[VF_LANES], size_t r, size_t b, size_t V, size_t NB, size_t NT)
+FL_INLINE void stored_gates(vf gate[4], const real (*vectors)[VF_LANES], size_t r, size_t b, size_t V, size_t NB,
+                            size_t NT)
 {
     const real(*v)[VF_LANES] = vectors + r * (V * NB + NT) + V * b;
     if (b < NB) {
-        for (size_t n = 0; n < V; n++)
-            gate[n] = vf_load(v[n]);
+        for (size_t n = 0; n < V; n++) gate[n] = vf_load(v[n]);
         if (V < 4)
             gate[3] = vf_set1(0);
     } else if (NT == 2) {
@@ -259,15 +249,15 @@ FL_INLINE void finish_stored(const fl_steps *s, const step_view *at, size_t posi
 }
 
 /* Several rows, or one where the cell is not inlined. */
-FL_INLINE void tile_of_rows(const fl_steps *s, const step_view *at, size_t position, size_t j, const int V, const int NR,
-                            const int NB, const int NT, finish_tile *finish)
+FL_INLINE void tile_of_rows(const fl_steps *s, const step_view *at, size_t position, size_t j, const int V,
+                            const int NR, const int NB, const int NT, finish_tile *finish)
 {
     const int NV = V * NB + NT;
     vf acc[MAX_ACCUMULATORS];
     tile_store store;
     tile_begin(acc, s, at, position, j, V, NR, NB, NT);
     tile_products(acc, s, at, position, j, V, NR, NB, NT, store.vectors);
-    FL_UNROLL for (int v = 0; v < NR * NV; v++) vf_store(V == 3 ? store.states[v] : store.vectors[v], acc[v]);
+    FL_UNROLL_FOR (int v = 0; v < NR * NV; v++) vf_store(V == 3 ? store.states[v] : store.vectors[v], acc[v]);
     finish(s, at, position, j, &store, (size_t)NR, (size_t)NB, (size_t)NT);
 }
 
@@ -280,31 +270,31 @@ FL_INLINE size_t next_tile_rows(size_t rest)
 
 /* TILE(NR, NB, NT) for a number of rows known at run time. */
 #if MAX_ROWS == 6
-#define TILE_OF_ROWS(TILE, ROWS, NB, NT)  \
-    switch (ROWS) {                       \
-    case 1: TILE(1, NB, NT); break;       \
-    case 2: TILE(2, NB, NT); break;       \
-    case 3: TILE(3, NB, NT); break;       \
-    case 4: TILE(4, NB, NT); break;       \
-    case 5: TILE(5, NB, NT); break;       \
-    default: TILE(6, NB, NT); break;      \
+#define TILE_OF_ROWS(TILE, ROWS, NB, NT) \
+    switch (ROWS) {                      \
+    case 1: TILE(1, NB, NT); break;      \
+    case 2: TILE(2, NB, NT); break;      \
+    case 3: TILE(3, NB, NT); break;      \
+    case 4: TILE(4, NB, NT); break;      \
+    case 5: TILE(5, NB, NT); break;      \
+    default: TILE(6, NB, NT); break;     \
     }
 #else
-#define TILE_OF_ROWS(TILE, ROWS, NB, NT)  \
-    switch (ROWS) {                       \
-    case 1: TILE(1, NB, NT); break;       \
-    case 2: TILE(2, NB, NT); break;       \
-    default: TILE(3, NB, NT); break;      \
+#define TILE_OF_ROWS(TILE, ROWS, NB, NT) \
+    switch (ROWS) {                      \
+    case 1: TILE(1, NB, NT); break;      \
+    case 2: TILE(2, NB, NT); break;      \
+    default: TILE(3, NB, NT); break;     \
     }
 #endif
 
 /* The same for block j of a layout: a full one, or the packed tail. */
-#define TILE_OF_BLOCK(TILE, ROWS, LAYOUT, J)     \
-    if ((J) < (LAYOUT).full_blocks)              \
-        TILE_OF_ROWS(TILE, ROWS, 1, 0)           \
-    else if ((LAYOUT).tail_vectors == 2)         \
-        TILE_OF_ROWS(TILE, ROWS, 0, 2)           \
-    else                                         \
+#define TILE_OF_BLOCK(TILE, ROWS, LAYOUT, J) \
+    if ((J) < (LAYOUT).full_blocks)          \
+        TILE_OF_ROWS(TILE, ROWS, 1, 0)       \
+    else if ((LAYOUT).tail_vectors == 2)     \
+        TILE_OF_ROWS(TILE, ROWS, 0, 2)       \
+    else                                     \
         TILE_OF_ROWS(TILE, ROWS, 0, 1)
 
 #endif

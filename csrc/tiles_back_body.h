@@ -62,10 +62,8 @@ static __attribute__((noinline)) void tile_back_prepare(const void *context, siz
     for (size_t m = view->m + row; m < view->m + row + rows; m++) {
         const real *saved = s->saved[m], *dgates = s->dgates[m], *c_before = s->c_before[m], *dy = s->dy[m];
         for (size_t unit = begin; unit < end; unit += LINE_LANES) {
-            for (size_t part = 0; part < sizes->saved; part += H)
-                __builtin_prefetch(saved + part + unit, 0, 2);
-            for (size_t part = 0; part < sizes->gates * H; part += H)
-                __builtin_prefetch(dgates + part + unit, 0, 2);
+            for (size_t part = 0; part < sizes->saved; part += H) __builtin_prefetch(saved + part + unit, 0, 2);
+            for (size_t part = 0; part < sizes->gates * H; part += H) __builtin_prefetch(dgates + part + unit, 0, 2);
             if (sizes->states != 0)
                 __builtin_prefetch(c_before + unit, 0, 2);
             if (dy)
@@ -85,14 +83,16 @@ static void tile_back_first_step(const tile_back_view *view, const fl_panels *pa
         for (size_t row = 0; row < s->rows; row++) {
             const real *dh = (const real *)s->dh + s->b[row] * H;
             for (size_t v = 0; v < NV; v++)
-                vf_store(total + v * VF_LANES, load_lanes(dh + (first + v) * VF_LANES, vector_lanes(panels, first + v)));
+                vf_store(total + v * VF_LANES,
+                         load_lanes(dh + (first + v) * VF_LANES, vector_lanes(panels, first + v)));
             finish(view, row, 1, first, NV, total);
         }
     }
 }
 
 /* After the last step: dh is carried on, with what goes round the product. */
-static void tile_back_carry(const void *context, size_t row, size_t rows, size_t first, size_t vectors, const real *total)
+static void tile_back_carry(const void *context, size_t row, size_t rows, size_t first, size_t vectors,
+                            const real *total)
 {
     const tile_back_view *view = context;
     const fl_cell_back_steps *s = view->s;
@@ -120,11 +120,12 @@ static void tile_back_steps(const fl_cell_back_steps *s)
     view.is_first = false;
     for (size_t step = 1; step < s->steps; step++) {
         view.m += s->rows;
-        walk_product(&panels, s->R, gates, H, s->rows, (const real *const *)rows.a, rows.totals, tile_back_prepare, finish,
-                     &view);
+        walk_product(&panels, s->R, gates, H, s->rows, (const real *const *)rows.a, rows.totals, tile_back_prepare,
+                     finish, &view);
         point_at_gradients(s, view.m, s->dh_offset, &rows);
     }
-    walk_product(&panels, s->R, gates, H, s->rows, (const real *const *)rows.a, rows.totals, NULL, tile_back_carry, &view);
+    walk_product(&panels, s->R, gates, H, s->rows, (const real *const *)rows.a, rows.totals, NULL, tile_back_carry,
+                 &view);
 }
 
 static void cell_back_steps(const fl_cell_back_steps *s)

@@ -10,10 +10,10 @@
 
 typedef struct unit_row {
     const real *h_before;
-    real *c;              /* states beside h, H elements each: updated in place */
-    real *h;              /* output, before projection */
+    real *c;                       /* states beside h, H elements each: updated in place */
+    real *h;                       /* output, before projection */
     const real *zoned_c, *zoned_h; /* masks in a pass that draws: 1 keeps the old value, 0 takes the new one */
-    real *saved;          /* for the backward pass */
+    real *saved;                   /* for the backward pass */
 } unit_row;
 
 typedef struct unit_back_row {

@@ -93,6 +93,18 @@ cdef extern from "fastlstm.h" nogil:
         size_t heads
         double n_floor
 
+    fl_status fl_cell_set_option(fl_cell_options *options, const char *name, const char *text, double number)
+    fl_status fl_cell_set_activation(fl_cell_options *options, size_t index, const char *name, double alpha,
+                                     double beta)
+
+    ctypedef struct fl_cell_facts:
+        const char *gates
+        const char *states
+        size_t width
+        bint draws
+
+    fl_status fl_cell_get_facts(const fl_cell_options *options, size_t hidden_size, fl_cell_facts *facts)
+
     ctypedef struct fl_stack_shape:
         fl_dtype dtype
         size_t input_size
@@ -114,12 +126,24 @@ cdef extern from "fastlstm.h" nogil:
         const void *weight_ln_c
         const void *bias_ln_c
 
+    ctypedef struct fl_parameter_facts:
+        const char *name
+        size_t dims
+        size_t shape[2]
+        bint is_optional
+
+    const size_t FL_PARAMETER_COUNT
+    fl_status fl_parameter_get_facts(const fl_stack_shape *shape, size_t layer, size_t index,
+                                     fl_parameter_facts *facts)
+
     ctypedef struct fl_stack:
         pass
 
     fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack)
     void fl_stack_destroy(fl_stack *stack)
     fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights)
+
+    double fl_stack_step_work(const fl_stack *stack)
 
     ctypedef struct fl_forward_args:
         size_t T
@@ -197,6 +221,8 @@ cdef extern from "fastlstm.h" nogil:
 
     fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args)
 
+    void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *x, void *out)
+
     bint fl_all_finite(fl_dtype dtype, size_t n, const void *x)
     void fl_add(fl_dtype dtype, size_t n, const void *x, void *out)
 
@@ -244,10 +270,6 @@ cdef extern from "fastlstm.h" nogil:
     double fl_probe_fma(fl_dtype dtype, double seconds)
     double fl_probe_stream(size_t bytes, double seconds)
 
-
-# Not of the public header: what the C core uses between layers of one stack.
-cdef extern from "dropout.h" nogil:
-    void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *x, void *out)
 
 
 # Declared here without an exception value: fl_stack_forward runs between the two calls, and the interrupt
