@@ -1,6 +1,6 @@
 """Build of the one extension module, fastlstm._core.  Everything static is in pyproject.toml.
 
-The kernels are compiled once for each instruction set: csrc/kernels_<isa>_<dtype>.c gets the flags of <isa>.
+The kernels are compiled once for each instruction set: csrc/kernels/isa/<isa>_<dtype>.c gets the flags of <isa>.
 All other files get the baseline flags of the target, so that the module loads on any machine of its
 architecture and chooses the instruction set at import.  Environment: CC, CFLAGS and LDFLAGS as everywhere;
 FASTLSTM_WERROR=1 makes warnings in csrc/ errors.
@@ -51,14 +51,14 @@ def target_isas() -> list[str]:
 
 def kernel_isa(source: Path) -> str | None:
     """Return the instruction set that a file name asks for; None where it gets the baseline flags."""
-    return source.stem.split("_")[1] if source.stem.startswith("kernels_") else None
+    return source.stem.split("_")[0] if source.parent.name == "isa" else None
 
 
 def compile_flags(source: Path) -> list[str]:
     """Return the flags of one C file that follow those of Python and of CFLAGS on the command line."""
     asked = shlex.split(os.environ.get("CFLAGS", ""))
     flags = [f for f in DEFAULT_FLAGS if not any(a.startswith(f[:2]) for a in asked)] + COMMON_FLAGS.split()
-    if source.parent.name == "csrc":
+    if "csrc" in source.parts:
         flags += CORE_FLAGS.split() + ISA_FLAGS[kernel_isa(source) or "generic"].split()
         if os.environ.get("FASTLSTM_WERROR", "0") != "0":
             flags.append("-Werror")
@@ -120,8 +120,8 @@ LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 core = Extension(
     "fastlstm._core",
     sources=["src/fastlstm/_core.pyx"]
-    + [str(path) for path in sorted(Path("csrc").glob("*.c")) if kernel_isa(path) in (None, *ISAS)],
-    depends=["setup.py", *(str(path) for path in sorted(Path("csrc").glob("*.h")))],
+    + [str(path) for path in sorted(Path("csrc").rglob("*.c")) if kernel_isa(path) in (None, *ISAS)],
+    depends=["setup.py", *(str(path) for path in sorted(Path("csrc").rglob("*.h")))],
     include_dirs=["csrc", np.get_include()],
     define_macros=[(f"FL_HAVE_{isa.upper()}", "1") for isa in ISAS if isa != "generic"]
     + [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]

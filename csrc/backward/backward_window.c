@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Steps that are computed again, from the states that a tape keeps before every k-th step: the forward driver runs over a
+ * part of the sequence, and keeps all.
+ */
+#include <string.h>
+
+#include "backward/backward_call.h"
+
+/* The window of a chunk. */
+static void window_of(const back_call *c, size_t chunk_begin, size_t chunk_end, size_t *begin, size_t *end)
+{
+    const size_t segment = c->tape->saving.segment;
+    *begin = chunk_begin / segment * segment;
+    *end = c->D == 1 || chunk_end % segment == 0 ? chunk_end : chunk_end + segment - chunk_end % segment;
+    *end = *end < c->T ? *end : c->T;
+}
+
+/* Steps of row b in [begin, end). */
+static size_t steps_between(const back_call *c, size_t b, size_t begin, size_t end)
+{
+    const size_t length = back_length(c, b);
+    return length <= begin ? 0 : (length < end ? length : end) - begin;
+}
+
+size_t fl_back_window_rows(const back_call *c)
+{
+    size_t most = 0;
+    for (size_t chunk = 0; chunk < c->T && c->tape->saving.segment != 0; chunk += c->plan.chunk) {
+        size_t begin, end, rows = 0;
+        window_of(c, chunk, c->T - chunk < c->plan.chunk ? c->T : chunk + c->plan.chunk, &begin, &end);
+        for (size_t b = 0; b < c->B; b++) rows += steps_between(c, b, begin, end);
+        most = rows > most ? rows : most;
+    }
+    return most;
+}
+
+static void copy_state(char *to, const char *from, size_t bytes)
+{
+    if (from != NULL)
+        memcpy(to, from, bytes);
+    else
+        memset(to, 0, bytes);
+}
+
+/* States of cell (layer, direction) at the window's edge where it begins: those of rows that go on beyond it from the
+ * checkpoints, the given ones of others. */
+static void edge_states(const back_call *c, const back_window *w, size_t cell)
+{
+    const fl_saving *saving = &c->tape->saving;
+    const size_t h_bytes = c->P * c->stack->real_size, c_bytes = c->states * c->stack->real_size;
+    const size_t edge = cell % c->D == 0 ? w->begin : w->end;
+    const fl_forward_args *call = &c->tape->args.call;
+    char *h = w->states, *c_state = h + c->L * c->D * c->B * h_bytes;
+    for (size_t b = 0, row = cell * c->B; b < c->B; b++, row++) {
+        const char *from_h = call->h0 != NULL ? (const char *)call->h0 + row * h_bytes : NULL;
+        const char *from_c = call->c0 != NULL ? (const char *)call->c0 + row * c_bytes : NULL;
+        if (edge != 0 && edge < back_length(c, b)) {
+            const size_t place = fl_place(&saving->checked, edge / saving->segment - 1, b);
+            from_h = saving->checkpoints + (cell * saving->checked.count + place) * (h_bytes + c_bytes);
+            from_c = from_h + h_bytes;
+        }
+        copy_state(h + row * h_bytes, from_h, h_bytes);
+        if (c_bytes != 0)
+            copy_state(c_state + row * c_bytes, from_c, c_bytes);
+    }
+}
+
+fl_status fl_back_fill_window(back_call *c, fl_tape *tape, back_window *w, const stage *s)
+{
+    size_t begin, end;
+    const size_t layer = c->D == 1 ? c->L - 1 : s->layer, first = c->D == 1 ? 0 : layer;
+    const size_t cells = c->L * c->D * c->B * c->stack->real_size, width = c->D * c->P;
+    if (w->is_filled && w->layer == layer && w->begin <= s->begin && s->end <= w->end)
+        return FL_OK;
+    window_of(c, s->begin, s->end, &begin, &end);
+    w->is_filled = true;
+    w->begin = begin;
+    w->end = end;
+    w->layer = layer;
+    for (size_t cell = 0; cell < c->L * c->D; cell++) edge_states(c, w, cell);
+    fl_saving saving = tape->saving;
+    saving.layers = layer + 1;
+    saving.first_layer = first;
+    saving.gates = w->gates;
+    saving.c = w->c;
+    saving.h = layer > 0 ? w->h : NULL;
+    saving.checkpoints = NULL;
+    for (size_t b = 0; b < c->B; b++) w->lengths[b] = (int64_t)steps_between(c, b, begin, end);
+    saving.places = fl_places_of(c->lengths != NULL ? w->lengths : NULL, end - begin, c->B, 0, w->at);
+    if (saving.reset != NULL) {
+        saving.reset += begin * c->B;
+        saving.any_reset += begin;
+    }
+    saving.mask_origin = begin;
+    fl_forward_args call = tape->args.call;
+    const ptrdiff_t offset = (ptrdiff_t)begin * call.x_stride_t;
+    call.T = end - begin;
+    if (call.x != NULL)
+        call.x = (const char *)call.x + offset * (ptrdiff_t)c->stack->real_size;
+    else
+        call.x_index += offset;
+    call.lengths = c->lengths != NULL ? w->lengths : NULL;
+    call.h0 = w->states;
+    call.c0 = w->states + cells * c->P;
+    call.h_n = w->states + cells * (c->P + c->states);
+    call.c_n = w->states + cells * (2 * c->P + c->states);
+    call.y_at = saving.places.at;
+    call.cells = NULL;
+    call.y = w->y;
+    call.y_stride_b = (ptrdiff_t)width;
+    call.y_stride_t = (ptrdiff_t)(saving.places.stride_t * width);
+    call.num_threads = c->args->num_threads;
+    call.interrupt = c->args->interrupt;
+    call.interrupt_context = c->args->interrupt_context;
+    const fl_status status = fl_forward_planned(c->stack, &call, &saving, &tape->workspace, c->interrupt.caller_state);
+    const saved_states saved = {.origin = begin,
+                                .T = call.T,
+                                .places = saving.places,
+                                .first_layer = first,
+                                .top_layer = layer,
+                                .gates = w->gates,
+                                .c = w->c,
+                                .h = w->h,
+                                .y = w->y,
+                                .y_stride_t = call.y_stride_t,
+                                .y_stride_b = call.y_stride_b,
+                                .y_at = call.y_at,
+                                .h_outside = call.h0,
+                                .c_outside = call.c0};
+    c->saved = saved;
+    return status;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#define _GNU_SOURCE
+#include "base/memory.h"
+
+#include <stdlib.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+/* Streaming weights from beyond the L2 over 4 KiB pages loses time to page walks; 2 MiB is a huge page on x86-64 and
+ * on aarch64 with 4 KiB pages. */
+#define HUGE_PAGE ((size_t)2 << 20)
+
+void *fl_allocate(size_t bytes)
+{
+    void *memory = NULL;
+    const bool huge = bytes >= HUGE_PAGE;
+    if (bytes > (size_t)PTRDIFF_MAX / 2)
+        return NULL;
+    if (posix_memalign(&memory, huge ? HUGE_PAGE : FL_ALIGNMENT, fl_round_up(bytes + (bytes == 0))) != 0)
+        return NULL;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (huge)
+        (void)madvise(memory, bytes, MADV_HUGEPAGE); /* a hint; nothing depends on it */
+#endif
+    return memory;
+}
+
+void fl_release(void *memory) { free(memory); }

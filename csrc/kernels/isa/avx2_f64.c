@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * AVX2 kernels, float64: an empty file unless the build asks for them.
+ */
+#if defined(FL_HAVE_AVX2)
+#if !defined(__AVX2__) || !defined(__FMA__)
+#error "compile this file with -mavx2 -mfma"
+#endif
+#define FL_ISA avx2
+#define FL_REAL_BITS 64
+#include "kernels/simd/simd_avx2.h"
+
+#include "kernels/isa/table_body.h"
+#endif

@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Kernels in plain C, float32.
+ */
+#define FL_ISA generic
+#define FL_REAL_BITS 32
+#include "kernels/simd/simd_generic.h"
+
+#include "kernels/isa/table_body.h"

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * NEON kernels, float64: an empty file unless the build asks for them.
+ */
+#if defined(FL_HAVE_NEON)
+#if !defined(__aarch64__)
+#error "this file is for aarch64"
+#endif
+#define FL_ISA neon
+#define FL_REAL_BITS 64
+#include "kernels/simd/simd_neon.h"
+
+#include "kernels/isa/table_body.h"
+#endif

@@ -1,9 +1,0 @@
-/* SPDX-License-Identifier: BSD-3-Clause
- *
- * Plain C kernels, float64.
- */
-#define FL_ISA generic
-#define FL_REAL_BITS 64
-#include "simd_generic.h"
-
-#include "kernels_body.h"
