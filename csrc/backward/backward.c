@@ -22,9 +22,8 @@ static void run_stages(void *context, size_t thread)
     const back_plan *plan = &c->plan;
     fl_counter *recurrent_done = c->memory.recurrent_done, *shared_done = c->memory.shared_done;
     const fl_fp_state thread_state = fl_fp_enter(true);
-    const back_scratch scratch = fl_back_scratch_of(c, thread);
     for (size_t rank = thread, position = 0; rank < c->B; rank += plan->groups, position++)
-        scratch.own_b[position] = c->memory.rows[rank];
+        c->memory.threads[thread].own_b[position] = c->memory.rows[rank];
     for (size_t index = c->stage_begin; index < c->stage_end; index++) {
         const size_t done = index - c->stage_begin;
         if (thread < plan->groups) {

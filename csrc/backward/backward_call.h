@@ -61,8 +61,7 @@ typedef struct back_memory {
     char *dropped[2];        /* by parity of the stage: their input after dropout */
     char *inner[2]; /* by parity of the layer: gradients of inner layers' outputs, (inner_places.count, D*P) */
     fl_places inner_places; /* of the steps of a chunk, for two directions of all */
-    char *threads;
-    size_t thread_bytes;
+    back_scratch *threads; /* one per thread */
     ptrdiff_t dgates_stride;
     back_window window;
 } back_memory;
@@ -87,16 +86,6 @@ typedef struct back_call {
 
 /* All memory of a call, from the tape's scratch. */
 fl_status fl_back_take_memory(back_call *c, fl_tape *tape);
-/* That of one thread, in its part of it. */
-void fl_back_place_thread(fl_arena *arena, const back_call *c, back_scratch *scratch);
-static inline back_scratch fl_back_scratch_of(const back_call *c, size_t thread)
-{
-    fl_arena arena = {.memory = c->memory.threads + thread * c->memory.thread_bytes};
-    back_scratch scratch;
-    fl_back_place_thread(&arena, c, &scratch);
-    return scratch;
-}
-
 /* Steps of rows that are computed again together, at most: chunks widened to whole segments. */
 size_t fl_back_window_rows(const back_call *c);
 /* Compute what a stage needs again, unless it is there, and let c->saved point at it. */

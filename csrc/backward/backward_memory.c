@@ -12,7 +12,8 @@ static void *take_pointers(fl_arena *arena, const back_call *c)
     return fl_arena_take(arena, c->plan.chunk * c->B, sizeof(void *), 1);
 }
 
-void fl_back_place_thread(fl_arena *arena, const back_call *c, back_scratch *s)
+/* Memory of one thread. */
+static void place_thread(fl_arena *arena, const back_call *c, back_scratch *s)
 {
     const fl_stack *stack = c->stack;
     const size_t rows = c->plan.chunk * c->B, real_size = stack->real_size, lanes = stack->layout.lanes;
@@ -54,7 +55,7 @@ static void *take_panels(fl_arena *arena, const back_call *c, bool is_wanted, si
 static void place_panels(fl_arena *arena, const back_call *c, back_memory *m)
 {
     const size_t count = c->L * c->D, gate_rows = c->G * c->H;
-    const bool places = arena->memory != NULL, projects = c->stack->shape.cell.proj_size != 0;
+    const bool projects = c->stack->shape.cell.proj_size != 0;
     m->R_panels = fl_arena_take(arena, count, sizeof(void *), 1);
     m->W_panels = fl_arena_take(arena, count, sizeof(void *), 1);
     m->hr_panels = fl_arena_take(arena, count, sizeof(void *), 1);
@@ -63,7 +64,7 @@ static void place_panels(fl_arena *arena, const back_call *c, back_memory *m)
         void *R = take_panels(arena, c, c->stack->sizes.recurs, gate_rows, fl_head_depth(&c->stack->sizes));
         void *W = take_panels(arena, c, n >= c->D || c->args->dx != NULL, gate_rows, I);
         void *hr = take_panels(arena, c, projects, c->P, c->H);
-        if (places) {
+        if (m->hr_panels != NULL) { /* taken last */
             m->R_panels[n] = R;
             m->W_panels[n] = W;
             m->hr_panels[n] = hr;
@@ -93,8 +94,6 @@ static void place(fl_arena *arena, const back_call *c, back_memory *m)
     const size_t widest = most_of(most_of(gate_rows, I), most_of(P, c->states));
     const bool has_index = c->tape->args.call.x_index != NULL;
     const fl_places of_chunk = {rows, B, NULL};
-    fl_arena thread = {0};
-    back_scratch scratch;
     m->inner_places = D == 1 ? of_chunk : c->tape->recording.places;
     /* Whole lines; a power of two would meet in few cache sets. */
     const size_t stride = (c->row.width + 15) / 16 * 16 + 16;
@@ -111,10 +110,11 @@ static void place(fl_arena *arena, const back_call *c, back_memory *m)
     for (size_t n = 0; n < 2; n++) m->dropped[n] = fl_arena_take(arena, c->drops ? rows : 0, width, real_size);
     for (size_t n = 0; n < 2; n++)
         m->inner[n] = fl_arena_take(arena, c->L > 1 ? m->inner_places.count : 0, width, real_size);
-    fl_back_place_thread(&thread, c, &scratch);
-    arena->overflows |= thread.overflows;
-    m->thread_bytes = thread.used;
-    m->threads = fl_arena_take(arena, c->plan.threads, m->thread_bytes, 1);
+    m->threads = fl_arena_take(arena, c->plan.threads, sizeof *m->threads, 1);
+    for (size_t thread = 0; thread < c->plan.threads; thread++) {
+        back_scratch measured, *scratch = m->threads != NULL ? &m->threads[thread] : &measured;
+        place_thread(arena, c, scratch);
+    }
     if (c->tape->recording.segment != 0)
         place_window(arena, c, &m->window);
 }
@@ -123,15 +123,16 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape)
 {
     const size_t real_size = c->stack->real_size, B = c->B, gate_rows = c->G * c->H;
     back_memory *m = &c->memory;
-    fl_arena arena = {0};
+    fl_arena arena = fl_arena_of(&tape->scratch);
     place(&arena, c, m);
     if (arena.overflows)
         return FL_ERROR_SIZE;
-    if (!fl_workspace_grow(&tape->scratch, arena.used))
-        return FL_ERROR_MEMORY;
-    const fl_arena placing = {.memory = tape->scratch.memory};
-    arena = placing;
-    place(&arena, c, m);
+    if (arena.used > arena.bytes) {
+        if (!fl_workspace_grow(&tape->scratch, arena.used))
+            return FL_ERROR_MEMORY;
+        arena = fl_arena_of(&tape->scratch);
+        place(&arena, c, m);
+    }
     for (size_t b = 0; b < B; b++) m->rows[b] = b;
     if (c->lengths != NULL)
         fl_rank_rows(m->rows, m->ranked, B, 1, c->lengths);

@@ -12,7 +12,7 @@ typedef struct recurrent_part {
     stage s;
     size_t thread, parity;
     size_t recurrence; /* index of the layer and direction */
-    back_scratch scratch;
+    const back_scratch *scratch;
 } recurrent_part;
 
 /* ---- The chunk's rows --------------------------------------------------------------------------------------- */
@@ -30,11 +30,11 @@ static void draw_zoneout(const recurrent_part *p, size_t m, size_t t, size_t b)
     const back_call *c = p->c;
     const fl_cell_options *o = &c->stack->shape.cell;
     const size_t bytes = c->H * c->stack->real_size;
-    char *of_c = p->scratch.zoned + 2 * m * bytes, *of_h = of_c + bytes;
+    char *of_c = p->scratch->zoned + 2 * m * bytes, *of_h = of_c + bytes;
     /* `t` counts from the start of the whole sequence, as the tape's own recording does. */
     fl_fill_zoneout(c->stack, &c->tape->recording, p->recurrence, t, c->B, b, of_c, of_h);
-    p->scratch.zoned_c[m] = o->zoneout_c > 0.0 ? of_c : NULL;
-    p->scratch.zoned_h[m] = o->zoneout_h > 0.0 ? of_h : NULL;
+    p->scratch->zoned_c[m] = o->zoneout_c > 0.0 ? of_c : NULL;
+    p->scratch->zoned_h[m] = o->zoneout_h > 0.0 ? of_h : NULL;
 }
 
 /* Input of row m, `row` of the chunk. */
@@ -44,13 +44,13 @@ static void point_at_input(const recurrent_part *p, size_t m, size_t row, size_t
     if (c->drops && p->s.layer > 0) {
         char *dropped = c->memory.dropped[p->parity] + row * c->D * c->P * c->stack->real_size;
         fl_drop_row(c->stack, &c->tape->recording, p->s.layer, t, c->B, b, fl_back_output(c, p->s.layer - 1, t, b), dropped);
-        p->scratch.x[m] = dropped;
+        p->scratch->x[m] = dropped;
     } else if (p->s.layer > 0) {
-        p->scratch.x[m] = fl_back_output(c, p->s.layer - 1, t, b);
+        p->scratch->x[m] = fl_back_output(c, p->s.layer - 1, t, b);
     } else if (c->tape->args.call.x != NULL) {
-        p->scratch.x[m] = fl_back_input(c, t, b);
+        p->scratch->x[m] = fl_back_input(c, t, b);
     } else {
-        p->scratch.index[m] = fl_back_input_index(c, t, b);
+        p->scratch->index[m] = fl_back_input_index(c, t, b);
     }
 }
 
@@ -59,7 +59,7 @@ static void point_at_row(const recurrent_part *p, size_t m, size_t row, size_t t
 {
     const back_call *c = p->c;
     const stage *s = &p->s;
-    const back_scratch *scratch = &p->scratch;
+    const back_scratch *scratch = p->scratch;
     const size_t real_size = c->stack->real_size, part = s->direction * c->P * real_size;
     const bool fresh = c->saved.gates == NULL;
     const char *dy = fl_back_dy(c, s, t, b);
@@ -107,10 +107,10 @@ static void compute_gates(const recurrent_part *p, size_t rows)
                                 .bias = r->bias,
                                 .W = r->W,
                                 .R = r->R,
-                                .x = is_index ? NULL : p->scratch.x,
-                                .x_index = p->scratch.index,
-                                .h = p->scratch.h_before,
-                                .gates = p->scratch.fresh_gates};
+                                .x = is_index ? NULL : p->scratch->x,
+                                .x_index = p->scratch->index,
+                                .h = p->scratch->h_before,
+                                .gates = p->scratch->fresh_gates};
     p->c->stack->kernels->gate_rows(&gates);
 }
 
@@ -163,7 +163,7 @@ static void run_steps(const recurrent_part *p, size_t m, size_t run, size_t acti
 {
     const back_call *c = p->c;
     const fl_stack *stack = c->stack;
-    const back_scratch *scratch = &p->scratch;
+    const back_scratch *scratch = p->scratch;
     const size_t real_size = stack->real_size, masks = fl_recurrent_masks(stack, &c->tape->recording);
     const size_t rows = p->recurrence * c->B;
     const bool draws = scratch->zoned_c != NULL;
@@ -209,18 +209,18 @@ static void carry_to_input(const recurrent_part *p, size_t rows)
                                     .gates = c->G,
                                     .H = c->H,
                                     .rows = rows,
-                                    .a = (const void *const *)p->scratch.dgates,
-                                    .out = p->scratch.dx,
+                                    .a = (const void *const *)p->scratch->dgates,
+                                    .out = p->scratch->dx,
                                     .adds = p->s.direction == 1,
-                                    .totals = p->scratch.rows.totals};
+                                    .totals = p->scratch->rows.totals};
     c->stack->kernels->row_product(&product);
     if (!c->drops || p->s.layer == 0 || p->s.direction + 1 != c->D)
         return;
     for (size_t n = 0, m = 0; n < p->s.end - p->s.begin; n++) {
         const size_t t = stage_time(&p->s, n), active = fl_back_active(c, t);
         for (size_t rank = p->thread; rank < active; rank += c->plan.groups, m++)
-            fl_drop_row(c->stack, &c->tape->recording, p->s.layer, t, c->B, c->memory.rows[rank], p->scratch.dx[m],
-                        p->scratch.dx[m]);
+            fl_drop_row(c->stack, &c->tape->recording, p->s.layer, t, c->B, c->memory.rows[rank], p->scratch->dx[m],
+                        p->scratch->dx[m]);
     }
 }
 
@@ -230,7 +230,7 @@ bool fl_back_recurrent(back_call *c, size_t thread, size_t index)
                         .s = fl_back_stage(c->stack, &c->plan, c->T, index),
                         .thread = thread,
                         .parity = index % 2,
-                        .scratch = fl_back_scratch_of(c, thread)};
+                        .scratch = &c->memory.threads[thread]};
     p.recurrence = p.s.layer * c->D + p.s.direction;
     const size_t rows = point_at_rows(&p);
     if (c->saved.gates == NULL && rows != 0)

@@ -16,7 +16,7 @@ typedef struct shared_part {
     size_t parity;
     size_t part, parts; /* of the outputs */
     size_t rows;        /* of the chunk */
-    back_scratch scratch;
+    const back_scratch *scratch;
 } shared_part;
 
 /* Which rows a panel is made of. */
@@ -40,7 +40,7 @@ static const void *masked_row(const shared_part *p, size_t gate, size_t row, siz
     const back_call *c = p->c;
     const size_t bytes = c->P * c->stack->real_size, masks = fl_recurrent_masks(c->stack, &c->tape->recording);
     const size_t recurrence = p->s.layer * c->D + p->s.direction;
-    char *to = p->scratch.masked + row * bytes;
+    char *to = p->scratch->masked + row * bytes;
     c->stack->kernels->multiply(c->P, h, c->memory.masks + ((recurrence * masks + gate) * c->B + b) * bytes, to);
     return to;
 }
@@ -69,7 +69,7 @@ static void point_at_sources(const shared_part *p, const outer_part *o)
     for (size_t n = 0, row = 0; n < p->s.end - p->s.begin; n++) {
         const size_t t = stage_time(&p->s, n), active = fl_back_active(c, t);
         for (size_t rank = 0; rank < active; rank++, row++)
-            p->scratch.x[row] = source_row(p, o, row, t, c->memory.rows[rank]);
+            p->scratch->x[row] = source_row(p, o, row, t, c->memory.rows[rank]);
     }
 }
 
@@ -112,7 +112,7 @@ static void multiply(const shared_part *p, const outer_part *o, shared_vectors v
         end = panels->count - first > together ? first + together : panels->count;
         size_t begins[FL_PANELS_TOGETHER], ends[FL_PANELS_TOGETHER];
         const char *filled[FL_PANELS_TOGETHER];
-        char *to = p->scratch.panel;
+        char *to = p->scratch->panel;
         for (size_t panel = first, n = 0; panel < end; panel++, n++) {
             const size_t vectors = fl_panel_first(panels, panel + 1) - fl_panel_first(panels, panel);
             begins[n] = share_row(&v, vectors, p->part, p->parts, gates);
@@ -121,7 +121,7 @@ static void multiply(const shared_part *p, const outer_part *o, shared_vectors v
             filled[n] = to;
             if (begins[n] >= ends[n])
                 continue;
-            kernels->fill_panel(panels, panel, p->rows, (const void *const *)p->scratch.x, to);
+            kernels->fill_panel(panels, panel, p->rows, (const void *const *)p->scratch->x, to);
             to += vectors * lanes * real_size * p->rows;
         }
         for (size_t block = 0; block < gates; block += block_size) {
@@ -248,9 +248,9 @@ static void scatter_index(const shared_part *p)
     for (size_t n = 0; n < p->s.end - p->s.begin; n++) {
         const size_t t = stage_time(&p->s, n), active = fl_back_active(c, t);
         for (size_t rank = 0; rank < active; rank++, m++)
-            p->scratch.index[m] = fl_back_input_index(c, t, c->memory.rows[rank]);
+            p->scratch->index[m] = fl_back_input_index(c, t, c->memory.rows[rank]);
     }
-    c->stack->kernels->scatter_rows(p->rows, c->memory.dgates[p->parity], c->memory.dgates_stride, p->scratch.index, begin,
+    c->stack->kernels->scatter_rows(p->rows, c->memory.dgates[p->parity], c->memory.dgates_stride, p->scratch->index, begin,
                                     end, c->memory.index_gradient[p->s.direction], (ptrdiff_t)gates);
 }
 
@@ -261,7 +261,7 @@ void fl_back_shared(back_call *c, size_t thread, size_t index)
                      .parity = index % 2,
                      .part = thread - c->plan.first_sharing,
                      .parts = c->plan.threads - c->plan.first_sharing,
-                     .scratch = fl_back_scratch_of(c, thread)};
+                     .scratch = &c->memory.threads[thread]};
     const fl_gradients *gradients = &c->args->gradients[p.s.layer * c->D + p.s.direction];
     for (size_t t = p.s.begin; t < p.s.end; t++) p.rows += fl_back_active(c, t);
     multiply_all(&p, gradients);

@@ -88,8 +88,7 @@ fl_status fl_tape_prepare(fl_tape *tape, const fl_stack *stack, const fl_record_
     if (!fl_workspace_grow(&tape->kept, arena.used))
         return FL_ERROR_MEMORY;
     tape->used = arena.used;
-    arena.memory = tape->kept.memory;
-    arena.used = 0;
+    arena = fl_arena_of(&tape->kept);
     const kept_places small = place(&arena, stack, args, &r);
     r.places = fl_places_of(lengths, T, B, 0, small.at);
     if (r.segment != 0)

@@ -27,25 +27,27 @@ void fl_release(void *memory);
 
 /* ---- Arena -------------------------------------------------------------------------------------------------- */
 
-/* The same walk measures (memory null) and places: so what is measured is what is taken. */
+/* The same walk measures and places, so what is measured is what is taken: where the block is too small, or null, places are
+ * null, and `used` says how large it has to be. */
 typedef struct fl_arena {
     char *memory;
-    size_t used;
+    size_t bytes, used;
     bool overflows; /* some size did not fit */
 } fl_arena;
 
-/* A place for count * each * bytes, in lines of its own, and a line behind it that vectors may read.  Null where the arena
- * measures. */
+/* A place for count * each * bytes, in lines of its own, and a line behind it that vectors may read. */
 static inline void *fl_arena_take(fl_arena *arena, size_t count, size_t each, size_t bytes)
 {
     const size_t place = arena->used;
     size_t end = place;
+    if (count == 0)
+        return arena->memory; /* nothing is there to be read */
     if (!fl_add_product(&end, count, each, bytes) || !fl_add_product(&end, FL_ALIGNMENT, 1, 1)) {
         arena->overflows = true;
         return NULL;
     }
     arena->used = fl_round_up(end);
-    return arena->memory != NULL ? arena->memory + place : NULL;
+    return arena->used <= arena->bytes ? arena->memory + place : NULL;
 }
 
 /* ---- Workspace ---------------------------------------------------------------------------------------------- */
@@ -60,5 +62,11 @@ typedef struct fl_workspace {
 /* Make it at least that large; its content is lost.  False, and an empty one, when out of memory. */
 bool fl_workspace_grow(fl_workspace *workspace, size_t bytes);
 void fl_workspace_free(fl_workspace *workspace); /* of one that was allocated; null is allowed */
+
+static inline fl_arena fl_arena_of(const fl_workspace *workspace)
+{
+    const fl_arena arena = {.memory = workspace->memory, .bytes = workspace->bytes};
+    return arena;
+}
 
 #endif

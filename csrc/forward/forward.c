@@ -189,7 +189,7 @@ static void run_thread(void *context, size_t thread)
     call *c = context;
     const fl_plan *plan = &c->plan;
     const size_t blocks = c->stack->layout.blocks, B = c->args->B;
-    part p = {.call = c, .thread = thread, .turn = c->turn};
+    part p = {.call = c, .thread = thread, .scratch = &c->memory.threads[thread], .turn = c->turn};
     size_t place = thread;
     p.hidden_group = place % plan->hidden_groups;
     place /= plan->hidden_groups;
@@ -205,9 +205,6 @@ static void run_thread(void *context, size_t thread)
     p.block_begin = line_blocks * fl_group_begin(lines, plan->hidden_groups, p.hidden_group);
     p.block_end = line_blocks * fl_group_begin(lines, plan->hidden_groups, p.hidden_group + 1);
     p.block_end = p.block_end < blocks ? p.block_end : blocks;
-
-    fl_arena arena = {.memory = c->memory.threads + thread * c->memory.thread_bytes};
-    fl_forward_place_thread(&arena, c->stack, plan, c->recording, c->memory.hoisted_rows, &p.scratch);
 
     const fl_fp_state thread_state = fl_fp_enter(true);
     if (c->stack->shape.num_directions == 1)
@@ -239,16 +236,15 @@ static void set_states(const fl_stack *stack, const fl_forward_args *args)
 /* Places the call's memory in the workspace, which grows if it must. */
 static fl_status take_memory(call *c, fl_workspace *workspace)
 {
-    fl_arena arena = {.memory = workspace->memory};
+    fl_arena arena = fl_arena_of(workspace);
     fl_forward_place(&arena, c->stack, &c->plan, c->args, c->recording, &c->memory);
     if (arena.overflows)
         return FL_ERROR_SIZE;
-    if (arena.memory != NULL && arena.used <= workspace->bytes)
+    if (arena.used <= arena.bytes)
         return FL_OK;
     if (!fl_workspace_grow(workspace, arena.used))
         return FL_ERROR_MEMORY;
-    const fl_arena larger = {.memory = workspace->memory};
-    arena = larger;
+    arena = fl_arena_of(workspace);
     fl_forward_place(&arena, c->stack, &c->plan, c->args, c->recording, &c->memory);
     return FL_OK;
 }

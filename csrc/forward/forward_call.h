@@ -30,7 +30,7 @@ typedef struct scan_rows {
     void *totals;
 } scan_rows;
 
-/* One thread's own memory. */
+/* One thread's own memory; what the cell does not take is not set, or null. */
 typedef struct forward_scratch {
     ptrdiff_t *offsets;    /* x offsets of hoisted rows */
     void *zoned_c, *zoned_h; /* masks of zoneout for one step, (group_rows, H) */
@@ -50,8 +50,8 @@ typedef struct forward_memory {
     char *between;          /* outputs of layers that are not the last */
     char *dropped;          /* input of a layer after dropout */
     char *masks;            /* of recurrent dropout, of all recurrences */
-    char *threads;          /* forward_scratch, one part per thread */
-    size_t pre_bytes, between_bytes, thread_bytes;
+    forward_scratch *threads; /* one per thread */
+    size_t pre_bytes, between_bytes;
     size_t hoisted_rows;    /* most rows of a part of `pre` */
 } forward_memory;
 
@@ -75,7 +75,7 @@ typedef struct part {
     size_t first_row;   /* position of the first one */
     const size_t *rows; /* their batch rows, or null: first_row.. */
     size_t block_begin, block_end;
-    forward_scratch scratch;
+    const forward_scratch *scratch;
     uint64_t seq;        /* steps done, the same for all members of a hidden group */
     size_t turn;         /* see fl_steps */
     unsigned slow_waits; /* for other members of the hidden group */
@@ -91,10 +91,6 @@ static inline size_t call_layers(const call *c)
 /* Memory of a call, measured or placed: see fl_arena. */
 void fl_forward_place(fl_arena *arena, const fl_stack *stack, const fl_plan *plan, const fl_forward_args *args,
                       const fl_recording *recording, forward_memory *memory);
-/* That of one thread, likewise. */
-void fl_forward_place_thread(fl_arena *arena, const fl_stack *stack, const fl_plan *plan, const fl_recording *recording,
-                             size_t hoisted_rows, forward_scratch *scratch);
-
 /* Steps [begin, end) of one layer in one direction for all rows of the part, in the order of the direction. */
 void fl_forward_recurrence(part *p, size_t layer, size_t direction, const source *in, const target *out, size_t begin,
                            size_t end);

@@ -33,15 +33,16 @@ static char *take_parts(fl_arena *arena, size_t count, size_t rows, size_t width
     return fl_arena_take(arena, count, *bytes, 1);
 }
 
-void fl_forward_place_thread(fl_arena *arena, const fl_stack *stack, const fl_plan *plan, const fl_recording *recording,
-                             size_t hoisted_rows, forward_scratch *scratch)
+/* Memory of one thread. */
+static void place_thread(fl_arena *arena, const fl_stack *stack, const fl_plan *plan, const fl_recording *recording,
+                         size_t hoisted_rows, forward_scratch *scratch)
 {
     const size_t H = stack->sizes.H, real_size = stack->real_size, lanes = stack->layout.lanes, rows = plan->group_rows;
     const size_t most = rows > hoisted_rows ? rows : hoisted_rows;
     const fl_path path = stack->sizes.path;
     const bool projects = stack->shape.cell.proj_size != 0;
-    scratch->offsets = path == FL_PATH_TILES ? fl_arena_take(arena, hoisted_rows, sizeof(ptrdiff_t), 1) : NULL;
     scratch->zoned_c = scratch->zoned_h = scratch->hidden = NULL;
+    scratch->offsets = path == FL_PATH_TILES ? fl_arena_take(arena, hoisted_rows, sizeof(ptrdiff_t), 1) : NULL;
     if (fl_draws_zoneout(stack, recording)) {
         scratch->zoned_c = fl_arena_take(arena, rows, H, real_size);
         scratch->zoned_h = fl_arena_take(arena, rows, H, real_size);
@@ -70,8 +71,6 @@ void fl_forward_place(fl_arena *arena, const fl_stack *stack, const fl_plan *pla
     const size_t widest = deeper > stack->shape.input_size ? deeper : stack->shape.input_size;
     const size_t parts = plan->row_groups * plan->direction_groups * plan->layer_groups;
     const size_t exchanged = stack->layout.blocks * stack->layout.units;
-    fl_arena thread = {0};
-    forward_scratch scratch;
     m->hoisted_rows = fl_hoisted_rows(stack, widest, plan->group_rows, args->T, ragged);
     m->progress = fl_arena_take(arena, plan->threads, sizeof(fl_counter), 1);
     m->rows = ragged ? fl_arena_take(arena, B, sizeof *m->rows, 1) : NULL;
@@ -84,10 +83,11 @@ void fl_forward_place(fl_arena *arena, const fl_stack *stack, const fl_plan *pla
                             &m->between_bytes);
     m->dropped = fl_arena_take(arena, fl_drops(stack, recording), m->between_bytes, 1);
     m->masks = fl_arena_take(arena, cells * fl_recurrent_masks(stack, recording) * B, P, real_size);
-    fl_forward_place_thread(&thread, stack, plan, recording, m->hoisted_rows, &scratch);
-    arena->overflows |= thread.overflows;
-    m->thread_bytes = thread.used;
-    m->threads = fl_arena_take(arena, plan->threads, m->thread_bytes, 1);
+    m->threads = fl_arena_take(arena, plan->threads, sizeof *m->threads, 1);
+    for (size_t thread = 0; thread < plan->threads; thread++) {
+        forward_scratch measured, *scratch = m->threads != NULL ? &m->threads[thread] : &measured;
+        place_thread(arena, stack, plan, recording, m->hoisted_rows, scratch);
+    }
 }
 
 fl_status fl_forward_bytes(const fl_stack *stack, const fl_plan *plan, const fl_forward_args *args,

@@ -70,15 +70,14 @@ static void copy_units(const part *p, const fl_steps *s, void *to, const fl_rows
     }
 }
 
-/* h to the state, from the last of the steps. */
-static void keep_state(part *p, const fl_steps *s, void *h_state)
+/* h to the state, from the last of T steps whose output began at y. */
+static void keep_state(part *p, const fl_steps *s, size_t T, const void *y, void *h_state)
 {
     const size_t real_size = p->call->stack->real_size;
     const fl_rows state = {0, (ptrdiff_t)p->call->stack->sizes.P, NULL};
-    const void *last = fl_moved_const(s->y, (ptrdiff_t)(s->T - 1) * s->y_rows.stride_t, real_size);
-    copy_units(p, s, h_state, &state, last, &s->y_rows);
-    p->turn += s->T;
-    p->seq += s->T;
+    copy_units(p, s, h_state, &state, fl_moved_const(y, (ptrdiff_t)(T - 1) * s->y_rows.stride_t, real_size), &s->y_rows);
+    p->turn += T;
+    p->seq += T;
 }
 
 void fl_forward_advance(fl_steps *s, size_t real_size)
@@ -101,7 +100,7 @@ static void project_step(const part *p, const fl_steps *s, const fl_recurrence *
     const fl_stack *stack = p->call->stack;
     const size_t H = stack->sizes.H, real_size = stack->real_size;
     const fl_projection projection = {r->weight_hr, r->bias_hr, stack->shape.cell.proj_clip};
-    const fl_row_scratch *scratch = &p->scratch.rows;
+    const fl_row_scratch *scratch = &p->scratch->rows;
     for (size_t position = 0; position < s->B; position++) {
         const size_t b = batch_row(s, position);
         scratch->out[position] = fl_row(s->y, &s->y_rows, 0, b, real_size);
@@ -120,7 +119,7 @@ static void run_single_steps(part *p, fl_steps *s, size_t layer, size_t directio
     const size_t steps = s->T;
     const bool draws = fl_draws_zoneout(stack, c->recording);
     s->T = 1;
-    s->out = p->scratch.hidden;
+    s->out = p->scratch->hidden;
     for (size_t n = 0; n < steps; n++) {
         s->turn = p->turn;
         if (draws)
@@ -129,7 +128,7 @@ static void run_single_steps(part *p, fl_steps *s, size_t layer, size_t directio
         if (s->out != NULL)
             project_step(p, s, fl_recurrence_of(stack, layer, direction));
         /* h of the next step stands in y, by other rows than the state's: carry it there. */
-        keep_state(p, s, h_state);
+        keep_state(p, s, 1, s->y, h_state);
         s->y = fl_moved(s->y, s->y_rows.stride_t, stack->real_size);
         fl_forward_advance(s, stack->real_size);
     }
@@ -180,7 +179,7 @@ static void run_shared_steps(part *p, fl_steps *s, void *h_state)
 static void hoist(part *p, fl_steps *s)
 {
     const call *c = p->call;
-    ptrdiff_t *offsets = p->scratch.offsets;
+    ptrdiff_t *offsets = p->scratch->offsets;
     for (size_t t = 0, m = 0; t < s->T; t++)
         for (size_t position = 0; position < s->B; position++, m++)
             offsets[m] = (ptrdiff_t)t * s->x_rows.stride_t + fl_row_offset(&s->x_rows, batch_row(s, position));
@@ -347,7 +346,8 @@ static void run_steps(part *p, fl_steps *s, const run *r, size_t t)
 {
     const call *c = p->call;
     const fl_stack *stack = c->stack;
-    const fl_steps all = *s;
+    const void *y = s->y;
+    const size_t T = s->T;
     const size_t row = (r->layer * stack->shape.num_directions + r->direction) * c->args->B;
     const size_t first_row = p->rows == NULL ? p->first_row : 0;
     void *h_state = (char *)c->args->h_n + (row + first_row) * stack->sizes.P * stack->real_size;
@@ -367,7 +367,7 @@ static void run_steps(part *p, fl_steps *s, const run *r, size_t t)
     case FL_PATH_ROWS: fl_forward_on_rows(p, s, r->layer, r->direction, t); break;
     case FL_PATH_SCAN: fl_forward_scan(p, s); break;
     }
-    keep_state(p, &all, h_state);
+    keep_state(p, s, T, y, h_state);
 }
 
 static void run_active(part *p, const run *r)
@@ -391,10 +391,14 @@ static void run_active(part *p, const run *r)
                 return;
             hoist(p, &s);
         }
-        const fl_steps begun = s;
-        run_steps(p, &s, r, t);
-        if (copies && !p->stopped)
-            copy_cells(p, &begun, r->direction, t, p->rows == NULL ? p->first_row : 0);
+        if (copies) {
+            const fl_steps begun = s;
+            run_steps(p, &s, r, t);
+            if (!p->stopped)
+                copy_cells(p, &begun, r->direction, t, p->rows == NULL ? p->first_row : 0);
+        } else {
+            run_steps(p, &s, r, t);
+        }
     }
 }
 

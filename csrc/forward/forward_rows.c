@@ -11,7 +11,7 @@ static void hoist_rows(const part *p, fl_steps *s)
     const fl_stack *stack = c->stack;
     const size_t width = fl_pre_width(stack), real_size = stack->real_size, rows = s->T * s->B;
     char *pre = c->memory.pre + p->place * c->memory.pre_bytes;
-    const fl_row_scratch *scratch = &p->scratch.rows;
+    const fl_row_scratch *scratch = &p->scratch->rows;
     int64_t *index = (int64_t *)(void *)scratch->a;
     for (size_t t = 0, m = 0; t < s->T; t++) {
         for (size_t position = 0; position < s->B; position++, m++) {
@@ -54,11 +54,11 @@ void fl_forward_zoneout(const part *p, fl_steps *s, size_t layer, size_t directi
     for (size_t position = 0; position < s->B; position++) {
         const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position;
         fl_fill_zoneout(stack, c->recording, recurrence, t, c->args->B, b,
-                        (char *)p->scratch.zoned_c + position * row_bytes,
-                        (char *)p->scratch.zoned_h + position * row_bytes);
+                        (char *)p->scratch->zoned_c + position * row_bytes,
+                        (char *)p->scratch->zoned_h + position * row_bytes);
     }
-    s->zoned_c = o->zoneout_c > 0.0 ? p->scratch.zoned_c : NULL;
-    s->zoned_h = o->zoneout_h > 0.0 ? p->scratch.zoned_h : NULL;
+    s->zoned_c = o->zoneout_c > 0.0 ? p->scratch->zoned_c : NULL;
+    s->zoned_h = o->zoneout_h > 0.0 ? p->scratch->zoned_h : NULL;
 }
 
 void fl_forward_on_rows(part *p, fl_steps *s, size_t layer, size_t direction, size_t t)
@@ -76,7 +76,7 @@ void fl_forward_on_rows(part *p, fl_steps *s, size_t layer, size_t direction, si
                               .mask_stride_gate = masks > 1 ? (ptrdiff_t)(B * P) : 0,
                               .saved_states = to_tape ? fl_states_width(&stack->sizes) : stack->sizes.H,
                               .projection = projection,
-                              .scratch = p->scratch.rows};
+                              .scratch = p->scratch->rows};
     hoist_rows(p, s);
     s->on_rows = &work;
     if (!fl_draws_zoneout(stack, recording)) {

@@ -16,7 +16,7 @@ static void point_at_block(const part *p, const fl_steps *s, const scan_block *b
     const size_t real_size = p->call->stack->real_size;
     const ptrdiff_t y_step = s->y_rows.stride_t * (ptrdiff_t)real_size;
     const ptrdiff_t saved_step = s->saved_gates_rows.stride_t * (ptrdiff_t)real_size;
-    const scan_rows *rows = &p->scratch.scan;
+    const scan_rows *rows = &p->scratch->scan;
     int64_t *index = (int64_t *)(void *)rows->x;
     for (size_t n = 0; n < block->rows; n++) {
         const size_t b = batch_row(s, block->row + n);
@@ -46,7 +46,7 @@ void fl_forward_scan(part *p, const fl_steps *s)
 {
     const call *c = p->call;
     const fl_stack *stack = c->stack;
-    const scan_rows *rows = &p->scratch.scan;
+    const scan_rows *rows = &p->scratch->scan;
     const bool is_index = s->x_index != NULL;
     fl_scan scan = {.cell = s->cell,
                     .panels = fl_unit_panels_of(stack->sizes.H, stack->sizes.gates, stack->layout.lanes),

@@ -110,14 +110,14 @@ fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack_out)
         fl_stack_destroy(stack);
         return FL_ERROR_SIZE;
     }
-    arena.memory = stack->memory = fl_allocate(arena.used);
+    stack->memory = fl_allocate(arena.used);
     if (stack->memory == NULL) {
         fl_stack_destroy(stack);
         return FL_ERROR_MEMORY;
     }
     memset(stack->memory, 0, arena.used);
-    arena.used = 0;
-    place_all(&arena, stack);
+    fl_arena placing = {.memory = stack->memory, .bytes = arena.used};
+    place_all(&placing, stack);
     *stack_out = stack;
     return FL_OK;
 }
