@@ -13,7 +13,7 @@ SOURCES := $(shell find csrc src/fastlstm -not -name '__pycache__' -not -name '*
 BUILD_ENVIRONMENT := CC=$(CC) CFLAGS=$(CFLAGS) LDFLAGS=$(LDFLAGS) FASTLSTM_WERROR=$(FASTLSTM_WERROR)
 
 .DEFAULT_GOAL := venv
-.PHONY: venv test bench race demo lint sdist wheel clean FORCE
+.PHONY: venv test bench race docs-tables demo lint sdist wheel clean FORCE
 
 venv: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ bench: venv
 
 race: venv
 	$(BIN)/python -m benchmarks.race $(ARGS)
+
+# The tables of docs/speed.md and of the README, from the stored results of the race.
+docs-tables: venv
+	$(BIN)/python -m benchmarks.docs_tables
 
 # Trains a character-level language model on the text of Python's own standard library: some minutes.
 demo: venv
