@@ -10,10 +10,11 @@ ARGS ?=
 # The directories are in the list so that a removed file counts as a change.
 SOURCES := $(shell find csrc src/fastlstm -not -name '__pycache__' -not -name '*.pyc') \
 	setup.py pyproject.toml MANIFEST.in README.md LICENSE
+C_SOURCES := $(wildcard csrc/*.[ch] tests/*.[ch] tests/c/*.[ch] examples/c/*.[ch])
 BUILD_ENVIRONMENT := CC=$(CC) CFLAGS=$(CFLAGS) LDFLAGS=$(LDFLAGS) FASTLSTM_WERROR=$(FASTLSTM_WERROR)
 
 .DEFAULT_GOAL := venv
-.PHONY: venv test bench race docs-tables demo lint sdist wheel clean FORCE
+.PHONY: venv test bench race docs-tables demo lint format sdist wheel clean FORCE
 
 venv: $(VENV)/.installed
 
@@ -38,6 +39,13 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest fastlstm._core
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint src/fastlstm
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
+
+# What lint only checks.
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(C_SOURCES)
 
 sdist: venv
 	$(BIN)/python -m build --no-isolation --sdist

@@ -40,7 +40,7 @@ bool fl_all_finite(fl_dtype dtype, size_t n, const void *x)
 void fl_add(fl_dtype dtype, size_t n, const void *x, void *out)
 {
     const fl_fp_state caller_state = fl_fp_enter(false);
-    fl_kernels_active(dtype)->add(n, x, out);
+    fl_kernels_active(dtype, FL_STORAGE_REAL)->add(n, x, out);
     fl_fp_leave(caller_state);
 }
 
@@ -62,6 +62,6 @@ void fl_adam_step(fl_dtype dtype, size_t n, const fl_adam_args *args, const void
                           .eps = args->eps,
                           .l2 = args->decoupled ? 0.0 : args->weight_decay,
                           .decay = args->decoupled ? 1.0 - args->lr * args->weight_decay : 1.0};
-    fl_kernels_active(dtype)->adam(&work);
+    fl_kernels_active(dtype, FL_STORAGE_REAL)->adam(&work);
     fl_fp_leave(caller_state);
 }

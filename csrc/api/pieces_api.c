@@ -13,24 +13,25 @@
 fl_status fl_gate_matmul(const fl_stack *stack, size_t B, const void *x, ptrdiff_t ldx, const void *h, ptrdiff_t ldh,
                          void *gates, ptrdiff_t ldg)
 {
-    if (stack == NULL || stack->path != FL_PATH_LSTM || (B != 0 && (x == NULL || h == NULL || gates == NULL)))
+    if (stack == NULL || stack->sizes.variant != FL_LSTM || (B != 0 && (x == NULL || h == NULL || gates == NULL)))
         return FL_ERROR_ARGUMENT;
-    const fl_packed_cell *cell = fl_cell_of(stack, 0, 0);
-    const fl_steps s = {.layout = stack->layout,
+    const fl_recurrence *r = fl_recurrence_of(stack, 0, 0);
+    const fl_steps s = {.cell = &r->cell,
+                        .layout = stack->layout,
                         .T = 1,
                         .B = B,
                         .block_end = stack->layout.blocks,
-                        .bias = cell->bias,
-                        .W = cell->W,
-                        .R = cell->R,
-                        .I = cell->I,
+                        .bias = r->bias,
+                        .W = r->W,
+                        .R = r->R,
+                        .I = r->I,
                         .P = stack->sizes.P,
                         .x = x,
-                        .x_stride_b = ldx,
+                        .x_rows = {0, ldx, NULL},
                         .h = h,
-                        .h_stride_b = ldh,
+                        .h_rows = {0, ldh, NULL},
                         .y = gates,
-                        .y_stride_b = ldg};
+                        .y_rows = {0, ldg, NULL}};
     const fl_fp_state caller_state = fl_fp_enter(true);
     stack->kernels->gate_matmul(&s);
     fl_fp_leave(caller_state);
@@ -44,7 +45,7 @@ fl_status fl_cell_update(fl_dtype dtype, size_t B, size_t H, const void *gates, 
         (B != 0 && H != 0 && (gates == NULL || c == NULL || h_out == NULL || c_out == NULL)))
         return FL_ERROR_ARGUMENT;
     const fl_fp_state caller_state = fl_fp_enter(true);
-    fl_kernels_active(dtype)->lstm_cell_update(B, H, gates, ldg, c, ldc, h_out, ldh_out, c_out, ldc_out);
+    fl_kernels_active(dtype, FL_STORAGE_REAL)->lstm_cell_update(B, H, gates, ldg, c, ldc, h_out, ldh_out, c_out, ldc_out);
     fl_fp_leave(caller_state);
     return FL_OK;
 }
@@ -53,14 +54,14 @@ fl_status fl_cell_update(fl_dtype dtype, size_t B, size_t H, const void *gates, 
 void fl_sigmoid(fl_dtype dtype, size_t n, const void *x, void *out)
 {
     const fl_fp_state caller_state = fl_fp_enter(false);
-    fl_kernels_active(dtype)->sigmoid(n, x, out);
+    fl_kernels_active(dtype, FL_STORAGE_REAL)->sigmoid(n, x, out);
     fl_fp_leave(caller_state);
 }
 
 void fl_tanh(fl_dtype dtype, size_t n, const void *x, void *out)
 {
     const fl_fp_state caller_state = fl_fp_enter(false);
-    fl_kernels_active(dtype)->tanh(n, x, out);
+    fl_kernels_active(dtype, FL_STORAGE_REAL)->tanh(n, x, out);
     fl_fp_leave(caller_state);
 }
 
@@ -76,7 +77,7 @@ static double seconds_now(void)
 
 double fl_probe_fma(fl_dtype dtype, double seconds)
 {
-    const fl_kernels *kernels = fl_kernels_active(dtype);
+    const fl_kernels *kernels = fl_kernels_active(dtype, FL_STORAGE_REAL);
     const double end = seconds_now() + seconds;
     double best = 0.0;
     do {
@@ -93,7 +94,7 @@ double fl_probe_fma(fl_dtype dtype, double seconds)
 
 double fl_probe_stream(size_t bytes, double seconds)
 {
-    const fl_kernels *kernels = fl_kernels_active(FL_F32);
+    const fl_kernels *kernels = fl_kernels_active(FL_F32, FL_STORAGE_REAL);
     bytes = (bytes + 1023) & ~(size_t)1023;
     void *data = fl_allocate(bytes);
     double best = 0.0;

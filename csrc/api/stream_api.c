@@ -26,9 +26,10 @@ fl_status fl_stream_create(const fl_stack *stack, size_t B, fl_stream **stream_o
     const fl_plan plan = fl_plan_make(stack, ANY_T, B, 1, false);
     fl_fp_leave(caller_state);
     const size_t L = stack->shape.num_layers, real_size = stack->real_size;
+    const fl_forward_args any = {.T = ANY_T, .B = B};
     if (!fl_add_product(&h_bytes, L * real_size, B, stack->sizes.P) ||
-        !fl_add_product(&c_bytes, L * real_size, B, fl_states_width(stack)) ||
-        fl_forward_bytes(stack, &plan, ANY_T, B, NULL, NULL, &scratch) != FL_OK)
+        !fl_add_product(&c_bytes, L * real_size, B, fl_states_width(&stack->sizes)) ||
+        fl_forward_bytes(stack, &plan, &any, NULL, &scratch) != FL_OK)
         return FL_ERROR_SIZE;
     fl_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL)
@@ -37,8 +38,7 @@ fl_status fl_stream_create(const fl_stack *stack, size_t B, fl_stream **stream_o
     stream->B = B;
     stream->h = fl_allocate(h_bytes);
     stream->c = c_bytes != 0 ? fl_allocate(c_bytes) : NULL;
-    stream->workspace.memory = fl_allocate(scratch);
-    if (stream->h == NULL || (c_bytes != 0 && stream->c == NULL) || stream->workspace.memory == NULL) {
+    if (stream->h == NULL || (c_bytes != 0 && stream->c == NULL) || !fl_workspace_grow(&stream->workspace, scratch)) {
         fl_stream_destroy(stream);
         return FL_ERROR_MEMORY;
     }
@@ -80,7 +80,7 @@ fl_status fl_stream_process(fl_stream *stream, size_t T, const fl_stream_io *io)
                                   .num_threads = 1,
                                   .interrupt = io->interrupt,
                                   .interrupt_context = io->interrupt_context};
-    const fl_status status = fl_check_args(stream->stack, &args);
+    const fl_status status = fl_forward_check(stream->stack, &args);
     if (status != FL_OK || T == 0)
         return status;
     fl_fp_state caller_state = fl_fp_enter(true);

@@ -1,156 +1,144 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Memory of the backward pass: one block of the tape's, cut into places.
+ * Memory of the backward pass: one block of the tape's.
  */
 #include <string.h>
 
 #include "backward/backward_call.h"
 
-size_t fl_back_scratch(const back_call *c, char *memory, back_scratch *scratch)
+/* Pointers to rows of a chunk. */
+static void *take_pointers(fl_arena *arena, const back_call *c)
 {
-    const size_t rows = c->chunk_rows, real_size = c->stack->real_size, lanes = c->stack->layout.lanes;
-    const bool is_cell = c->stack->path != FL_PATH_LSTM;
-    size_t total = 0, pointers[13], own_b, index, gate_rows, totals, panel, zoned, masked, cell;
-    for (size_t n = 0; n < 13; n++)
-        if (!fl_take_place(&total, &pointers[n], rows, sizeof(void *), 1))
-            return 0;
-    const bool recomputes = !is_cell && c->tape->saving.gates == NULL && c->tape->saving.c != NULL;
-    const bool draws = fl_draws_zoneout(c->stack, &c->tape->saving);
-    const size_t masks = fl_recurrent_masks(c->stack, &c->tape->saving);
-    if (!fl_take_place(&total, &own_b, c->B, sizeof(size_t), 1) ||
-        !fl_take_place(&total, &index, rows, sizeof(int64_t), 1) ||
-        !fl_take_place(&total, &gate_rows, recomputes ? rows : 0, 4 * c->H, real_size) ||
-        !fl_take_place(&total, &totals, rows + 8, 4 * lanes, real_size) ||
-        !fl_take_place(&total, &panel, rows, 4 * lanes * FL_PANELS_TOGETHER, real_size) ||
-        !fl_take_place(&total, &zoned, draws ? 2 * rows : 0, c->H, real_size) ||
-        !fl_take_place(&total, &masked, masks != 0 ? rows : 0, c->P, real_size) ||
-        !fl_take_place(&total, &cell, is_cell, fl_back_cell_scratch_bytes(c), 1))
-        return 0;
-    if (scratch == NULL)
-        return total;
-    scratch->gates = (const void **)(void *)(memory + pointers[0]);
-    scratch->c = (const void **)(void *)(memory + pointers[1]);
-    scratch->c_before = (const void **)(void *)(memory + pointers[2]);
-    scratch->dy = (const void **)(void *)(memory + pointers[3]);
-    scratch->x = (const void **)(void *)(memory + pointers[4]);
-    scratch->h_before = (const void **)(void *)(memory + pointers[5]);
-    scratch->dgates = (void **)(void *)(memory + pointers[6]);
-    scratch->dx = (void **)(void *)(memory + pointers[7]);
-    scratch->fresh_gates = (void **)(void *)(memory + pointers[8]);
-    scratch->y = (const void **)(void *)(memory + pointers[9]);
-    scratch->dcells = (const void **)(void *)(memory + pointers[10]);
-    scratch->zoned_c = (const void **)(void *)(memory + pointers[11]);
-    scratch->zoned_h = (const void **)(void *)(memory + pointers[12]);
-    scratch->own_b = (size_t *)(void *)(memory + own_b);
-    scratch->index = (int64_t *)(void *)(memory + index);
-    scratch->gate_rows = memory + gate_rows;
-    scratch->totals = memory + totals;
-    scratch->panel = memory + panel;
-    scratch->zoned = memory + zoned;
-    scratch->masked = memory + masked;
-    scratch->cell_scratch = memory + cell;
-    return total;
+    return fl_arena_take(arena, c->plan.chunk * c->B, sizeof(void *), 1);
+}
+
+void fl_back_place_thread(fl_arena *arena, const back_call *c, back_scratch *s)
+{
+    const fl_stack *stack = c->stack;
+    const size_t rows = c->plan.chunk * c->B, real_size = stack->real_size, lanes = stack->layout.lanes;
+    const bool draws = fl_draws_zoneout(stack, &c->tape->recording);
+    s->gates = take_pointers(arena, c);
+    s->c = take_pointers(arena, c);
+    s->c_before = take_pointers(arena, c);
+    s->dy = take_pointers(arena, c);
+    s->x = take_pointers(arena, c);
+    s->h_before = take_pointers(arena, c);
+    s->dgates = take_pointers(arena, c);
+    s->dx = take_pointers(arena, c);
+    s->fresh_gates = take_pointers(arena, c);
+    s->y = take_pointers(arena, c);
+    s->dcells = take_pointers(arena, c);
+    s->zoned_c = draws ? take_pointers(arena, c) : NULL;
+    s->zoned_h = draws ? take_pointers(arena, c) : NULL;
+    s->own_b = fl_arena_take(arena, c->B, sizeof(size_t), 1);
+    s->index = fl_arena_take(arena, rows, sizeof(int64_t), 1);
+    const bool recomputes = c->tape->recording.gates == NULL && c->tape->recording.segment == 0;
+    s->gate_rows = fl_arena_take(arena, recomputes ? rows : 0, c->G * c->H, real_size);
+    s->rows = fl_row_scratch_take(arena, &stack->sizes, rows, c->B, lanes, real_size, true);
+    s->panel = fl_arena_take(arena, rows, 4 * lanes * FL_PANELS_TOGETHER, real_size);
+    s->zoned = fl_arena_take(arena, draws ? 2 * rows : 0, c->H, real_size);
+    s->masked = fl_arena_take(arena, fl_recurrent_masks(stack, &c->tape->recording) != 0 ? rows : 0, c->P, real_size);
 }
 
 static size_t most_of(size_t a, size_t b) { return a > b ? a : b; }
 
-fl_status fl_back_take_memory(back_call *c, fl_tape *tape, back_window *w)
+/* A place for panels of K rows of N weights, null unless wanted. */
+static void *take_panels(fl_arena *arena, const back_call *c, bool is_wanted, size_t K, size_t N)
+{
+    const fl_panels panels = fl_panels_of(N, c->stack->layout.lanes);
+    if (!is_wanted)
+        return NULL;
+    return fl_arena_take(arena, panels.vectors * panels.lanes, K, c->stack->kernels->weight_size);
+}
+
+static void place_panels(fl_arena *arena, const back_call *c, back_memory *m)
+{
+    const size_t count = c->L * c->D, gate_rows = c->G * c->H;
+    const bool places = arena->memory != NULL, projects = c->stack->shape.cell.proj_size != 0;
+    m->R_panels = fl_arena_take(arena, count, sizeof(void *), 1);
+    m->W_panels = fl_arena_take(arena, count, sizeof(void *), 1);
+    m->hr_panels = fl_arena_take(arena, count, sizeof(void *), 1);
+    for (size_t n = 0; n < count; n++) {
+        const size_t I = c->stack->recurrences[n].I;
+        void *R = take_panels(arena, c, c->stack->sizes.recurs, gate_rows, fl_head_depth(&c->stack->sizes));
+        void *W = take_panels(arena, c, n >= c->D || c->args->dx != NULL, gate_rows, I);
+        void *hr = take_panels(arena, c, projects, c->P, c->H);
+        if (places) {
+            m->R_panels[n] = R;
+            m->W_panels[n] = W;
+            m->hr_panels[n] = hr;
+        }
+    }
+}
+
+static void place_window(fl_arena *arena, const back_call *c, back_window *w)
+{
+    const size_t real_size = c->stack->real_size, rows = fl_back_window_rows(c), B = c->B;
+    const size_t kept = c->D == 1 ? c->L : c->D;
+    w->is_filled = false;
+    w->gates = fl_arena_take(arena, kept * c->stack->sizes.saved, rows, real_size);
+    w->c = fl_arena_take(arena, kept * c->states, rows, real_size);
+    w->h = fl_arena_take(arena, (c->L - 1) * c->D * c->P, rows, real_size);
+    w->y = fl_arena_take(arena, c->D * c->P, rows, real_size);
+    w->states = fl_arena_take(arena, 2 * c->L * c->D, B * (c->P + c->states), real_size);
+    w->lengths = fl_arena_take(arena, B, sizeof(int64_t), 1);
+    w->at = fl_arena_take(arena, B, sizeof(ptrdiff_t), 1);
+}
+
+static void place(fl_arena *arena, const back_call *c, back_memory *m)
 {
     const fl_stack *stack = c->stack;
-    const size_t real_size = stack->real_size, H = c->H, P = c->P, B = c->B, D = c->D, L = c->L;
-    const size_t lanes = stack->layout.lanes, gate_rows = c->G * H, head = fl_head_size(stack);
-    const bool projects = stack->shape.cell.proj_size != 0, splits = stack->sizes.split;
-    const size_t cells = L * D, rows = c->chunk_rows, window_rows = fl_back_window_rows(c);
-    const bool recomputes = tape->saving.segment != 0;
-    const bool wants_dx = c->args->dx != NULL;
-    const size_t kept_cells = D == 1 ? L : D;
-    const fl_forward_args *call = &tape->args.call;
-    size_t total = 0, at_rows, ranked, zeros, panels, R, W0, W1, hr, index, masks, dgates, dropped, inner, per_thread,
-           counters;
-    size_t w_gates, w_c, w_h, w_y, w_states, w_lengths, w_at;
-    const size_t widest = most_of(most_of(gate_rows, stack->shape.input_size), most_of(P, c->states));
-    const fl_places of_chunk = {c->plan.chunk * B, B, NULL};
-    c->inner_places = D == 1 ? of_chunk : tape->saving.places;
-    c->dh_offset = splits ? gate_rows : 0;
-    c->proj_offset = c->dh_offset + gate_rows;
-    c->extras_offset = c->proj_offset + (projects ? P : 0);
+    const size_t real_size = stack->real_size, B = c->B, D = c->D, P = c->P, I = stack->shape.input_size;
+    const size_t gate_rows = c->G * c->H, rows = c->plan.chunk * B, width = D * P;
+    const size_t widest = most_of(most_of(gate_rows, I), most_of(P, c->states));
+    const bool has_index = c->tape->args.call.x_index != NULL;
+    const fl_places of_chunk = {rows, B, NULL};
+    fl_arena thread = {0};
+    back_scratch scratch;
+    m->inner_places = D == 1 ? of_chunk : c->tape->recording.places;
     /* Whole lines; a power of two would meet in few cache sets. */
-    const size_t stride = (c->extras_offset + stack->sizes.extras + 15) / 16 * 16 + 16;
-    const size_t recurrent_masks = cells * fl_recurrent_masks(stack, &tape->saving);
-    c->dgates_stride = (ptrdiff_t)stride;
-    c->per_thread_bytes = fl_back_scratch(c, NULL, NULL);
-    if (c->per_thread_bytes == 0)
+    const size_t stride = (c->row.width + 15) / 16 * 16 + 16;
+    m->dgates_stride = (ptrdiff_t)stride;
+    m->recurrent_done = fl_arena_take(arena, c->plan.threads, sizeof(fl_counter), 1);
+    m->shared_done = fl_arena_take(arena, c->plan.threads, sizeof(fl_counter), 1);
+    m->rows = fl_arena_take(arena, B, sizeof(size_t), 1);
+    m->ranked = fl_arena_take(arena, B, sizeof(fl_ranked_row), 1);
+    m->zeros = fl_arena_take(arena, widest, real_size, 1);
+    place_panels(arena, c, m);
+    for (size_t n = 0; n < D; n++) m->index_gradient[n] = has_index ? fl_arena_take(arena, I, gate_rows, real_size) : NULL;
+    m->masks = fl_arena_take(arena, c->L * D * fl_recurrent_masks(stack, &c->tape->recording) * B, P, real_size);
+    for (size_t n = 0; n < 2; n++) m->dgates[n] = fl_arena_take(arena, rows, stride, real_size);
+    for (size_t n = 0; n < 2; n++) m->dropped[n] = fl_arena_take(arena, c->drops ? rows : 0, width, real_size);
+    for (size_t n = 0; n < 2; n++)
+        m->inner[n] = fl_arena_take(arena, c->L > 1 ? m->inner_places.count : 0, width, real_size);
+    fl_back_place_thread(&thread, c, &scratch);
+    arena->overflows |= thread.overflows;
+    m->thread_bytes = thread.used;
+    m->threads = fl_arena_take(arena, c->plan.threads, m->thread_bytes, 1);
+    if (c->tape->recording.segment != 0)
+        place_window(arena, c, &m->window);
+}
+
+fl_status fl_back_take_memory(back_call *c, fl_tape *tape)
+{
+    const size_t real_size = c->stack->real_size, B = c->B, gate_rows = c->G * c->H;
+    back_memory *m = &c->memory;
+    fl_arena arena = {0};
+    place(&arena, c, m);
+    if (arena.overflows)
         return FL_ERROR_SIZE;
-    const size_t R_size = stack->sizes.recurs ? fl_panels_of(head, lanes).vectors * lanes : 0;
-    const size_t W0_size = fl_panels_of(stack->shape.input_size, lanes).vectors * lanes;
-    const size_t W1_size = fl_panels_of(D * P, lanes).vectors * lanes;
-    const size_t hr_size = projects ? fl_panels_of(H, lanes).vectors * lanes : 0;
-    size_t dgates_rows = 0;
-    if (!fl_add_product(&dgates_rows, rows, stride, 1) ||
-        !fl_take_place(&total, &counters, 2 * c->plan.threads, sizeof(fl_counter), 1) ||
-        !fl_take_place(&total, &at_rows, B, sizeof(size_t), 1) ||
-        !fl_take_place(&total, &ranked, B, sizeof(fl_ranked_row), 1) ||
-        !fl_take_place(&total, &zeros, widest, real_size, 1) ||
-        !fl_take_place(&total, &panels, 3 * cells, sizeof(char *), 1) ||
-        !fl_take_place(&total, &R, cells * R_size, gate_rows, real_size) ||
-        !fl_take_place(&total, &W0, wants_dx ? D * W0_size : 0, gate_rows, real_size) ||
-        !fl_take_place(&total, &W1, (L - 1) * D * W1_size, gate_rows, real_size) ||
-        !fl_take_place(&total, &hr, cells * hr_size, P, real_size) ||
-        !fl_take_place(&total, &index, call->x_index != NULL ? D * stack->shape.input_size : 0, gate_rows, real_size) ||
-        !fl_take_place(&total, &masks, recurrent_masks * B, P, real_size) ||
-        !fl_take_place(&total, &dgates, 2, dgates_rows, real_size) ||
-        !fl_take_place(&total, &dropped, c->drops ? 2 * rows : 0, D * P, real_size) ||
-        !fl_take_place(&total, &inner, L > 1 ? 2 : 0, c->inner_places.count, D * P * real_size) ||
-        !fl_take_place(&total, &per_thread, c->plan.threads, c->per_thread_bytes, 1) ||
-        !fl_take_place(&total, &w_gates, kept_cells * stack->sizes.saved, window_rows, real_size) ||
-        !fl_take_place(&total, &w_c, kept_cells * c->states, window_rows, real_size) ||
-        !fl_take_place(&total, &w_h, (L - 1) * D * P, window_rows, real_size) ||
-        !fl_take_place(&total, &w_y, D * P, window_rows, real_size) ||
-        !fl_take_place(&total, &w_states, recomputes ? 2 * cells : 0, B * (P + c->states), real_size) ||
-        !fl_take_place(&total, &w_lengths, recomputes ? B : 0, sizeof(int64_t), 1) ||
-        !fl_take_place(&total, &w_at, recomputes ? B : 0, sizeof(ptrdiff_t), 1))
-        return FL_ERROR_SIZE;
-    if (!fl_block_grow(&tape->scratch, total))
+    if (!fl_workspace_grow(&tape->scratch, arena.used))
         return FL_ERROR_MEMORY;
-    char *base = tape->scratch.memory;
-    c->recurrent_done = (fl_counter *)(void *)(base + counters);
-    c->shared_done = c->recurrent_done + c->plan.threads;
-    c->rows = (size_t *)(void *)(base + at_rows);
-    for (size_t b = 0; b < B; b++) c->rows[b] = b;
+    const fl_arena placing = {.memory = tape->scratch.memory};
+    arena = placing;
+    place(&arena, c, m);
+    for (size_t b = 0; b < B; b++) m->rows[b] = b;
     if (c->lengths != NULL)
-        fl_rank_rows(c->rows, (fl_ranked_row *)(void *)(base + ranked), B, 1, c->lengths);
-    c->zeros = base + zeros;
-    memset(c->zeros, 0, widest * real_size);
-    c->R_panels = (char **)(void *)(base + panels);
-    c->W_panels = c->R_panels + cells;
-    c->hr_panels = c->W_panels + cells;
-    for (size_t cell = 0; cell < cells; cell++) {
-        c->R_panels[cell] = base + R + cell * R_size * gate_rows * real_size;
-        c->W_panels[cell] = cell >= D  ? base + W1 + (cell - D) * W1_size * gate_rows * real_size
-                            : wants_dx ? base + W0 + cell * W0_size * gate_rows * real_size
-                                       : NULL;
-        c->hr_panels[cell] = projects ? base + hr + cell * hr_size * P * real_size : NULL;
-    }
-    if (recurrent_masks != 0) {
-        c->masks = base + masks;
-        fl_fill_recurrent_masks(stack, &tape->saving, B, c->masks);
-    }
-    for (size_t n = 0; n < 2; n++) {
-        c->dgates[n] = base + dgates + n * dgates_rows * real_size;
-        c->dropped[n] = base + dropped + n * rows * D * P * real_size;
-        c->inner[n] = base + inner + n * c->inner_places.count * D * P * real_size;
-        c->index_gradient[n] = base + index + (n % D) * stack->shape.input_size * gate_rows * real_size;
-    }
-    if (call->x_index != NULL)
-        memset(base + index, 0, D * stack->shape.input_size * gate_rows * real_size);
-    c->per_thread = base + per_thread;
-    w->is_filled = false;
-    w->gates = base + w_gates;
-    w->c = base + w_c;
-    w->h = base + w_h;
-    w->y = base + w_y;
-    w->states = base + w_states;
-    w->lengths = (int64_t *)(void *)(base + w_lengths);
-    w->at = (ptrdiff_t *)(void *)(base + w_at);
+        fl_rank_rows(m->rows, m->ranked, B, 1, c->lengths);
+    memset(m->zeros, 0, most_of(most_of(gate_rows, c->stack->shape.input_size), most_of(c->P, c->states)) * real_size);
+    fl_fill_recurrent_masks(c->stack, &tape->recording, B, m->masks);
+    for (size_t n = 0; n < c->D; n++)
+        if (m->index_gradient[n] != NULL)
+            memset(m->index_gradient[n], 0, c->stack->shape.input_size * gate_rows * real_size);
     return FL_OK;
 }

@@ -27,3 +27,21 @@ void *fl_allocate(size_t bytes)
 }
 
 void fl_release(void *memory) { free(memory); }
+
+bool fl_workspace_grow(fl_workspace *workspace, size_t bytes)
+{
+    if (workspace->memory != NULL && workspace->bytes >= bytes)
+        return true;
+    fl_release(workspace->memory); /* first, so that there are never both */
+    workspace->memory = fl_allocate(bytes);
+    workspace->bytes = workspace->memory != NULL ? bytes : 0;
+    return workspace->memory != NULL;
+}
+
+void fl_workspace_free(fl_workspace *workspace)
+{
+    if (workspace != NULL) {
+        fl_release(workspace->memory);
+        free(workspace);
+    }
+}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Checked sizes and aligned memory: every size that reaches an allocation or a pointer goes through here.
+ * Checked sizes, aligned memory, and the two ways in which a call has memory: a workspace, one block that grows and is
+ * kept, and an arena, which deals out such a block.
  */
 #ifndef FL_MEMORY_H
 #define FL_MEMORY_H
@@ -20,18 +21,44 @@ static inline bool fl_add_product(size_t *total, size_t a, size_t b, size_t c)
 
 static inline size_t fl_round_up(size_t bytes) { return (bytes + FL_ALIGNMENT - 1) & ~(size_t)(FL_ALIGNMENT - 1); }
 
-/* A place for count * each * bytes from *total on, in lines of its own; false where it does not fit. */
-static inline bool fl_take_place(size_t *total, size_t *offset, size_t count, size_t each, size_t bytes)
-{
-    *offset = *total;
-    if (!fl_add_product(total, count, each, bytes) || !fl_add_product(total, FL_ALIGNMENT, 1, 1))
-        return false;
-    *total = fl_round_up(*total);
-    return true;
-}
-
 /* FL_ALIGNMENT-aligned memory, not initialised; null when there is none.  Large blocks ask for huge pages. */
 void *fl_allocate(size_t bytes);
 void fl_release(void *memory);
+
+/* ---- Arena -------------------------------------------------------------------------------------------------- */
+
+/* The same walk measures (memory null) and places: so what is measured is what is taken. */
+typedef struct fl_arena {
+    char *memory;
+    size_t used;
+    bool overflows; /* some size did not fit */
+} fl_arena;
+
+/* A place for count * each * bytes, in lines of its own, and a line behind it that vectors may read.  Null where the arena
+ * measures. */
+static inline void *fl_arena_take(fl_arena *arena, size_t count, size_t each, size_t bytes)
+{
+    const size_t place = arena->used;
+    size_t end = place;
+    if (!fl_add_product(&end, count, each, bytes) || !fl_add_product(&end, FL_ALIGNMENT, 1, 1)) {
+        arena->overflows = true;
+        return NULL;
+    }
+    arena->used = fl_round_up(end);
+    return arena->memory != NULL ? arena->memory + place : NULL;
+}
+
+/* ---- Workspace ---------------------------------------------------------------------------------------------- */
+
+/* Memory that a call leaves for the next one. */
+typedef struct fl_workspace {
+    size_t bytes;
+    void *memory;
+    size_t turn; /* calls that used it: alternates the order in which weights are walked, see fl_steps */
+} fl_workspace;
+
+/* Make it at least that large; its content is lost.  False, and an empty one, when out of memory. */
+bool fl_workspace_grow(fl_workspace *workspace, size_t bytes);
+void fl_workspace_free(fl_workspace *workspace); /* of one that was allocated; null is allowed */
 
 #endif

@@ -9,7 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fastlstm.h"
+
 #define FL_MAX_THREADS 64
+
+/* Threads for a call that asked for so many; 0: the limit in force. */
+static inline size_t fl_thread_limit(size_t asked) { return asked != 0 ? asked : fl_get_num_threads(); }
 
 /* A counter that one thread raises and others wait for, on a cache line of its own, and without its neighbour, which
  * some processors fetch along. */

@@ -2,8 +2,8 @@
  *
  * Batch rows of different lengths: sorted, so that at every moment the active ones are the first.
  */
-#ifndef FL_ROWS_H
-#define FL_ROWS_H
+#ifndef FL_RAGGED_H
+#define FL_RAGGED_H
 #include <stddef.h>
 #include <stdint.h>
 

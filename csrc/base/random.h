@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Dropout: masks by counter, so that they depend on neither threads nor order and are never stored.
+ * Masks by counter, so that they depend on neither threads nor order and are never stored.
  */
-#ifndef FL_DROPOUT_H
-#define FL_DROPOUT_H
+#ifndef FL_RANDOM_H
+#define FL_RANDOM_H
 #include <stddef.h>
 #include <stdint.h>
 

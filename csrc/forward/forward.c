@@ -1,111 +1,143 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The forward driver: all threads of a plan execute run_thread() and find their part by their place in the plan's grid;
- * they meet only through counters.  What one layer and direction do is in forward_cell.c.
+ * they meet only through counters.  What one layer does in one
+ * direction is in forward_recurrence.c.
  */
 #include "forward/forward_call.h"
 
 #include <string.h>
 
-#include "base/random.h"
-
-static char *between_buffer(const call *c, size_t index) { return c->between + index * c->between_bytes; }
+static char *between_buffer(const call *c, size_t index)
+{
+    return c->memory.between + index * c->memory.between_bytes;
+}
 
 /* Outputs of a layer, all steps of the call. */
-static sequence whole_sequence(const call *c, char *base)
+static target whole_output(const call *c, void *base)
 {
     const size_t width = fl_output_width(c->stack);
-    const sequence whole = {base, 0, (ptrdiff_t)(c->places.stride_t * width), (ptrdiff_t)width, c->places.at};
+    const target whole = {base, 0, {(ptrdiff_t)(c->places.stride_t * width), (ptrdiff_t)width, c->places.at}};
     return whole;
 }
 
-/* The same, from step `begin` of a chunk on. */
-static sequence chunk_sequence(const call *c, char *base, size_t begin)
+/* Those from step `begin` of a chunk on. */
+static target chunk_output(const call *c, void *base, size_t begin)
 {
     const size_t width = fl_output_width(c->stack);
-    const sequence chunk = {base, begin, (ptrdiff_t)(c->args->B * width), (ptrdiff_t)width, NULL};
+    const target chunk = {base, begin, {(ptrdiff_t)(c->args->B * width), (ptrdiff_t)width, NULL}};
     return chunk;
 }
 
 /* Where a recorded call keeps the output of a layer that is not the last. */
-static sequence kept_output(const call *c, size_t layer)
+static target kept_output(const call *c, size_t layer)
 {
-    const size_t bytes = c->places.count * fl_output_width(c->stack) * c->stack->real_size;
-    return whole_sequence(c, c->saving->h + layer * bytes);
+    return whole_output(c, c->recording->h + layer * c->places.count * fl_output_width(c->stack) * c->stack->real_size);
 }
 
-/* Input of a layer above the first in steps [begin, end): `in`, or a copy of it with some elements dropped. */
-static sequence dropped_input(const part *p, size_t layer, sequence in, size_t begin, size_t end)
+static target call_output(const call *c)
+{
+    const fl_forward_args *args = c->args;
+    const target y = {args->y, 0, {args->y_stride_t, args->y_stride_b, args->y_at}};
+    return y;
+}
+
+static source call_input(const call *c)
+{
+    const fl_forward_args *args = c->args;
+    const source x = {args->x, args->x_index, 0, {args->x_stride_t, args->x_stride_b, args->x_at}};
+    return x;
+}
+
+/* Input of a layer above the first in steps [begin, end): the output below, or a copy of it with some elements dropped. */
+static source inner_input(const part *p, size_t layer, const target *below, size_t begin, size_t end)
 {
     const call *c = p->call;
-    const fl_saving *saving = c->saving;
-    if (saving == NULL || saving->dropout == 0.0)
+    const size_t real_size = c->stack->real_size;
+    source in = {below->base, NULL, below->origin, below->rows};
+    if (!fl_drops(c->stack, c->recording))
         return in;
-    const size_t real_size = c->stack->real_size, width = fl_output_width(c->stack);
-    const sequence dropped =
-        c->stack->shape.num_directions == 2 ? whole_sequence(c, c->dropped) : chunk_sequence(c, c->dropped, begin);
+    const target dropped = c->stack->shape.num_directions == 2 ? whole_output(c, c->memory.dropped)
+                                                               : chunk_output(c, c->memory.dropped, begin);
     for (size_t position = 0; position < p->B; position++) {
         const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position;
         const size_t length = length_at(p, position), stop = length < end ? length : end;
-        const ptrdiff_t place = in.at != NULL ? in.at[b] : (ptrdiff_t)b;
-        const ptrdiff_t to = dropped.at != NULL ? dropped.at[b] : (ptrdiff_t)b;
-        for (size_t t = begin; t < stop; t++) {
-            const size_t row = ((layer - 1) * saving->mask_T + saving->mask_origin + t) * c->args->B + b;
-            fl_dropout(c->stack->shape.dtype, saving->dropout, saving->seed, (uint64_t)row * width, width,
-                       at_time(&in, t, real_size) + place * in.stride_b * (ptrdiff_t)real_size,
-                       at_time(&dropped, t, real_size) + to * dropped.stride_b * (ptrdiff_t)real_size);
-        }
+        for (size_t t = begin; t < stop; t++)
+            fl_drop_row(c->stack, c->recording, layer, t, c->args->B, b,
+                        fl_row_const(in.base, &in.rows, t - in.origin, b, real_size),
+                        fl_row(dropped.base, &dropped.rows, t - dropped.origin, b, real_size));
     }
-    return dropped;
+    in.base = dropped.base;
+    in.origin = dropped.origin;
+    in.rows = dropped.rows;
+    return in;
+}
+
+/* Output of a layer of a unidirectional stack in the chunk that begins with `begin`, on its way through this group. */
+static target stack_output(const part *p, size_t layer, size_t last, size_t begin, uint64_t chunk)
+{
+    const call *c = p->call;
+    if (layer + 1 == call_layers(c))
+        return call_output(c);
+    if (c->recording != NULL && c->recording->h != NULL)
+        return kept_output(c, layer);
+    const size_t hand_over = 2 * c->plan.layer_groups + (size_t)(chunk % 2);
+    const size_t buffer = layer + 1 == last ? hand_over + 2 * p->layer_group : 2 * p->layer_group + layer % 2;
+    return chunk_output(c, between_buffer(c, buffer), begin);
+}
+
+/* Output of the layer below the first one of this group. */
+static target group_input(const part *p, size_t first, size_t begin, uint64_t chunk)
+{
+    const call *c = p->call;
+    if (c->recording != NULL && c->recording->h != NULL)
+        return kept_output(c, first - 1);
+    const size_t hand_over = 2 * c->plan.layer_groups + (size_t)(chunk % 2);
+    return chunk_output(c, between_buffer(c, hand_over + 2 * (p->layer_group - 1)), begin);
 }
 
 /* Unidirectional: chunks of time pass through the layers; layer groups form a pipeline. */
 static void run_stack(part *p)
 {
     call *c = p->call;
-    const fl_forward_args *args = c->args;
-    const size_t L = call_layers(c->stack, c->saving), groups = c->plan.layer_groups;
-    const size_t first = fl_group_begin(L, groups, p->layer_group),
-                 last = fl_group_begin(L, groups, p->layer_group + 1);
-    const size_t hidden = c->plan.hidden_groups;
-    const bool keeps = c->saving != NULL && c->saving->h != NULL;
-    const fl_counter *before = &c->progress[p->thread - (p->layer_group > 0 ? hidden : 0)];
-    const fl_counter *after = &c->progress[p->thread + hidden * (p->layer_group + 1 < groups)];
+    const size_t T = c->args->T, L = call_layers(c), groups = c->plan.layer_groups, hidden = c->plan.hidden_groups;
+    const size_t first = fl_group_begin(L, groups, p->layer_group), last = fl_group_begin(L, groups, p->layer_group + 1);
+    fl_counter *mine = &c->memory.progress[p->thread];
+    const fl_counter *before = mine - (p->layer_group > 0 ? hidden : 0);
+    const fl_counter *after = mine + hidden * (p->layer_group + 1 < groups);
     uint64_t chunk = 0;
-    for (size_t begin = 0, end; begin < args->T && !p->stopped; begin = end, chunk++) {
-        end = args->T - begin > c->plan.chunk ? begin + c->plan.chunk : args->T;
+    for (size_t begin = 0, end; begin < T && !p->stopped; begin = end, chunk++) {
+        end = T - begin > c->plan.chunk ? begin + c->plan.chunk : T;
         /* Input from the group before, and room in the hand-over to the group after. */
         if ((p->layer_group > 0 && !fl_wait(before, chunk + 1, &c->interrupt.stop, NULL)) ||
             (p->layer_group + 1 < groups && chunk >= 2 && !fl_wait(after, chunk - 1, &c->interrupt.stop, NULL))) {
             p->stopped = true;
             return;
         }
+        target below = {0};
+        if (first > 0)
+            below = group_input(p, first, begin, chunk);
         for (size_t layer = first; layer < last && !p->stopped; layer++) {
-            sequence in = {(char *)(uintptr_t)args->x, 0, args->x_stride_t, args->x_stride_b, args->x_at};
-            sequence out = {args->y, 0, args->y_stride_t, args->y_stride_b, args->y_at};
-            const sequence inner = chunk_sequence(c, NULL, begin);
-            const size_t hand_over = 2 * groups + (size_t)(chunk % 2);
-            if (layer > 0 && keeps) {
-                in = kept_output(c, layer - 1);
-            } else if (layer > 0) {
-                in = inner;
-                in.base = layer == first ? between_buffer(c, hand_over + 2 * (p->layer_group - 1))
-                                         : between_buffer(c, 2 * p->layer_group + (layer - 1) % 2);
-            }
-            if (layer + 1 < L && keeps) {
-                out = kept_output(c, layer);
-            } else if (layer + 1 < L) {
-                out = inner;
-                out.base = layer + 1 == last ? between_buffer(c, hand_over + 2 * p->layer_group)
-                                             : between_buffer(c, 2 * p->layer_group + layer % 2);
-            }
-            if (layer > 0)
-                in = dropped_input(p, layer, in, begin, end);
-            fl_forward_cell(p, layer, 0, &in, layer == 0 ? args->x_index : NULL, &out, begin, end);
+            const source in = layer == 0 ? call_input(c) : inner_input(p, layer, &below, begin, end);
+            const target out = stack_output(p, layer, last, begin, chunk);
+            fl_forward_recurrence(p, layer, 0, &in, &out, begin, end);
+            below = out;
         }
         if (groups > 1 && !p->stopped)
-            atomic_store_explicit(&c->progress[p->thread].value, chunk + 1, memory_order_release);
+            atomic_store_explicit(&mine->value, chunk + 1, memory_order_release);
     }
+}
+
+/* All threads of a row group are done with a layer. */
+static void meet_after_layer(part *p, size_t members)
+{
+    call *c = p->call;
+    const size_t first = p->group * members;
+    /* Hidden groups count steps on the same counter; a layer ends for all of them at the same count. */
+    if (c->plan.hidden_groups == 1)
+        atomic_store_explicit(&c->memory.progress[p->thread].value, p->seq, memory_order_release);
+    for (size_t member = first; member < first + members && !p->stopped; member++)
+        p->stopped = !fl_wait(&c->memory.progress[member], p->seq, &c->interrupt.stop, NULL);
 }
 
 /* Bidirectional: layer after layer over the whole sequence; y and one buffer take turns, so that the last layer's
@@ -113,30 +145,20 @@ static void run_stack(part *p)
 static void run_bidirectional(part *p)
 {
     call *c = p->call;
-    const fl_forward_args *args = c->args;
-    const size_t L = call_layers(c->stack, c->saving);
-    const size_t members = c->plan.direction_groups * c->plan.hidden_groups;
-    const size_t first = p->group * members;
-    const bool keeps = c->saving != NULL && c->saving->h != NULL;
-    const sequence y = {args->y, 0, args->y_stride_t, args->y_stride_b, args->y_at};
-    const sequence buffer = whole_sequence(c, c->between);
-    sequence out = {(char *)(uintptr_t)args->x, 0, args->x_stride_t, args->x_stride_b, args->x_at};
+    const size_t L = call_layers(c), members = c->plan.direction_groups * c->plan.hidden_groups;
+    const bool keeps = c->recording != NULL && c->recording->h != NULL;
+    target out = {0};
     for (size_t layer = 0; layer < L && !p->stopped; layer++) {
-        const sequence in = layer == 0 ? out : dropped_input(p, layer, out, 0, args->T);
-        out = layer + 1 < L && keeps ? kept_output(c, layer) : (L - 1 - layer) % 2 == 0 ? y : buffer;
+        const source in = layer == 0 ? call_input(c) : inner_input(p, layer, &out, 0, c->args->T);
+        if (layer + 1 < L && keeps)
+            out = kept_output(c, layer);
+        else
+            out = (L - 1 - layer) % 2 == 0 ? call_output(c) : whole_output(c, c->memory.between);
         for (size_t direction = 0; direction < 2; direction++)
             if (c->plan.direction_groups == 1 || direction == p->direction_group)
-                fl_forward_cell(p, layer, direction, &in, layer == 0 ? args->x_index : NULL, &out, 0, args->T);
-        if (members > 1 && !p->stopped) {
-            /* Hidden groups count steps on the same counter; a layer ends for all of them at the same count. */
-            if (c->plan.hidden_groups == 1)
-                atomic_store_explicit(&c->progress[p->thread].value, p->seq, memory_order_release);
-            for (size_t member = first; member < first + members; member++)
-                if (!fl_wait(&c->progress[member], p->seq, &c->interrupt.stop, NULL)) {
-                    p->stopped = true;
-                    break;
-                }
-        }
+                fl_forward_recurrence(p, layer, direction, &in, &out, 0, c->args->T);
+        if (members > 1 && !p->stopped)
+            meet_after_layer(p, members);
     }
 }
 
@@ -178,11 +200,14 @@ static void run_thread(void *context, size_t thread)
     p.group = place / plan->direction_groups;
     p.first_row = fl_group_begin(B, plan->row_groups, p.group);
     p.B = fl_group_begin(B, plan->row_groups, p.group + 1) - p.first_row;
-    p.rows = c->rows != NULL ? c->rows + p.first_row : NULL;
+    p.rows = c->memory.rows != NULL ? c->memory.rows + p.first_row : NULL;
     const size_t lines = fl_unit_lines(c->stack), line_blocks = (blocks + lines - 1) / lines;
     p.block_begin = line_blocks * fl_group_begin(lines, plan->hidden_groups, p.hidden_group);
     p.block_end = line_blocks * fl_group_begin(lines, plan->hidden_groups, p.hidden_group + 1);
     p.block_end = p.block_end < blocks ? p.block_end : blocks;
+
+    fl_arena arena = {.memory = c->memory.threads + thread * c->memory.thread_bytes};
+    fl_forward_place_thread(&arena, c->stack, plan, c->recording, c->memory.hoisted_rows, &p.scratch);
 
     const fl_fp_state thread_state = fl_fp_enter(true);
     if (c->stack->shape.num_directions == 1)
@@ -208,48 +233,109 @@ static void set_states(const fl_stack *stack, const fl_forward_args *args)
 {
     const size_t rows = stack->shape.num_layers * stack->shape.num_directions * args->B;
     set_state(args->h_n, args->h0, rows * stack->sizes.P * stack->real_size);
-    set_state(args->c_n, args->c0, rows * fl_states_width(stack) * stack->real_size);
+    set_state(args->c_n, args->c0, rows * fl_states_width(&stack->sizes) * stack->real_size);
+}
+
+/* Places the call's memory in the workspace, which grows if it must. */
+static fl_status take_memory(call *c, fl_workspace *workspace)
+{
+    fl_arena arena = {.memory = workspace->memory};
+    fl_forward_place(&arena, c->stack, &c->plan, c->args, c->recording, &c->memory);
+    if (arena.overflows)
+        return FL_ERROR_SIZE;
+    if (arena.memory != NULL && arena.used <= workspace->bytes)
+        return FL_OK;
+    if (!fl_workspace_grow(workspace, arena.used))
+        return FL_ERROR_MEMORY;
+    const fl_arena larger = {.memory = workspace->memory};
+    arena = larger;
+    fl_forward_place(&arena, c->stack, &c->plan, c->args, c->recording, &c->memory);
+    return FL_OK;
 }
 
 fl_status fl_forward_run(const fl_stack *stack, const fl_forward_args *args, const fl_plan *plan,
-                         const fl_saving *saving, fl_workspace *workspace, fl_fp_state *caller_state)
+                         const fl_recording *recording, fl_workspace *workspace, fl_fp_state *caller_state)
 {
-    memory_map map;
-    if (!fl_forward_map(stack, plan, args->T, args->B, args->lengths, saving, &map))
-        return FL_ERROR_SIZE;
-    char *base = workspace->memory;
-    call c = {.stack = stack, .args = args, .plan = *plan, .turn = workspace->turn++, .saving = saving};
+    call c = {.stack = stack, .args = args, .plan = *plan, .turn = workspace->turn++, .recording = recording};
+    forward_memory *m = &c.memory;
+    const fl_status status = take_memory(&c, workspace);
+    if (status != FL_OK)
+        return status;
     fl_interrupt_begin(&c.interrupt, args->interrupt, args->interrupt_context, caller_state);
-    c.progress = (fl_counter *)(void *)(base + map.progress);
-    c.offsets = (ptrdiff_t *)(void *)(base + map.offsets);
-    c.pre = base + map.pre;
-    c.pre_bytes = map.pre_bytes;
-    c.hoisted_rows = map.hoisted_rows;
-    c.exchange = base + map.exchange;
-    c.between = base + map.between;
-    c.between_bytes = map.between_bytes;
-    c.dropped = base + map.dropped;
-    c.masks = base + map.masks;
-    c.zoned = base + map.zoned;
-    c.zoned_bytes = map.zoned_bytes;
-    c.row_scratch = base + map.row_scratch;
-    c.row_scratch_bytes = map.row_scratch_bytes;
-    c.hidden = base + map.hidden;
-    c.hidden_bytes = map.hidden_bytes;
-    fl_fill_recurrent_masks(stack, saving, args->B, c.masks);
-    for (size_t thread = 0; thread < plan->threads; thread++) atomic_init(&c.progress[thread].value, 0);
+    fl_fill_recurrent_masks(stack, recording, args->B, m->masks);
+    for (size_t thread = 0; thread < plan->threads; thread++) atomic_init(&m->progress[thread].value, 0);
     set_states(stack, args);
-    ptrdiff_t *at = NULL;
-    if (args->lengths != NULL) {
-        c.rows = (size_t *)(void *)(base + map.rows);
-        fl_ranked_row *ranked = (fl_ranked_row *)(void *)(c.rows + args->B);
-        fl_rank_rows(c.rows, ranked, args->B, plan->row_groups, args->lengths);
-        at = (ptrdiff_t *)(void *)(ranked + args->B);
-    }
-    c.places = saving != NULL ? saving->places : fl_places_of(args->lengths, args->T, args->B, 0, at);
+    if (args->lengths != NULL)
+        fl_rank_rows(m->rows, m->ranked, args->B, plan->row_groups, args->lengths);
+    c.places = recording != NULL ? recording->places : fl_places_of(args->lengths, args->T, args->B, 0, m->at);
     if (plan->threads > 1)
         fl_pool_run(run_thread, &c, plan->threads);
     else
         run_thread(&c, 0);
     return atomic_load(&c.interrupt.stop) ? FL_ERROR_INTERRUPTED : FL_OK;
+}
+
+/* ---- A call -------------------------------------------------------------------------------------------------- */
+
+static fl_status check_lengths(const fl_forward_args *args)
+{
+    for (size_t b = 0; b < args->B && args->lengths != NULL; b++)
+        if (args->lengths[b] < 0 || (uint64_t)args->lengths[b] > args->T)
+            return FL_ERROR_LENGTH;
+    return FL_OK;
+}
+
+/* Indices of real steps only: what stands in the padding is never read. */
+static fl_status check_index(const fl_stack *stack, const fl_forward_args *args)
+{
+    for (size_t b = 0; b < args->B && args->x_index != NULL; b++) {
+        const size_t length = args->lengths != NULL ? (size_t)args->lengths[b] : args->T;
+        const int64_t *row = args->x_index + (args->x_at != NULL ? args->x_at[b] : (ptrdiff_t)b) * args->x_stride_b;
+        for (size_t t = 0; t < length; t++) {
+            const int64_t index = row[(ptrdiff_t)t * args->x_stride_t];
+            if (index < 0 || (uint64_t)index >= stack->shape.input_size)
+                return FL_ERROR_INDEX;
+        }
+    }
+    return FL_OK;
+}
+
+fl_status fl_forward_check(const fl_stack *stack, const fl_forward_args *args)
+{
+    size_t rows = 0, states = 0, elements = 0;
+    if (stack == NULL || args == NULL)
+        return FL_ERROR_ARGUMENT;
+    const size_t H = stack->sizes.H, has_c = stack->sizes.states;
+    const size_t widest = stack->shape.input_size > 2 * H ? stack->shape.input_size : 2 * H;
+    if (!fl_add_product(&rows, stack->shape.num_layers, stack->shape.num_directions, args->B) ||
+        !fl_add_product(&states, rows, (1 + has_c) * H, stack->real_size) ||
+        !fl_add_product(&elements, args->T, args->B, widest) || !fl_add_product(&elements, elements, 8, 1))
+        return FL_ERROR_SIZE;
+    if (args->B != 0 && (args->h_n == NULL || (has_c != 0 && args->c_n == NULL)))
+        return FL_ERROR_ARGUMENT;
+    if (args->cells != NULL && has_c == 0)
+        return FL_ERROR_ARGUMENT;
+    if (args->T != 0 && args->B != 0 && (args->y == NULL || (args->x == NULL) == (args->x_index == NULL)))
+        return FL_ERROR_ARGUMENT;
+    const fl_status status = check_lengths(args);
+    return status == FL_OK ? check_index(stack, args) : status;
+}
+
+fl_status fl_forward_planned(const fl_stack *stack, const fl_forward_args *args, const fl_recording *recording,
+                             fl_workspace *kept, fl_fp_state *caller_state)
+{
+    const bool rows_only = fl_recording_needs_rows(stack, recording);
+    fl_plan plan = fl_plan_make(stack, args->T, args->B, fl_pool_resting() ? 1 : fl_thread_limit(args->num_threads),
+                                rows_only);
+    const size_t acquired = plan.threads > 1 ? fl_pool_acquire(plan.threads) : 1;
+    if (acquired < plan.threads)
+        plan = fl_plan_make(stack, args->T, args->B, acquired, rows_only);
+    fl_workspace *workspace = kept != NULL ? kept : fl_workspace_take(stack);
+    fl_status status = FL_ERROR_MEMORY;
+    if (workspace != NULL)
+        status = fl_forward_run(stack, args, &plan, recording, workspace, caller_state);
+    if (kept == NULL && workspace != NULL)
+        fl_workspace_return(stack, workspace);
+    fl_pool_release(acquired);
+    return status;
 }

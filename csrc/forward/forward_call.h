@@ -4,41 +4,65 @@
  */
 #ifndef FL_FORWARD_CALL_H
 #define FL_FORWARD_CALL_H
-#include "forward/forward.h"
 #include "base/interrupt.h"
 #include "base/pool.h"
-#include "base/ragged.h"
+#include "forward/forward.h"
 
-/* A sequence of rows in memory, (T, B, features), either end of a layer. */
-typedef struct sequence {
-    char *base; /* of time step `origin` */
+/* Output of a layer, (T, B, features). */
+typedef struct target {
+    void *base; /* of time step `origin` */
     size_t origin;
-    ptrdiff_t stride_t, stride_b; /* elements */
-    const ptrdiff_t *at;          /* rows by b; null: b itself */
-} sequence;
+    fl_rows rows;
+} target;
+
+/* Input of a layer: one of the two. */
+typedef struct source {
+    const void *base;
+    const int64_t *index;
+    size_t origin;
+    fl_rows rows;
+} source;
+
+/* Scratch of a cell without a recurrent product: pointers to rows. */
+typedef struct scan_rows {
+    const void **x, **h_before; /* x: or indices */
+    void **y, **saved;
+    void *totals;
+} scan_rows;
+
+/* One thread's own memory. */
+typedef struct forward_scratch {
+    ptrdiff_t *offsets;    /* x offsets of hoisted rows */
+    void *zoned_c, *zoned_h; /* masks of zoneout for one step, (group_rows, H) */
+    void *hidden;          /* (group_rows, H): h before projection */
+    fl_row_scratch rows;   /* of cells on whole rows, and of projections */
+    scan_rows scan;
+} forward_scratch;
+
+/* Memory of a call; where it is per thread or part, of the first one, and the bytes to the next. */
+typedef struct forward_memory {
+    fl_counter *progress;   /* per thread: steps (hidden groups), chunks (layer groups) or layers (directions) done */
+    size_t *rows;           /* (B) batch rows, group after group, longest first; null where all are T long */
+    fl_ranked_row *ranked;  /* (B) scratch */
+    ptrdiff_t *at;          /* (B) of places */
+    char *pre;              /* hoisted input products, one part per hidden group */
+    char *exchange;         /* h (twice) and c of hidden groups, (B, blocks * units) each, one part per hidden group */
+    char *between;          /* outputs of layers that are not the last */
+    char *dropped;          /* input of a layer after dropout */
+    char *masks;            /* of recurrent dropout, of all recurrences */
+    char *threads;          /* forward_scratch, one part per thread */
+    size_t pre_bytes, between_bytes, thread_bytes;
+    size_t hoisted_rows;    /* most rows of a part of `pre` */
+} forward_memory;
 
 typedef struct call {
     const fl_stack *stack;
     const fl_forward_args *args;
     fl_plan plan;
-    size_t *rows;        /* (B) batch rows, group after group, longest first; null where all are T long */
-    fl_places places;    /* of the call's steps, in what is kept of the whole sequence */
-    char *pre;           /* hoisted input products, one part per hidden group */
-    size_t pre_bytes;    /* of one part */
-    ptrdiff_t *offsets;  /* x offsets of hoisted rows, one part per thread; on whole rows pointers to them and to pre */
-    size_t hoisted_rows; /* most rows of a part */
-    char *exchange;      /* h (twice) and c of hidden groups, (B, blocks * lanes) each, one part per hidden group */
-    char *between;       /* outputs of layers that are not the last */
-    size_t between_bytes; /* of one buffer */
-    fl_counter *progress; /* per thread: steps (hidden groups), chunks (layer groups) or layers (directions) done */
-    size_t turn;          /* see fl_steps */
-    char *dropped;        /* input of a layer after dropout */
-    char *masks;          /* of recurrent dropout, as fl_mask_layout says, of all cells */
-    char *zoned;          /* masks of zoneout for one step, c and h, one part per thread */
-    char *row_scratch;    /* fl_row_scratch or fl_scan_rows, one part per thread */
-    char *hidden;         /* (B, H): h before projection, one part per thread */
-    size_t zoned_bytes, row_scratch_bytes, hidden_bytes; /* of one part */
-    const fl_saving *saving;                             /* null in a call that is not recorded */
+    const fl_recording *recording; /* null in a call that is not recorded */
+    fl_places places;              /* of the call's steps, in what is kept of the whole sequence */
+    forward_memory memory;
+    size_t turn;                   /* see fl_steps */
     fl_interrupt interrupt;
 } call;
 
@@ -46,56 +70,56 @@ typedef struct call {
 typedef struct part {
     call *call;
     size_t thread, group, direction_group, layer_group, hidden_group; /* place in the grid */
-    size_t place;                                                     /* number of the hidden group */
-    size_t B;                                                         /* rows of the row group */
-    size_t first_row;                                                 /* position of the first one */
-    const size_t *rows;                                               /* their batch rows, or null: first_row.. */
+    size_t place;       /* number of the hidden group */
+    size_t B;           /* rows of the row group */
+    size_t first_row;   /* position of the first one */
+    const size_t *rows; /* their batch rows, or null: first_row.. */
     size_t block_begin, block_end;
+    forward_scratch scratch;
     uint64_t seq;        /* steps done, the same for all members of a hidden group */
     size_t turn;         /* see fl_steps */
     unsigned slow_waits; /* for other members of the hidden group */
     bool stopped;
 } part;
 
-typedef struct memory_map {
-    size_t progress, rows, offsets, pre, exchange, between, dropped, masks, zoned, row_scratch, hidden, total;
-    size_t zoned_bytes, row_scratch_bytes, hidden_bytes;
-    size_t pre_bytes, between_bytes, hoisted_rows;
-} memory_map;
-
 /* Layers that the call runs. */
-static inline size_t call_layers(const fl_stack *stack, const fl_saving *saving)
+static inline size_t call_layers(const call *c)
 {
-    return saving != NULL ? saving->layers : stack->shape.num_layers;
+    return c->recording != NULL ? c->recording->layers : c->stack->shape.num_layers;
 }
 
-/* Where each buffer stands in the workspace; false where a size does not fit. */
-bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths,
-                    const fl_saving *saving, memory_map *map);
+/* Memory of a call, measured or placed: see fl_arena. */
+void fl_forward_place(fl_arena *arena, const fl_stack *stack, const fl_plan *plan, const fl_forward_args *args,
+                      const fl_recording *recording, forward_memory *memory);
+/* That of one thread, likewise. */
+void fl_forward_place_thread(fl_arena *arena, const fl_stack *stack, const fl_plan *plan, const fl_recording *recording,
+                             size_t hoisted_rows, forward_scratch *scratch);
 
-/* Steps [begin, end) of one cell for all rows of the part, in the order of the direction. */
-void fl_forward_cell(part *p, size_t layer, size_t direction, const sequence *in, const int64_t *x_index,
-                     const sequence *out, size_t begin, size_t end);
+/* Steps [begin, end) of one layer in one direction for all rows of the part, in the order of the direction. */
+void fl_forward_recurrence(part *p, size_t layer, size_t direction, const source *in, const target *out, size_t begin,
+                           size_t end);
 
 /* Whether the steps of a layer go to args->cells. */
 static inline bool fl_keeps_cells(const call *c, size_t layer)
 {
-    return c->args->cells != NULL && layer + 1 == call_layers(c->stack, c->saving);
+    return c->args->cells != NULL && layer + 1 == call_layers(c);
 }
 
 /* A run of steps from time t on, on whole rows; `s` as for tiles. */
-void fl_forward_on_rows(part *p, const fl_steps *s, size_t layer, size_t direction, size_t t, const char *h_state);
+void fl_forward_on_rows(part *p, fl_steps *s, size_t layer, size_t direction, size_t t);
 
-/* The same of a cell without a recurrent product. */
-void fl_forward_scan(part *p, const fl_steps *s, const char *h_state);
+/* A run of steps of a cell without a recurrent product. */
+void fl_forward_scan(part *p, const fl_steps *s);
 
-/* Draw the masks of one step for the part's first `active` rows. */
-void fl_forward_zoneout(const part *p, size_t layer, size_t direction, size_t t, size_t active, const void **zoned_c,
-                        const void **zoned_h);
+/* Draw the masks of one step for the first s->B rows of the part. */
+void fl_forward_zoneout(const part *p, fl_steps *s, size_t layer, size_t direction, size_t t);
 
-static inline char *at_time(const sequence *s, size_t t, size_t real_size)
+/* The next step of `s`: its input, and what it saves; h and y are not moved. */
+void fl_forward_advance(fl_steps *s, size_t real_size);
+
+static inline size_t batch_row(const fl_steps *s, size_t position)
 {
-    return s->base + ((ptrdiff_t)t - (ptrdiff_t)s->origin) * s->stride_t * (ptrdiff_t)real_size;
+    return s->rows != NULL ? s->rows[position] : position;
 }
 
 static inline size_t length_at(const part *p, size_t position)

@@ -4,102 +4,98 @@
  */
 #include "forward/forward_call.h"
 
-#define ROW_BYTES (sizeof(size_t) + sizeof(fl_ranked_row) + sizeof(ptrdiff_t)) /* call.rows, scratch, call.places.at */
-
 /* Buffers between layers: two by turns within each layer group, and two for each hand-over to the next group; for two
  * directions one, which takes turns with y. */
-static size_t between_count(const fl_stack *stack, const fl_plan *plan, const fl_saving *saving)
+static size_t between_count(const fl_stack *stack, const fl_plan *plan, const fl_recording *recording)
 {
-    if (stack->shape.num_layers == 1 || (saving != NULL && saving->h != NULL))
+    if (stack->shape.num_layers == 1 || (recording != NULL && recording->h != NULL))
         return 0;
     if (stack->shape.num_directions == 2)
         return 1;
     return 2 * plan->layer_groups + 2 * (plan->layer_groups - 1);
 }
 
-/* Scratch of whole rows or scans, for one thread. */
-static bool row_scratch_bytes(const fl_stack *stack, size_t rows, size_t hoisted_rows, size_t *bytes)
-{
-    const fl_cell_sizes *sizes = &stack->sizes;
-    const size_t most = rows > hoisted_rows ? rows : hoisted_rows;
-    const bool scans = stack->path == FL_PATH_SCAN;
-    *bytes = FL_ALIGNMENT;
-    if (stack->path != FL_PATH_ROWS && !scans && stack->shape.cell.proj_size == 0)
-        return true;
-    if (!fl_add_product(bytes, most + 8, 4 * stack->layout.lanes, stack->real_size) ||
-        !fl_add_product(bytes, most, scans ? FL_SCAN_POINTERS : 2, sizeof(int64_t)) ||
-        (!scans && !fl_add_product(bytes, rows, (sizes->gates + 1) * sizes->H + sizes->P, stack->real_size)))
-        return false;
-    *bytes = fl_round_up(*bytes);
-    return true;
-}
-
 /* Rows of one buffer between layers: a chunk of time, or with two directions all steps. */
-static bool between_rows(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths,
-                         size_t *rows)
+static size_t between_rows(const fl_stack *stack, const fl_plan *plan, const fl_forward_args *args)
 {
-    *rows = 0;
-    if (!fl_add_product(rows, stack->shape.num_directions == 2 ? T : plan->chunk, B, 1))
-        return false;
     if (stack->shape.num_directions == 2)
-        *rows = fl_places_of(lengths, T, B, 0, NULL).count;
-    return true;
+        return fl_places_of(args->lengths, args->T, args->B, 0, NULL).count;
+    return plan->chunk * args->B;
 }
 
-bool fl_forward_map(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths,
-                    const fl_saving *saving, memory_map *map)
+/* A run of `count` parts of equal size; the bytes of one. */
+static char *take_parts(fl_arena *arena, size_t count, size_t rows, size_t width, size_t real_size, size_t *bytes)
 {
-    const bool ragged = lengths != NULL;
-    const size_t D = stack->shape.num_directions, H = stack->sizes.H, real_size = stack->real_size;
-    const size_t deeper = stack->shape.num_layers > 1 ? fl_output_width(stack) : 0;
+    *bytes = 0;
+    if (!fl_add_product(bytes, rows, width, real_size) || !fl_add_product(bytes, FL_ALIGNMENT, 1, 1))
+        arena->overflows = true;
+    *bytes = fl_round_up(*bytes);
+    return fl_arena_take(arena, count, *bytes, 1);
+}
+
+void fl_forward_place_thread(fl_arena *arena, const fl_stack *stack, const fl_plan *plan, const fl_recording *recording,
+                             size_t hoisted_rows, forward_scratch *scratch)
+{
+    const size_t H = stack->sizes.H, real_size = stack->real_size, lanes = stack->layout.lanes, rows = plan->group_rows;
+    const size_t most = rows > hoisted_rows ? rows : hoisted_rows;
+    const fl_path path = stack->sizes.path;
+    const bool projects = stack->shape.cell.proj_size != 0;
+    scratch->offsets = path == FL_PATH_TILES ? fl_arena_take(arena, hoisted_rows, sizeof(ptrdiff_t), 1) : NULL;
+    scratch->zoned_c = scratch->zoned_h = scratch->hidden = NULL;
+    if (fl_draws_zoneout(stack, recording)) {
+        scratch->zoned_c = fl_arena_take(arena, rows, H, real_size);
+        scratch->zoned_h = fl_arena_take(arena, rows, H, real_size);
+    }
+    if (path == FL_PATH_ROWS || projects)
+        scratch->rows = fl_row_scratch_take(arena, &stack->sizes, most, rows, lanes, real_size, false);
+    if (projects)
+        scratch->hidden = fl_arena_take(arena, rows, H, real_size);
+    if (path == FL_PATH_SCAN) {
+        scan_rows *scan = &scratch->scan;
+        scan->x = fl_arena_take(arena, most, sizeof(int64_t), 1);
+        scan->h_before = fl_arena_take(arena, most, sizeof(void *), 1);
+        scan->y = fl_arena_take(arena, most, sizeof(void *), 1);
+        scan->saved = fl_arena_take(arena, most, sizeof(void *), 1);
+        scan->totals = fl_arena_take(arena, most + 8, 4 * lanes, real_size);
+    }
+}
+
+void fl_forward_place(fl_arena *arena, const fl_stack *stack, const fl_plan *plan, const fl_forward_args *args,
+                      const fl_recording *recording, forward_memory *m)
+{
+    const bool ragged = args->lengths != NULL;
+    const size_t B = args->B, P = stack->sizes.P, real_size = stack->real_size, width = fl_output_width(stack);
+    const size_t cells = stack->shape.num_layers * stack->shape.num_directions;
+    const size_t deeper = stack->shape.num_layers > 1 ? width : 0;
     const size_t widest = deeper > stack->shape.input_size ? deeper : stack->shape.input_size;
     const size_t parts = plan->row_groups * plan->direction_groups * plan->layer_groups;
-    const bool on_rows = stack->path == FL_PATH_ROWS, scans = stack->path == FL_PATH_SCAN;
-    const bool projects = stack->shape.cell.proj_size != 0;
-    const size_t pre_width = scans ? 0 : on_rows ? stack->sizes.gates * H : stack->layout.gate_row;
-    map->hoisted_rows = fl_hoisted_rows(stack, widest, plan->group_rows, T, ragged);
-    map->total = 0;
-    map->pre_bytes = 0;
-    map->between_bytes = 0;
-    map->zoned_bytes = 0;
-    map->hidden_bytes = 0;
-    if (!fl_add_product(&map->pre_bytes, map->hoisted_rows, pre_width, real_size) ||
-        !fl_add_product(&map->pre_bytes, FL_ALIGNMENT, 1, 1) ||
-        (fl_draws_zoneout(stack, saving) && !fl_add_product(&map->zoned_bytes, 2 * plan->group_rows, H, real_size)) ||
-        (projects && !fl_add_product(&map->hidden_bytes, plan->group_rows, H, real_size)) ||
-        !row_scratch_bytes(stack, plan->group_rows, map->hoisted_rows, &map->row_scratch_bytes))
-        return false;
-    map->pre_bytes = fl_round_up(map->pre_bytes);
-    map->zoned_bytes = fl_round_up(map->zoned_bytes);
-    map->hidden_bytes = fl_round_up(map->hidden_bytes);
-    size_t kept;
-    if (!between_rows(stack, plan, T, B, lengths, &kept) ||
-        !fl_add_product(&map->between_bytes, kept, fl_output_width(stack), real_size))
-        return false;
-    map->between_bytes = fl_round_up(map->between_bytes);
-    const bool drops = saving != NULL && saving->dropout > 0.0 && stack->shape.num_layers > 1;
-    const size_t unit_bytes = stack->layout.blocks * stack->layout.units * real_size;
-    const size_t masks = stack->shape.num_layers * D * fl_recurrent_masks(stack, saving);
-    return fl_take_place(&map->total, &map->progress, plan->threads, sizeof(fl_counter), 1) &&
-           fl_take_place(&map->total, &map->rows, ragged ? B : 0, ROW_BYTES, 1) &&
-           fl_take_place(&map->total, &map->offsets, on_rows || scans ? 0 : plan->threads, map->hoisted_rows,
-                         sizeof(ptrdiff_t)) &&
-           fl_take_place(&map->total, &map->pre, parts, map->pre_bytes, 1) &&
-           fl_take_place(&map->total, &map->exchange, plan->hidden_groups > 1 ? parts * 3 : 0, B, unit_bytes) &&
-           fl_take_place(&map->total, &map->between, between_count(stack, plan, saving), map->between_bytes, 1) &&
-           fl_take_place(&map->total, &map->dropped, drops, map->between_bytes, 1) &&
-           fl_take_place(&map->total, &map->masks, masks * B, stack->sizes.P, real_size) &&
-           fl_take_place(&map->total, &map->zoned, plan->threads, map->zoned_bytes, 1) &&
-           fl_take_place(&map->total, &map->row_scratch, plan->threads, map->row_scratch_bytes, 1) &&
-           fl_take_place(&map->total, &map->hidden, plan->threads, map->hidden_bytes, 1);
+    const size_t exchanged = stack->layout.blocks * stack->layout.units;
+    fl_arena thread = {0};
+    forward_scratch scratch;
+    m->hoisted_rows = fl_hoisted_rows(stack, widest, plan->group_rows, args->T, ragged);
+    m->progress = fl_arena_take(arena, plan->threads, sizeof(fl_counter), 1);
+    m->rows = ragged ? fl_arena_take(arena, B, sizeof *m->rows, 1) : NULL;
+    m->ranked = ragged ? fl_arena_take(arena, B, sizeof *m->ranked, 1) : NULL;
+    m->at = ragged ? fl_arena_take(arena, B, sizeof *m->at, 1) : NULL;
+    m->pre = take_parts(arena, parts, m->hoisted_rows, stack->sizes.path != FL_PATH_SCAN ? fl_pre_width(stack) : 0,
+                        real_size, &m->pre_bytes);
+    m->exchange = fl_arena_take(arena, plan->hidden_groups > 1 ? parts * 3 : 0, B, exchanged * real_size);
+    m->between = take_parts(arena, between_count(stack, plan, recording), between_rows(stack, plan, args), width, real_size,
+                            &m->between_bytes);
+    m->dropped = fl_arena_take(arena, fl_drops(stack, recording), m->between_bytes, 1);
+    m->masks = fl_arena_take(arena, cells * fl_recurrent_masks(stack, recording) * B, P, real_size);
+    fl_forward_place_thread(&thread, stack, plan, recording, m->hoisted_rows, &scratch);
+    arena->overflows |= thread.overflows;
+    m->thread_bytes = thread.used;
+    m->threads = fl_arena_take(arena, plan->threads, m->thread_bytes, 1);
 }
 
-fl_status fl_forward_bytes(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, const int64_t *lengths,
-                           const fl_saving *saving, size_t *bytes)
+fl_status fl_forward_bytes(const fl_stack *stack, const fl_plan *plan, const fl_forward_args *args,
+                           const fl_recording *recording, size_t *bytes)
 {
-    memory_map map;
-    if (!fl_forward_map(stack, plan, T, B, lengths, saving, &map))
-        return FL_ERROR_SIZE;
-    *bytes = map.total;
-    return FL_OK;
+    fl_arena arena = {0};
+    forward_memory memory;
+    fl_forward_place(&arena, stack, plan, args, recording, &memory);
+    *bytes = arena.used;
+    return arena.overflows ? FL_ERROR_SIZE : FL_OK;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * One cell of the forward driver: cuts its steps into runs with a constant set of active rows, and hands them to the
- * kernels.  No arithmetic here.
+ * One layer in one direction of the forward driver: cuts its steps into runs with a constant set of active rows, and hands
+ * them to the kernels.  No arithmetic here.
  *
  * States live in h_n and c_n from the start: c is updated in place, h is copied there at the end of a run.
  */
@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-#include "kernels/choose.h"
+#include "base/machine.h"
 
 #define RUN_NS 5000000.0 /* no kernel call should be estimated to take longer */
 
@@ -21,222 +21,180 @@ static size_t active_at(const part *p, size_t t)
     return fl_active_rows(p->rows, p->B, p->call->args->lengths, t);
 }
 
-/* All members of the hidden group have finished `seq` steps. */
+/* All members of the hidden group have finished `seq` steps; else the part stops. */
 static bool wait_for_group(part *p)
 {
     const call *c = p->call;
     const size_t members = c->plan.hidden_groups, first = p->thread - p->hidden_group;
-    for (size_t member = 0; member < members; member++)
+    for (size_t member = 0; member < members; member++) {
         if (member != p->hidden_group &&
-            !fl_wait(&c->progress[first + member], p->seq, &p->call->interrupt.stop, &p->slow_waits))
+            !fl_wait(&c->memory.progress[first + member], p->seq, &p->call->interrupt.stop, &p->slow_waits)) {
+            p->stopped = true;
             return false;
+        }
+    }
     return true;
 }
 
 static void publish_step(part *p)
 {
     p->seq++;
-    atomic_store_explicit(&p->call->progress[p->thread].value, p->seq, memory_order_release);
+    atomic_store_explicit(&p->call->memory.progress[p->thread].value, p->seq, memory_order_release);
 }
 
-/* This thread's part of h: all of it, or that of its hidden units. */
-static void own_units(const part *p, size_t *begin, size_t *end)
+/* This thread's part of a row of `width` units: all of it, or that of its hidden units. */
+static void own_units(const part *p, size_t width, size_t *begin, size_t *end)
 {
-    const fl_stack *stack = p->call->stack;
-    *begin = p->block_begin * stack->layout.units;
-    *end = p->block_end * stack->layout.units;
-    if (p->call->plan.hidden_groups == 1 || *end > stack->sizes.P)
-        *end = stack->sizes.P;
-}
-
-/* Rows of an array: element 0 of that of batch row 0. */
-typedef struct row_array {
-    char *base;
-    ptrdiff_t stride_b;
-    const ptrdiff_t *at;
-} row_array;
-
-/* Copy this thread's units of h of the active rows. */
-static void copy_units(const part *p, const fl_steps *s, row_array to, row_array from)
-{
-    const ptrdiff_t real_size = (ptrdiff_t)p->call->stack->real_size;
-    size_t begin, end;
-    own_units(p, &begin, &end);
-    for (size_t position = 0; position < s->B; position++) {
-        const size_t b = s->rows != NULL ? s->rows[position] : position;
-        const ptrdiff_t to_row = to.at != NULL ? to.at[b] : (ptrdiff_t)b;
-        const ptrdiff_t from_row = from.at != NULL ? from.at[b] : (ptrdiff_t)b;
-        memcpy(to.base + (to_row * to.stride_b + (ptrdiff_t)begin) * real_size,
-               from.base + (from_row * from.stride_b + (ptrdiff_t)begin) * real_size,
-               (end - begin) * (size_t)real_size);
+    const fl_layout *layout = &p->call->stack->layout;
+    *begin = p->block_begin * layout->units;
+    *end = p->block_end * layout->units;
+    if (p->call->plan.hidden_groups == 1) {
+        *begin = 0;
+        *end = width;
+    } else if (*end > width) {
+        *end = width;
     }
 }
 
-static row_array states_array(const part *p, char *states)
+/* Copy this thread's units of h or c of the active rows, of one step. */
+static void copy_units(const part *p, const fl_steps *s, void *to, const fl_rows *to_rows, const void *from,
+                       const fl_rows *from_rows)
 {
-    const row_array array = {states, (ptrdiff_t)p->call->stack->sizes.P, NULL};
-    return array;
+    const size_t real_size = p->call->stack->real_size;
+    size_t begin, end;
+    own_units(p, p->call->stack->sizes.P, &begin, &end);
+    for (size_t position = 0; position < s->B; position++) {
+        const size_t b = batch_row(s, position);
+        memcpy(fl_row(to, to_rows, 0, b, real_size) + begin * real_size,
+               fl_row_const(from, from_rows, 0, b, real_size) + begin * real_size, (end - begin) * real_size);
+    }
 }
 
 /* h to the state, from the last of the steps. */
-static void keep_state(part *p, const fl_steps *s, char *h_state)
+static void keep_state(part *p, const fl_steps *s, void *h_state)
 {
-    const ptrdiff_t real_size = (ptrdiff_t)p->call->stack->real_size;
-    const row_array y = {(char *)s->y + (ptrdiff_t)(s->T - 1) * s->y_stride_t * real_size, s->y_stride_b, s->y_at};
-    copy_units(p, s, states_array(p, h_state), y);
+    const size_t real_size = p->call->stack->real_size;
+    const fl_rows state = {0, (ptrdiff_t)p->call->stack->sizes.P, NULL};
+    const void *last = fl_moved_const(s->y, (ptrdiff_t)(s->T - 1) * s->y_rows.stride_t, real_size);
+    copy_units(p, s, h_state, &state, last, &s->y_rows);
     p->turn += s->T;
     p->seq += s->T;
 }
 
-/* The steps of `s` on one thread, h from and to h_state. */
-static void run_steps(part *p, fl_steps *s, char *h_state)
-{
-    const fl_stack *stack = p->call->stack;
-    s->h = h_state;
-    s->h_stride_b = (ptrdiff_t)stack->sizes.P;
-    if (stack->path == FL_PATH_LSTM)
-        stack->kernels->lstm_steps(s);
-    else
-        stack->kernels->cell_steps(s);
-    keep_state(p, s, h_state);
-}
-
-/* The next step of `s`. */
-static void advance(fl_steps *s, ptrdiff_t real_size)
+void fl_forward_advance(fl_steps *s, size_t real_size)
 {
     if (s->pre != NULL)
-        s->pre = (const char *)s->pre + s->pre_stride_t * real_size;
+        s->pre = fl_moved_const(s->pre, s->pre_stride_t, real_size);
     if (s->x != NULL)
-        s->x = (const char *)s->x + s->x_stride_t * real_size;
+        s->x = fl_moved_const(s->x, s->x_rows.stride_t, real_size);
     if (s->x_index != NULL)
-        s->x_index += s->x_stride_t;
+        s->x_index += s->x_rows.stride_t;
     if (s->saved_c != NULL)
-        s->saved_c = (char *)s->saved_c + s->saved_c_stride_t * real_size;
+        s->saved_c = fl_moved(s->saved_c, s->saved_c_rows.stride_t, real_size);
     if (s->saved_gates != NULL)
-        s->saved_gates = (char *)s->saved_gates + s->saved_gates_stride_t * real_size;
+        s->saved_gates = fl_moved(s->saved_gates, s->saved_gates_rows.stride_t, real_size);
 }
 
-/* The same step by step, for what happens between kernels: projection, and masks of zoneout that are drawn. */
-static void run_single_steps(part *p, fl_steps *s, size_t layer, size_t direction, size_t t, char *h_state)
+/* From h before projection to y and, for the backward pass, behind what the cell saved. */
+static void project_step(const part *p, const fl_steps *s, const fl_recurrence *r)
+{
+    const fl_stack *stack = p->call->stack;
+    const size_t H = stack->sizes.H, real_size = stack->real_size;
+    const fl_projection projection = {r->weight_hr, r->bias_hr, stack->shape.cell.proj_clip};
+    const fl_row_scratch *scratch = &p->scratch.rows;
+    for (size_t position = 0; position < s->B; position++) {
+        const size_t b = batch_row(s, position);
+        scratch->out[position] = fl_row(s->y, &s->y_rows, 0, b, real_size);
+        if (s->saved_gates != NULL)
+            memcpy(fl_row(s->saved_gates, &s->saved_gates_rows, 0, b, real_size) + (stack->sizes.saved - H) * real_size,
+                   (const char *)s->out + position * H * real_size, H * real_size);
+    }
+    stack->kernels->project(&projection, H, stack->sizes.P, s->B, s->out, scratch->out, scratch);
+}
+
+/* Step by step on one thread, for what happens between kernels: projection, and masks of zoneout that are drawn. */
+static void run_single_steps(part *p, fl_steps *s, size_t layer, size_t direction, size_t t, void *h_state)
 {
     const call *c = p->call;
     const fl_stack *stack = c->stack;
-    const fl_packed_cell *cell = fl_cell_of(stack, layer, direction);
-    const ptrdiff_t real_size = (ptrdiff_t)stack->real_size;
-    const size_t H = stack->sizes.H, P = stack->sizes.P, steps = s->T;
-    const bool projects = stack->shape.cell.proj_size != 0, draws = fl_draws_zoneout(stack, c->saving);
-    const fl_projection projection = {cell->weight_hr, cell->bias_hr, stack->shape.cell.proj_clip};
-    char *scratch = c->row_scratch + p->thread * c->row_scratch_bytes,
-         *hidden = c->hidden + p->thread * c->hidden_bytes;
-    const fl_row_scratch rows = fl_row_scratch_of(scratch, H, 0, s->B, stack->layout.lanes, stack->real_size);
-    const fl_steps all = *s;
+    const size_t steps = s->T;
+    const bool draws = fl_draws_zoneout(stack, c->recording);
     s->T = 1;
-    s->h = h_state;
-    s->h_stride_b = (ptrdiff_t)P;
+    s->out = p->scratch.hidden;
     for (size_t n = 0; n < steps; n++) {
-        s->turn = p->turn + n;
+        s->turn = p->turn;
         if (draws)
-            fl_forward_zoneout(p, layer, direction, direction == 0 ? t + n : t - n, s->B, &s->zoned_c, &s->zoned_h);
-        s->out = projects ? hidden : NULL;
-        stack->kernels->cell_steps(s);
-        for (size_t position = 0; position < s->B && projects; position++) {
-            const size_t b = s->rows != NULL ? s->rows[position] : position;
-            const ptrdiff_t row = s->y_at != NULL ? s->y_at[b] : (ptrdiff_t)b;
-            const ptrdiff_t place = s->saved_at != NULL ? s->saved_at[b] : (ptrdiff_t)b;
-            rows.out[position] = (char *)s->y + row * s->y_stride_b * real_size;
-            if (s->saved_gates != NULL)
-                memcpy((char *)s->saved_gates +
-                           (place * s->saved_gates_stride_b + (ptrdiff_t)(stack->sizes.saved - H)) * real_size,
-                       hidden + position * H * stack->real_size, H * stack->real_size);
-        }
-        if (projects)
-            stack->kernels->project(&projection, H, P, s->B, hidden, rows.out, scratch);
+            fl_forward_zoneout(p, s, layer, direction, direction == 0 ? t + n : t - n);
+        stack->kernels->tile_steps(s);
+        if (s->out != NULL)
+            project_step(p, s, fl_recurrence_of(stack, layer, direction));
         /* h of the next step stands in y, by other rows than the state's: carry it there. */
         keep_state(p, s, h_state);
-        p->turn -= 1;
-        s->y = (char *)s->y + s->y_stride_t * real_size;
-        advance(s, real_size);
+        s->y = fl_moved(s->y, s->y_rows.stride_t, stack->real_size);
+        fl_forward_advance(s, stack->real_size);
     }
-    *s = all;
-    p->turn += steps;
 }
 
-/* The same with the hidden group.  h passes through two buffers by turns, whose rows keep the members' units on cache
+/* Steps with the hidden group.  h passes through two buffers by turns, whose rows keep the members' units on cache
  * lines of their own, and c stays in a third: in y and c_n, at whatever address the caller has them, members would write
  * to the same line (measured: 0.64 instead of 0.28 us a step at H = 64).  y is filled after the step is published. */
-static void run_shared_steps(part *p, fl_steps *s, char *h_state)
+static void run_shared_steps(part *p, fl_steps *s, void *h_state)
 {
     const fl_stack *stack = p->call->stack;
-    const ptrdiff_t H = (ptrdiff_t)s->layout.H, real_size = (ptrdiff_t)stack->real_size;
-    const ptrdiff_t stride_b = (ptrdiff_t)(s->layout.blocks * s->layout.units);
-    const ptrdiff_t buffer_bytes = (ptrdiff_t)p->call->args->B * stride_b * real_size;
-    char *exchange = p->call->exchange + (ptrdiff_t)p->place * 3 * buffer_bytes;
-    const row_array state = states_array(p, h_state), c_state = {s->c, H, NULL};
-    const row_array c_exchange = {exchange + 2 * buffer_bytes, stride_b, NULL};
-    row_array y = {s->y, s->y_stride_b, s->y_at}, h_new = {NULL, stride_b, NULL};
-    const size_t T = s->T;
-    if (s->c != NULL) {
-        copy_units(p, s, c_exchange, c_state);
-        s->c = c_exchange.base;
-        s->c_stride_b = stride_b;
+    const size_t real_size = stack->real_size, T = s->T;
+    const fl_rows exchanged = {0, (ptrdiff_t)(s->layout.blocks * s->layout.units), NULL};
+    const fl_rows state = {0, (ptrdiff_t)s->layout.H, NULL}, y_rows = s->y_rows;
+    const size_t buffer_bytes = p->call->args->B * (size_t)exchanged.stride_b * real_size;
+    char *exchange = p->call->memory.exchange + p->place * 3 * buffer_bytes, *c_buffer = exchange + 2 * buffer_bytes;
+    void *y = s->y, *c_state = s->c;
+    if (c_state != NULL) {
+        copy_units(p, s, c_buffer, &exchanged, c_state, &state);
+        s->c = c_buffer;
+        s->c_stride_b = exchanged.stride_b;
     }
-    s->h = h_state;
-    s->h_stride_b = H;
-    s->y_stride_b = stride_b;
-    s->y_at = NULL;
+    s->y_rows = exchanged;
     s->T = 1;
     for (size_t t = 0; t < T; t++) {
-        if (!wait_for_group(p)) {
-            p->stopped = true;
+        if (!wait_for_group(p))
             return;
-        }
-        h_new.base = exchange + (ptrdiff_t)(t % 2) * buffer_bytes;
-        s->y = h_new.base;
+        s->y = exchange + t % 2 * buffer_bytes;
         s->turn = p->turn++;
-        if (stack->path == FL_PATH_LSTM)
-            stack->kernels->lstm_steps(s);
-        else
-            stack->kernels->cell_steps(s);
+        stack->kernels->tile_steps(s);
         publish_step(p);
-        copy_units(p, s, y, h_new);
-        y.base += s->y_stride_t * real_size;
-        s->h = h_new.base;
-        s->h_stride_b = stride_b;
-        advance(s, real_size);
+        copy_units(p, s, y, &y_rows, s->y, &exchanged);
+        y = fl_moved(y, y_rows.stride_t, real_size);
+        s->h = s->y;
+        s->h_rows = exchanged;
+        fl_forward_advance(s, real_size);
     }
-    if (s->c != NULL)
-        copy_units(p, s, c_state, c_exchange);
+    if (c_state != NULL)
+        copy_units(p, s, c_state, &state, c_buffer, &exchanged);
     /* Others may still read the old state in this very step, if it is the first; and the next layer reads y. */
-    if (!wait_for_group(p)) {
-        p->stopped = true;
+    if (!wait_for_group(p))
         return;
-    }
-    copy_units(p, s, state, h_new);
+    copy_units(p, s, h_state, &state, s->y, &exchanged);
     publish_step(p);
 }
 
-/* Input products of `steps` steps from the time of s->x on, for this thread's blocks; then s reads them. */
-static void hoist(part *p, fl_steps *s, size_t steps)
+/* Input products of the steps of `s`, for this thread's blocks; then s reads them. */
+static void hoist(part *p, fl_steps *s)
 {
     const call *c = p->call;
-    ptrdiff_t *offsets = c->offsets + p->thread * c->hoisted_rows;
-    fl_product product;
-    for (size_t t = 0, m = 0; t < steps; t++)
-        for (size_t position = 0; position < s->B; position++, m++) {
-            const size_t b = s->rows != NULL ? s->rows[position] : position;
-            offsets[m] = (ptrdiff_t)t * s->x_stride_t + (s->x_at != NULL ? s->x_at[b] : (ptrdiff_t)b) * s->x_stride_b;
-        }
-    product.layout = s->layout;
-    product.rows = steps * s->B;
-    product.block_begin = s->block_begin;
-    product.block_end = s->block_end;
-    product.I = s->I;
-    product.bias = s->bias;
-    product.W = s->W;
-    product.x = s->x;
-    product.x_offsets = offsets;
-    product.pre = c->pre + p->place * c->pre_bytes;
-    product.pre_stride_row = (ptrdiff_t)s->layout.gate_row;
+    ptrdiff_t *offsets = p->scratch.offsets;
+    for (size_t t = 0, m = 0; t < s->T; t++)
+        for (size_t position = 0; position < s->B; position++, m++)
+            offsets[m] = (ptrdiff_t)t * s->x_rows.stride_t + fl_row_offset(&s->x_rows, batch_row(s, position));
+    const fl_input_product product = {.layout = s->layout,
+                                      .rows = s->T * s->B,
+                                      .block_begin = s->block_begin,
+                                      .block_end = s->block_end,
+                                      .I = s->I,
+                                      .bias = s->bias,
+                                      .W = s->W,
+                                      .x = s->x,
+                                      .x_offsets = offsets,
+                                      .pre = c->memory.pre + p->place * c->memory.pre_bytes,
+                                      .pre_stride_row = (ptrdiff_t)s->layout.gate_row};
     c->stack->kernels->input_product(&product);
     s->pre = product.pre;
     s->pre_stride_row = product.pre_stride_row;
@@ -251,37 +209,51 @@ static bool keep_going(part *p)
     return !p->stopped;
 }
 
+/* ---- A run of steps ----------------------------------------------------------------------------------------- */
+
+/* Rows of an array (T, B) or of places, in the order of the direction, from batch row `first_row` on. */
+static fl_rows rows_from(ptrdiff_t stride_t, ptrdiff_t stride_b, const ptrdiff_t *at, size_t direction, size_t first_row)
+{
+    const fl_rows rows = {direction == 0 ? stride_t : -stride_t, stride_b, at != NULL ? at + first_row : NULL};
+    return rows;
+}
+
+/* Elements from the base to step t of batch row `first_row`, which an `at` does not count. */
+static ptrdiff_t first_offset(const fl_rows *rows, ptrdiff_t t, size_t direction, size_t first_row)
+{
+    const ptrdiff_t stride_t = direction == 0 ? rows->stride_t : -rows->stride_t;
+    return t * stride_t + (rows->at == NULL ? (ptrdiff_t)first_row * rows->stride_b : 0);
+}
+
 /* Where the steps of `s` save: from time t on. */
-static void set_saving(const call *c, fl_steps *s, size_t layer, size_t direction, size_t t, size_t first_row,
-                       ptrdiff_t sign)
+static void set_saving(const call *c, fl_steps *s, size_t layer, size_t direction, size_t t, size_t first_row)
 {
     const fl_stack *stack = c->stack;
     const fl_forward_args *args = c->args;
-    const fl_saving *saving = c->saving;
-    const size_t real_size = stack->real_size, states = fl_states_width(stack), saved = stack->sizes.saved;
-    const fl_places *places = &c->places;
-    if (saving != NULL && saving->c != NULL && layer >= saving->first_layer) {
-        const size_t cell = (layer - saving->first_layer) * stack->shape.num_directions + direction;
-        const size_t row = cell * places->count + t * places->stride_t + (places->at == NULL ? first_row : 0);
-        /* Cells without such states save as well: a place, where nothing is written. */
-        s->saved_c = states != 0 ? saving->c + row * states * real_size : NULL;
+    const fl_recording *recording = c->recording;
+    const size_t real_size = stack->real_size, states = fl_states_width(&stack->sizes), saved = stack->sizes.saved;
+    if (recording != NULL && recording->c != NULL && layer >= recording->first_layer) {
+        const fl_places *places = &c->places;
+        const size_t index = (layer - recording->first_layer) * stack->shape.num_directions + direction;
+        const size_t row = index * places->count + t * places->stride_t + (places->at == NULL ? first_row : 0);
+        const ptrdiff_t step = (ptrdiff_t)places->stride_t;
+        if (states != 0)
+            s->saved_c = recording->c + row * states * real_size;
+        if (recording->gates != NULL)
+            s->saved_gates = recording->gates + row * saved * real_size;
         s->saved_parts = saved / stack->sizes.H;
-        s->saves_far = places->count * stack->layout.H * real_size > fl_cache_l2() / 4;
-        s->saved_at = places->at != NULL ? places->at + first_row : NULL;
-        s->saved_c_stride_b = (ptrdiff_t)states;
-        s->saved_c_stride_t = sign * (ptrdiff_t)(places->stride_t * states);
-        if (saving->gates != NULL)
-            s->saved_gates = saving->gates + row * saved * real_size;
-        s->saved_gates_stride_b = (ptrdiff_t)saved;
-        s->saved_gates_stride_t = sign * (ptrdiff_t)(places->stride_t * saved);
+        s->saves_far = places->count * stack->sizes.H * real_size > fl_cache_l2() / 4;
+        s->saved_c_rows =
+            rows_from(step * (ptrdiff_t)states, (ptrdiff_t)states, places->at, direction, first_row);
+        s->saved_gates_rows = rows_from(step * (ptrdiff_t)saved, (ptrdiff_t)saved, places->at, direction, first_row);
     } else if (fl_keeps_cells(c, layer)) {
-        const ptrdiff_t row = s->y_at == NULL ? (ptrdiff_t)first_row * args->cells_stride_b : 0;
-        s->saved_c = (char *)args->cells +
-                     ((ptrdiff_t)t * args->cells_stride_t + row + (ptrdiff_t)(direction * stack->sizes.H)) *
-                         (ptrdiff_t)real_size;
-        s->saved_at = s->y_at;
-        s->saved_c_stride_b = args->cells_stride_b;
-        s->saved_c_stride_t = sign * args->cells_stride_t;
+        s->saved_c_rows = s->y_rows;
+        s->saved_c_rows.stride_t = direction == 0 ? args->cells_stride_t : -args->cells_stride_t;
+        s->saved_c_rows.stride_b = args->cells_stride_b;
+        s->saved_c = fl_moved(args->cells,
+                              first_offset(&s->saved_c_rows, (ptrdiff_t)t, direction, first_row) +
+                                  (ptrdiff_t)(direction * stack->sizes.H),
+                              real_size);
     }
 }
 
@@ -290,22 +262,19 @@ static void copy_cells(const part *p, const fl_steps *s, size_t direction, size_
 {
     const fl_stack *stack = p->call->stack;
     const fl_forward_args *args = p->call->args;
-    const ptrdiff_t real_size = (ptrdiff_t)stack->real_size, sign = direction == 0 ? 1 : -1;
-    size_t begin = 0, end = stack->sizes.H;
-    if (p->call->plan.hidden_groups != 1)
-        own_units(p, &begin, &end);
-    for (size_t n = 0; n < s->T; n++) {
+    const size_t real_size = stack->real_size;
+    fl_rows rows = {direction == 0 ? args->cells_stride_t : -args->cells_stride_t, args->cells_stride_b, s->y_rows.at};
+    const ptrdiff_t offset = first_offset(&rows, (ptrdiff_t)t, direction, first_row);
+    size_t begin, end;
+    own_units(p, stack->sizes.H, &begin, &end);
+    void *to = fl_moved(args->cells, offset + (ptrdiff_t)(direction * stack->sizes.H + begin), real_size);
+    const void *from = fl_moved_const(s->saved_c, (ptrdiff_t)begin, real_size);
+    for (size_t n = 0; n < s->T; n++)
         for (size_t position = 0; position < s->B; position++) {
-            const size_t b = s->rows != NULL ? s->rows[position] : position;
-            const ptrdiff_t row = s->y_at != NULL ? s->y_at[b] : (ptrdiff_t)(first_row + b);
-            const ptrdiff_t to = ((ptrdiff_t)t + sign * (ptrdiff_t)n) * args->cells_stride_t +
-                                 row * args->cells_stride_b + (ptrdiff_t)(direction * stack->sizes.H + begin);
-            const ptrdiff_t place = s->saved_at != NULL ? s->saved_at[b] : (ptrdiff_t)b;
-            const ptrdiff_t from = (ptrdiff_t)n * s->saved_c_stride_t + place * s->saved_c_stride_b;
-            memcpy((char *)args->cells + to * real_size,
-                   (const char *)s->saved_c + (from + (ptrdiff_t)begin) * real_size, (end - begin) * (size_t)real_size);
+            const size_t b = batch_row(s, position);
+            memcpy(fl_row(to, &rows, n, b, real_size), fl_row_const(from, &s->saved_c_rows, n, b, real_size),
+                   (end - begin) * real_size);
         }
-    }
 }
 
 /* Steps that are computed by one call of a kernel, at most. */
@@ -315,88 +284,117 @@ static size_t most_steps(const part *p, size_t active, size_t hoisted, size_t I)
     if (hoisted != 0)
         return hoisted;
     double step = fl_step_nanoseconds(stack, active, p->call->plan.hidden_groups);
-    if (stack->path == FL_PATH_SCAN)
+    if (stack->sizes.path == FL_PATH_SCAN)
         step += fl_input_nanoseconds(stack, active, I);
     const double fit = RUN_NS / step;
     return fit < 1.0 ? 1 : (size_t)fit;
 }
 
-/* Steps [begin, end) of one cell for the first `active` rows, in the order of the direction. */
-static void run_active(part *p, size_t layer, size_t direction, const sequence *in, const int64_t *x_index,
-                       const sequence *out, size_t begin, size_t end, size_t active)
+/* What one run is asked for: steps [begin, end) for the first `active` rows. */
+typedef struct run {
+    size_t layer, direction;
+    const source *in;
+    const target *out;
+    size_t begin, end, active;
+} run;
+
+/* `steps` steps of a run from time t on, in the order of the direction. */
+static fl_steps steps_of(const part *p, const run *r, size_t t, size_t steps)
 {
     const call *c = p->call;
     const fl_stack *stack = c->stack;
-    const fl_packed_cell *cell = fl_cell_of(stack, layer, direction);
-    const size_t real_size = stack->real_size, P = stack->sizes.P, states = fl_states_width(stack);
-    const ptrdiff_t sign = direction == 0 ? 1 : -1;
+    const fl_recurrence *recurrence = fl_recurrence_of(stack, r->layer, r->direction);
+    const size_t real_size = stack->real_size, P = stack->sizes.P, states = fl_states_width(&stack->sizes);
     const size_t first_row = p->rows == NULL ? p->first_row : 0;
-    const size_t row = (layer * stack->shape.num_directions + direction) * c->args->B + first_row;
-    char *h_state = (char *)c->args->h_n + row * P * real_size;
-    const bool on_rows = stack->path == FL_PATH_ROWS, scans = stack->path == FL_PATH_SCAN;
-    const bool singly = stack->shape.cell.proj_size != 0 || fl_draws_zoneout(stack, c->saving);
-    const size_t hoisted =
-        (x_index == NULL || on_rows) && !scans ? fl_hoisted_steps(stack, cell->I, active, end - begin) : 0;
-    const size_t most = most_steps(p, active, hoisted, cell->I);
-    for (size_t done = 0, steps; done < end - begin && keep_going(p); done += steps) {
-        const size_t rest = end - begin - done;
+    const size_t row = (r->layer * stack->shape.num_directions + r->direction) * c->args->B + first_row;
+    const fl_rows *in = &r->in->rows, *out = &r->out->rows;
+    fl_steps s = {.cell = &recurrence->cell,
+                  .layout = stack->layout,
+                  .T = steps,
+                  .B = r->active,
+                  .rows = p->rows,
+                  .block_begin = p->block_begin,
+                  .block_end = p->block_end,
+                  .turn = p->turn,
+                  .bias = recurrence->bias,
+                  .bias_h = recurrence->bias_h,
+                  .W = recurrence->W,
+                  .R = recurrence->R,
+                  .I = recurrence->I,
+                  .P = P,
+                  .x_rows = rows_from(in->stride_t, in->stride_b, in->at, r->direction, first_row),
+                  .h = (char *)c->args->h_n + row * P * real_size,
+                  .h_rows = {0, (ptrdiff_t)P, NULL},
+                  .y_rows = rows_from(out->stride_t, out->stride_b, out->at, r->direction, first_row),
+                  .c = states != 0 ? (char *)c->args->c_n + row * states * real_size : NULL,
+                  .c_stride_b = (ptrdiff_t)states};
+    const ptrdiff_t x_first =
+        first_offset(&s.x_rows, (ptrdiff_t)t - (ptrdiff_t)r->in->origin, r->direction, first_row);
+    const ptrdiff_t y_first =
+        first_offset(&s.y_rows, (ptrdiff_t)t - (ptrdiff_t)r->out->origin, r->direction, first_row);
+    if (r->in->index != NULL)
+        s.x_index = r->in->index + x_first;
+    else
+        s.x = fl_moved_const(r->in->base, x_first, real_size);
+    s.y = fl_moved(r->out->base, y_first + (ptrdiff_t)(r->direction * P), real_size);
+    if (c->recording != NULL || c->args->cells != NULL)
+        set_saving(c, &s, r->layer, r->direction, t, first_row);
+    return s;
+}
+
+/* The steps of `s`, which is used up. */
+static void run_steps(part *p, fl_steps *s, const run *r, size_t t)
+{
+    const call *c = p->call;
+    const fl_stack *stack = c->stack;
+    const fl_steps all = *s;
+    const size_t row = (r->layer * stack->shape.num_directions + r->direction) * c->args->B;
+    const size_t first_row = p->rows == NULL ? p->first_row : 0;
+    void *h_state = (char *)c->args->h_n + (row + first_row) * stack->sizes.P * stack->real_size;
+    const bool singly = stack->shape.cell.proj_size != 0 || fl_draws_zoneout(stack, c->recording);
+    switch (stack->sizes.path) {
+    case FL_PATH_TILES:
+        if (c->plan.hidden_groups != 1) {
+            run_shared_steps(p, s, h_state);
+            return;
+        }
+        if (singly) {
+            run_single_steps(p, s, r->layer, r->direction, t, h_state);
+            return;
+        }
+        stack->kernels->tile_steps(s);
+        break;
+    case FL_PATH_ROWS: fl_forward_on_rows(p, s, r->layer, r->direction, t); break;
+    case FL_PATH_SCAN: fl_forward_scan(p, s); break;
+    }
+    keep_state(p, &all, h_state);
+}
+
+static void run_active(part *p, const run *r)
+{
+    const call *c = p->call;
+    const fl_stack *stack = c->stack;
+    const size_t I = fl_recurrence_of(stack, r->layer, r->direction)->I;
+    const bool hoists = r->in->index == NULL && stack->sizes.path == FL_PATH_TILES;
+    const bool runs_in_parts = hoists || stack->sizes.path == FL_PATH_ROWS;
+    const size_t hoisted = runs_in_parts ? fl_hoisted_steps(stack, I, r->active, r->end - r->begin) : 0;
+    const size_t most = most_steps(p, r->active, hoisted, I);
+    const bool copies = fl_keeps_cells(c, r->layer) && c->recording != NULL && c->recording->c != NULL;
+    for (size_t done = 0, steps; done < r->end - r->begin && keep_going(p); done += steps) {
+        const size_t rest = r->end - r->begin - done;
         steps = rest < most ? rest : most;
-        const size_t t = direction == 0 ? begin + done : end - 1 - done;
-        const ptrdiff_t x_row = in->at == NULL ? (ptrdiff_t)first_row * in->stride_b : 0;
-        const ptrdiff_t y_row = out->at == NULL ? (ptrdiff_t)first_row * out->stride_b : 0;
-        fl_steps s = {.layout = stack->layout,
-                      .cell = &cell->cell,
-                      .T = steps,
-                      .B = active,
-                      .rows = p->rows,
-                      .x_at = in->at != NULL ? in->at + first_row : NULL,
-                      .y_at = out->at != NULL ? out->at + first_row : NULL,
-                      .block_begin = p->block_begin,
-                      .block_end = p->block_end,
-                      .turn = p->turn,
-                      .bias = cell->bias,
-                      .bias_h = cell->bias_h,
-                      .W = cell->W,
-                      .R = cell->R,
-                      .I = cell->I,
-                      .P = P,
-                      .x_stride_t = sign * in->stride_t,
-                      .x_stride_b = in->stride_b,
-                      .y_stride_t = sign * out->stride_t,
-                      .y_stride_b = out->stride_b,
-                      .c = states != 0 ? (char *)c->args->c_n + row * states * real_size : NULL,
-                      .c_stride_b = (ptrdiff_t)states};
-        s.y = at_time(out, t, real_size) + (y_row + (ptrdiff_t)(direction * P)) * (ptrdiff_t)real_size;
-        if (x_index != NULL)
-            s.x_index = x_index + (ptrdiff_t)t * in->stride_t + x_row;
-        else
-            s.x = at_time(in, t, real_size) + x_row * (ptrdiff_t)real_size;
-        if (c->saving != NULL || c->args->cells != NULL)
-            set_saving(c, &s, layer, direction, t, first_row, sign);
-        if (hoisted != 0 && !on_rows) {
+        const size_t t = r->direction == 0 ? r->begin + done : r->end - 1 - done;
+        fl_steps s = steps_of(p, r, t, steps);
+        if (hoisted != 0 && hoists) {
             /* The layer below may not be finished yet in the other members; a merged product waits in its step. */
-            if (layer > 0 && !wait_for_group(p)) {
-                p->stopped = true;
+            if (r->layer > 0 && !wait_for_group(p))
                 return;
-            }
-            hoist(p, &s, steps);
+            hoist(p, &s);
         }
         const fl_steps begun = s;
-        if (on_rows) {
-            fl_forward_on_rows(p, &s, layer, direction, t, h_state);
-            keep_state(p, &s, h_state);
-        } else if (scans) {
-            fl_forward_scan(p, &s, h_state);
-            keep_state(p, &s, h_state);
-        } else if (singly) {
-            run_single_steps(p, &s, layer, direction, t, h_state);
-        } else if (c->plan.hidden_groups == 1) {
-            run_steps(p, &s, h_state);
-        } else {
-            run_shared_steps(p, &s, h_state);
-        }
-        if (fl_keeps_cells(c, layer) && c->saving != NULL && c->saving->c != NULL && !p->stopped)
-            copy_cells(p, &begun, direction, t, first_row);
+        run_steps(p, &s, r, t);
+        if (copies && !p->stopped)
+            copy_cells(p, &begun, r->direction, t, p->rows == NULL ? p->first_row : 0);
     }
 }
 
@@ -407,9 +405,8 @@ static void run_active(part *p, size_t layer, size_t direction, const sequence *
 static void pass_state(const part *p, char *state, char *checkpoint, bool clears, size_t width)
 {
     const size_t real_size = p->call->stack->real_size;
-    size_t begin = 0, end = width;
-    if (p->call->plan.hidden_groups != 1)
-        own_units(p, &begin, &end);
+    size_t begin, end;
+    own_units(p, width, &begin, &end);
     if (clears)
         memset(state + begin * real_size, 0, (end - begin) * real_size);
     if (checkpoint != NULL)
@@ -420,66 +417,81 @@ static void pass_state(const part *p, char *state, char *checkpoint, bool clears
 static void pass_boundary(const part *p, size_t layer, size_t direction, size_t t)
 {
     const call *c = p->call;
-    const fl_saving *saving = c->saving;
-    const size_t cell = layer * c->stack->shape.num_directions + direction, B = c->args->B;
-    const size_t h_bytes = c->stack->sizes.P * c->stack->real_size,
-                 c_bytes = fl_states_width(c->stack) * c->stack->real_size;
-    const bool resets = saving->reset != NULL && saving->any_reset[t];
-    const bool checks = saving->checkpoints != NULL && t != 0 && t % saving->segment == 0;
+    const fl_recording *recording = c->recording;
+    const size_t recurrence = layer * c->stack->shape.num_directions + direction, B = c->args->B;
+    const size_t P = c->stack->sizes.P, states = fl_states_width(&c->stack->sizes);
+    const size_t h_bytes = P * c->stack->real_size, c_bytes = states * c->stack->real_size;
+    const bool resets = recording->reset != NULL && recording->any_reset[t];
+    const bool checks = recording->checkpoints != NULL && t != 0 && t % recording->segment == 0;
     const size_t active = resets || checks ? active_at(p, t) : 0;
     for (size_t position = 0; position < active; position++) {
-        const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position, row = cell * B + b;
-        const bool clears = resets && saving->reset[t * B + b] != 0;
+        const size_t b = p->rows != NULL ? p->rows[position] : p->first_row + position, row = recurrence * B + b;
+        const bool clears = resets && recording->reset[t * B + b] != 0;
         char *checkpoint = NULL;
         if (checks) {
-            const size_t place = fl_place(&saving->checked, t / saving->segment - 1, b);
-            checkpoint = saving->checkpoints + (cell * saving->checked.count + place) * (h_bytes + c_bytes);
+            const size_t place = fl_place(&recording->checked, t / recording->segment - 1, b);
+            checkpoint = recording->checkpoints + (recurrence * recording->checked.count + place) * (h_bytes + c_bytes);
         }
-        pass_state(p, (char *)c->args->h_n + row * h_bytes, checkpoint, clears, c->stack->sizes.P);
+        pass_state(p, (char *)c->args->h_n + row * h_bytes, checkpoint, clears, P);
         if (c_bytes != 0)
-            pass_state(p, (char *)c->args->c_n + row * c_bytes, checks ? checkpoint + h_bytes : NULL, clears,
-                       fl_states_width(c->stack));
+            pass_state(p, (char *)c->args->c_n + row * c_bytes, checks ? checkpoint + h_bytes : NULL, clears, states);
     }
 }
 
-static bool is_boundary(const fl_saving *saving, size_t t)
+static bool is_boundary(const fl_recording *recording, size_t t)
 {
-    return (saving->reset != NULL && saving->any_reset[t]) || (saving->checkpoints != NULL && t % saving->segment == 0);
+    return (recording->reset != NULL && recording->any_reset[t]) ||
+           (recording->checkpoints != NULL && t % recording->segment == 0);
 }
 
-void fl_forward_cell(part *p, size_t layer, size_t direction, const sequence *in, const int64_t *x_index,
-                     const sequence *out, size_t begin, size_t end)
+/* The longest run from `begin` on in which the active rows stay and no boundary stops. */
+static run next_run_forward(const part *p, run r)
 {
-    const fl_saving *saving = p->call->saving;
+    const fl_recording *recording = p->call->recording;
+    r.active = active_at(p, r.begin);
+    if (r.active == 0)
+        return r;
+    const size_t shortest = length_at(p, r.active - 1);
+    r.end = shortest < r.end ? shortest : r.end;
+    if (recording != NULL) {
+        pass_boundary(p, r.layer, 0, r.begin);
+        for (size_t t = r.begin + 1; t < r.end; t++)
+            if (is_boundary(recording, t))
+                r.end = t;
+    }
+    return r;
+}
+
+/* That which ends with `end`, against time. */
+static run next_run_reverse(const part *p, run r)
+{
+    const fl_recording *recording = p->call->recording;
+    r.active = active_at(p, r.end - 1);
+    const size_t next = r.active < p->B ? length_at(p, r.active) : r.begin;
+    r.begin = next > r.begin ? next : r.begin;
+    if (recording != NULL) {
+        if (r.end < p->call->args->T)
+            pass_boundary(p, r.layer, 1, r.end);
+        for (size_t t = r.end - 1; t > r.begin; t--)
+            if (is_boundary(recording, t))
+                r.begin = t;
+    }
+    return r;
+}
+
+void fl_forward_recurrence(part *p, size_t layer, size_t direction, const source *in, const target *out, size_t begin,
+                           size_t end)
+{
     while (begin < end && !p->stopped) {
-        size_t run_begin = begin, run_end = end, active;
-        if (direction == 0) {
-            active = active_at(p, begin);
-            if (active == 0)
-                return;
-            const size_t shortest = length_at(p, active - 1);
-            run_end = shortest < end ? shortest : end;
-            if (saving != NULL) {
-                pass_boundary(p, layer, direction, begin);
-                for (size_t t = begin + 1; t < run_end; t++)
-                    if (is_boundary(saving, t))
-                        run_end = t;
-            }
-            begin = run_end;
-        } else {
-            active = active_at(p, end - 1);
-            const size_t next = active < p->B ? length_at(p, active) : begin;
-            run_begin = next > begin ? next : begin;
-            if (saving != NULL) {
-                if (end < p->call->args->T)
-                    pass_boundary(p, layer, direction, end);
-                for (size_t t = end - 1; t > run_begin; t--)
-                    if (is_boundary(saving, t))
-                        run_begin = t;
-            }
-            end = run_begin;
-        }
-        if (active != 0)
-            run_active(p, layer, direction, in, x_index, out, run_begin, run_end, active);
+        const run rest = {layer, direction, in, out, begin, end, 0};
+        const run r = direction == 0 ? next_run_forward(p, rest) : next_run_reverse(p, rest);
+        if (direction == 0 && r.active == 0)
+            return;
+        if (direction == 0)
+            begin = r.end;
+        else
+            end = r.begin;
+        if (r.active != 0)
+            run_active(p, &r);
     }
 }

@@ -5,7 +5,7 @@
  */
 #include "forward/plan.h"
 
-#include "kernels/choose.h"
+#include "base/machine.h"
 
 #define CELL_NS 8.0  /* activations of one vector of units, throughput */
 #define STEP_NS 40.0 /* their latency, once a step */
@@ -40,7 +40,7 @@ double fl_input_nanoseconds(const fl_stack *stack, size_t rows, size_t I)
 
 double fl_step_nanoseconds(const fl_stack *stack, size_t rows, size_t share)
 {
-    const double P = stack->path != FL_PATH_SCAN ? (double)stack->sizes.P : 0.0;
+    const double P = stack->sizes.path != FL_PATH_SCAN ? (double)stack->sizes.P : 0.0;
     const double units = (double)stack->layout.gate_row / (double)share;
     const double vectors = units / (double)stack->layout.lanes;
     const double products = (double)rows * vectors * P * FL_FMA_NS;
@@ -51,7 +51,7 @@ double fl_step_nanoseconds(const fl_stack *stack, size_t rows, size_t share)
 /* Rows whose pre-activations stay in L2, or the output of a scan. */
 static size_t wanted_rows(const fl_stack *stack)
 {
-    const size_t width = stack->path == FL_PATH_SCAN ? stack->sizes.H : stack->layout.gate_row;
+    const size_t width = stack->sizes.path == FL_PATH_SCAN ? stack->sizes.H : stack->layout.gate_row;
     const size_t rows = PRE_BYTES / (width * stack->real_size);
     return rows < HOIST_MIN_ROWS ? HOIST_MIN_ROWS : rows > HOIST_MAX_ROWS ? HOIST_MAX_ROWS : rows;
 }
@@ -64,7 +64,7 @@ static bool merges(const fl_stack *stack, size_t I, size_t rows)
 
 size_t fl_hoisted_steps(const fl_stack *stack, size_t I, size_t rows, size_t T)
 {
-    const bool always = stack->path == FL_PATH_ROWS;
+    const bool always = stack->sizes.path == FL_PATH_ROWS;
     if (rows == 0 || (merges(stack, I, rows) && !always))
         return 0;
     const size_t wanted = (wanted_rows(stack) + rows - 1) / rows;
@@ -74,8 +74,8 @@ size_t fl_hoisted_steps(const fl_stack *stack, size_t I, size_t rows, size_t T)
 
 size_t fl_hoisted_rows(const fl_stack *stack, size_t I, size_t rows, size_t T, bool ragged)
 {
-    const bool always = stack->path == FL_PATH_ROWS;
-    if (stack->path == FL_PATH_SCAN) {
+    const bool always = stack->sizes.path == FL_PATH_ROWS;
+    if (stack->sizes.path == FL_PATH_SCAN) {
         const size_t wanted = wanted_rows(stack);
         return T == 0 ? 0 : rows <= wanted / T ? rows * T : wanted;
     }
@@ -158,7 +158,7 @@ static fl_plan grid(const fl_stack *stack, size_t T, size_t B, size_t rows, size
 fl_plan fl_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only)
 {
     const fl_stack_shape *shape = &stack->shape;
-    const bool shares_units = stack->path < FL_PATH_ROWS && shape->cell.proj_size == 0;
+    const bool shares_units = stack->sizes.path == FL_PATH_TILES && shape->cell.proj_size == 0;
     fl_plan best = grid(stack, T, B, 1, 1, 1, 1);
     if (max_threads <= 1 || T == 0 || B == 0)
         return best;

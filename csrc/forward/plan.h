@@ -33,10 +33,10 @@ size_t fl_unit_lines(const fl_stack *stack);
 /* Most rows of one such product, for row groups of at most `rows` rows, of any number of active rows when ragged. */
 size_t fl_hoisted_rows(const fl_stack *stack, size_t I, size_t rows, size_t T, bool ragged);
 
-/* Estimated nanoseconds of the input product of one step and cell on one thread. */
+/* Estimated nanoseconds of the input product of one step of a layer and direction on one thread. */
 double fl_input_nanoseconds(const fl_stack *stack, size_t rows, size_t I);
 
-/* Estimated nanoseconds of one recurrent step of one cell on one thread: `rows` rows, 1/share of the hidden units. */
+/* Estimated nanoseconds of one recurrent step of a layer and direction on one thread: `rows` rows, 1/share of the hidden units. */
 double fl_step_nanoseconds(const fl_stack *stack, size_t rows, size_t share);
 
 #endif

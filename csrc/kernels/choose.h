@@ -1,18 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The machine: which kernels it runs, how large its caches are.
+ * Which kernels are in use.
  */
-#ifndef FL_CPU_H
-#define FL_CPU_H
-#include "fastlstm.h"
+#ifndef FL_CHOOSE_H
+#define FL_CHOOSE_H
 #include "kernels/kernels.h"
 
-/* Kernels of the active instruction set (see fl_isa_select). */
-const fl_kernels *fl_kernels_active(fl_dtype dtype);
-
-/* Bytes of a core's L1 for data and of its private L2 and of the last level; guesses where the system does not tell. */
-size_t fl_cache_l1(void);
-size_t fl_cache_l2(void);
-size_t fl_cache_last(void);
+/* Those of the active instruction set (see fl_isa_select); where it has none for a storage, of the best one below it. */
+const fl_kernels *fl_kernels_active(fl_dtype dtype, fl_storage storage);
 
 #endif

@@ -13,6 +13,7 @@
  */
 #ifndef FL_LAYOUT_H
 #define FL_LAYOUT_H
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Length of a chain of multiply-adds.  Partial sums of this length, added to the total, lose far less to rounding than one
@@ -23,7 +24,7 @@ typedef struct fl_layout {
     size_t H;
     size_t gates; /* 1, 3 or 4 */
     size_t lanes;
-    size_t vectors;      /* of a full block: 3 for three gates, else 4 */
+    size_t vectors;      /* of a full block: one a gate, or 4 of one gate */
     size_t units;        /* of a full block */
     size_t full_blocks;  /* a padded one included */
     size_t tail_vectors; /* 0, 1 or 2: vectors of the packed last block */
@@ -35,7 +36,7 @@ typedef struct fl_layout {
 static inline fl_layout fl_layout_of(size_t H, size_t gates, size_t lanes)
 {
     fl_layout layout;
-    const size_t vectors = gates == 3 ? 3 : 4, units = gates == 1 ? 4 * lanes : lanes;
+    const size_t vectors = gates == 1 ? 4 : gates, units = gates == 1 ? 4 * lanes : lanes;
     /* Lanes that a unit of the rest takes of a packed vector. */
     const size_t rest = H % units, packed = gates == 1 ? rest : 4 * rest;
     layout.H = H;
@@ -60,6 +61,15 @@ static inline size_t fl_block_offset(const fl_layout *layout, size_t j) { return
 
 /* Elements from one panel to the next in K-deep weights. */
 static inline size_t fl_panel_stride(const fl_layout *layout, size_t K) { return layout->vectors * layout->lanes * K; }
+
+/* Where `gate` of a hidden unit stands within one k of its block, and the elements from one k to the next. */
+static inline size_t fl_gate_offset(const fl_layout *layout, size_t gate, size_t unit, size_t *step)
+{
+    const size_t within = unit % layout->units;
+    const bool is_tail = unit / layout->units >= layout->full_blocks;
+    *step = (is_tail ? layout->tail_vectors : layout->vectors) * layout->lanes;
+    return gate * (is_tail ? *step / 4 : layout->lanes) + within;
+}
 
 /* Panels: a matrix of N columns cut into vectors, and those dealt out to panels of 4 at most, of sizes as equal as
  * possible.  Within a panel, one row follows the other: panel[k][vector][lane].  Padding is zero. */
@@ -111,6 +121,20 @@ static inline size_t fl_panel_first(const fl_panels *panels, size_t panel)
 {
     const size_t larger = panels->parts % panels->count;
     return (panels->parts / panels->count * panel + (panel < larger ? panel : larger)) * panels->together;
+}
+
+/* Of unit panels: the column at which `gate` of the units from `unit` on begins, that at which its panel does, and the
+ * width of the panel. */
+static inline size_t fl_unit_column(const fl_panels *panels, size_t H, size_t gate, size_t unit, size_t *panel,
+                                    size_t *width)
+{
+    const size_t part = unit / panels->lanes;
+    size_t p = 0;
+    while (fl_panel_first(panels, p + 1) <= part * panels->together)
+        p++;
+    *panel = fl_panel_first(panels, p) * panels->lanes;
+    *width = fl_panel_first(panels, p + 1) * panels->lanes - *panel;
+    return part * panels->together * panels->lanes + gate * fl_gate_stride(panels, H);
 }
 
 #endif

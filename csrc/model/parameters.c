@@ -1,37 +1,130 @@
-/* SPDX-License-Identifier: BSD-3-Clause */
-#include "stack/stack.h"
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The table of parameters.  Which of them a cell has is said by fl_cell_sizes.parameters.
+ */
+#include "model/parameters.h"
 
-void fl_parameters(const fl_stack *stack, size_t I, const fl_weights *w, const fl_gradients *g,
-                   fl_parameter parameters[FL_PARAMETERS])
+typedef enum dimension { NONE, GATES, INPUTS, HEAD, UNITS, WIDTH, PEEPHOLES } dimension;
+
+/* Where a gradient comes from: a product over rows, or sums of columns of fl_gradient_row. */
+typedef enum gradient_source { PRODUCT, INPUT_PART, STATE_PART, PROJECTED, EXTRA } gradient_source;
+
+static const struct {
+    const char *name;
+    dimension rows, columns;
+    gradient_source gradient;
+    bool is_optional, is_copied;
+} table[FL_PARAMETER_COUNT] = {
+    [FL_WEIGHT_IH] = {"weight_ih", GATES, INPUTS, PRODUCT, false, false},
+    [FL_WEIGHT_HH] = {"weight_hh", GATES, HEAD, PRODUCT, false, false}, /* or a diagonal, see below */
+    [FL_BIAS_IH] = {"bias_ih", GATES, NONE, INPUT_PART, true, false},
+    [FL_BIAS_HH] = {"bias_hh", GATES, NONE, STATE_PART, true, false},
+    [FL_WEIGHT_CH] = {"weight_ch", PEEPHOLES, NONE, EXTRA, false, true},
+    [FL_WEIGHT_HR] = {"weight_hr", WIDTH, UNITS, PRODUCT, false, false},
+    [FL_BIAS_HR] = {"bias_hr", WIDTH, NONE, PROJECTED, true, false},
+    [FL_WEIGHT_LN_IH] = {"weight_ln_ih", GATES, NONE, EXTRA, false, true},
+    [FL_WEIGHT_LN_HH] = {"weight_ln_hh", GATES, NONE, EXTRA, false, true},
+    [FL_WEIGHT_LN_C] = {"weight_ln_c", UNITS, NONE, EXTRA, false, true},
+    [FL_BIAS_LN_C] = {"bias_ln_c", UNITS, NONE, EXTRA, false, true},
+};
+
+static bool has(const fl_cell_sizes *s, size_t index) { return (s->parameters >> index & 1U) != 0; }
+
+static bool is_diagonal(const fl_cell_sizes *s, size_t index) { return s->is_diagonal && index == FL_WEIGHT_HH; }
+
+static size_t dimension_of(const fl_cell_sizes *s, size_t I, dimension d)
 {
-    const fl_cell_options *o = &stack->shape.cell;
-    const fl_cell_sizes *sizes = &stack->sizes;
-    const size_t H = sizes->H, P = sizes->P, rows = sizes->gates * H, head = fl_head_size(stack);
-    const bool projects = o->proj_size != 0, norms = o->layer_norm != FL_LAYER_NORM_NONE;
-    const bool haste = o->layer_norm == FL_LAYER_NORM_HASTE;
-    const size_t recurrent = sizes->recurs ? rows * head : o->kind == FL_CELL_INDRNN ? H : 0;
-    const fl_parameter all[FL_PARAMETERS] = {
-        {w->weight_ih, g != NULL ? g->weight_ih : NULL, rows * I, true},
-        {w->weight_hh, g != NULL ? g->weight_hh : NULL, recurrent, recurrent != 0},
-        {w->bias_ih, g != NULL ? g->bias_ih : NULL, rows, false},
-        {w->bias_hh, g != NULL ? g->bias_hh : NULL, rows, false},
-        {w->weight_ch, g != NULL ? g->weight_ch : NULL, sizes->peepholes * H, sizes->peepholes != 0},
-        {w->weight_hr, g != NULL ? g->weight_hr : NULL, projects ? P * H : 0, projects},
-        {w->bias_hr, g != NULL ? g->bias_hr : NULL, projects ? P : 0, false},
-        {w->weight_ln_ih, g != NULL ? g->weight_ln_ih : NULL, norms ? rows : 0, norms},
-        {w->weight_ln_hh, g != NULL ? g->weight_ln_hh : NULL, haste ? rows : 0, haste},
-        {w->weight_ln_c, g != NULL ? g->weight_ln_c : NULL, haste ? H : 0, haste},
-        {w->bias_ln_c, g != NULL ? g->bias_ln_c : NULL, haste ? H : 0, haste},
-    };
-    for (size_t n = 0; n < FL_PARAMETERS; n++) parameters[n] = all[n];
+    switch (d) {
+    case GATES: return s->gates * s->H;
+    case INPUTS: return I;
+    case HEAD: return fl_head_depth(s);
+    case UNITS: return s->H;
+    case WIDTH: return s->P;
+    case PEEPHOLES: return s->peepholes * s->H;
+    default: return 1;
+    }
 }
 
-bool fl_parameters_are_complete(const fl_stack *stack, const fl_weights *w, const fl_gradients *g)
+size_t fl_parameter_size(const fl_cell_sizes *s, size_t I, size_t index)
 {
-    fl_parameter parameters[FL_PARAMETERS];
-    fl_parameters(stack, 1, w, g, parameters);
-    for (size_t n = 0; n < FL_PARAMETERS; n++)
-        if (parameters[n].is_needed && (parameters[n].weight == NULL || (g != NULL && parameters[n].gradient == NULL)))
+    if (!has(s, index))
+        return 0;
+    if (is_diagonal(s, index))
+        return s->H;
+    return dimension_of(s, I, table[index].rows) * dimension_of(s, I, table[index].columns);
+}
+
+bool fl_parameter_is_copied(const fl_cell_sizes *s, size_t index)
+{
+    return has(s, index) && (table[index].is_copied || is_diagonal(s, index));
+}
+
+bool fl_parameters_are_complete(const fl_cell_sizes *s, const fl_weights *weights, const fl_gradients *gradients)
+{
+    for (size_t index = 0; index < FL_PARAMETER_COUNT; index++) {
+        const bool is_there = fl_weight_at(weights, index) != NULL;
+        const bool has_gradient = gradients != NULL ? fl_gradient_at(gradients, index) != NULL : is_there;
+        if (!has(s, index) ? is_there || has_gradient : !table[index].is_optional && !(is_there && has_gradient))
             return false;
+    }
     return true;
+}
+
+/* A bias that is added behind a norm has a gradient of its own kind, and both biases have it. */
+static gradient_source source_of(const fl_cell_sizes *s, size_t index)
+{
+    const bool is_behind_norm = s->norm != FL_LAYER_NORM_NONE && index == FL_BIAS_IH;
+    return is_behind_norm || is_diagonal(s, index) ? EXTRA : table[index].gradient;
+}
+
+fl_gradient_row fl_gradient_row_of(const fl_cell_sizes *s)
+{
+    const size_t gate_rows = s->gates * s->H;
+    fl_gradient_row row = {.state = s->split ? gate_rows : 0};
+    row.projected = row.state + gate_rows;
+    row.extras = row.projected + (has(s, FL_WEIGHT_HR) ? s->P : 0);
+    row.width = row.extras;
+    for (size_t index = 0; index < FL_PARAMETER_COUNT; index++)
+        if (source_of(s, index) == EXTRA)
+            row.width += fl_parameter_size(s, 1, index);
+    return row;
+}
+
+bool fl_gradient_columns(const fl_cell_sizes *s, size_t index, size_t *from, size_t *count)
+{
+    const fl_gradient_row row = fl_gradient_row_of(s);
+    *count = fl_parameter_size(s, 1, index);
+    if (*count == 0)
+        return false;
+    switch (source_of(s, index)) {
+    case INPUT_PART: *from = 0; return true;
+    case STATE_PART: *from = row.state; return s->split && s->norm == FL_LAYER_NORM_NONE;
+    case PROJECTED: *from = row.projected; return true;
+    case EXTRA:
+        *from = row.extras;
+        for (size_t before = 0; before < index; before++)
+            if (source_of(s, before) == EXTRA)
+                *from += fl_parameter_size(s, 1, before);
+        return true;
+    default: return false;
+    }
+}
+
+fl_status fl_parameter_get_facts(const fl_stack_shape *shape, size_t layer, size_t index, fl_parameter_facts *facts)
+{
+    if (shape == NULL || facts == NULL || index >= FL_PARAMETER_COUNT || layer >= shape->num_layers ||
+        shape->hidden_size == 0 || !fl_cell_options_are_valid(&shape->cell, shape->hidden_size))
+        return FL_ERROR_ARGUMENT;
+    const fl_cell_options complete = fl_cell_options_complete(shape->cell);
+    const fl_cell_sizes sizes = fl_cell_sizes_of(&complete, shape->hidden_size);
+    const size_t I = layer == 0 ? shape->input_size : shape->num_directions * sizes.P;
+    const fl_parameter_facts none = {.name = table[index].name, .is_optional = table[index].is_optional};
+    *facts = none;
+    if (!has(&sizes, index))
+        return FL_OK;
+    const bool diagonal = is_diagonal(&sizes, index);
+    facts->dims = diagonal || table[index].columns == NONE ? 1 : 2;
+    facts->shape[0] = diagonal ? sizes.H : dimension_of(&sizes, I, table[index].rows);
+    facts->shape[1] = facts->dims == 2 ? dimension_of(&sizes, I, table[index].columns) : 1;
+    return FL_OK;
 }

@@ -31,10 +31,7 @@ static double noise(void)
     return (double)(state >> 40) / 8388608.0 - 1.0;
 }
 
-static void fail(const char *what, fl_status status)
-{
-    fprintf(stderr, "%s: %s\n", what, fl_status_text(status));
-}
+static void fail(const char *what, fl_status status) { fprintf(stderr, "%s: %s\n", what, fl_status_text(status)); }
 
 int main(void)
 {

@@ -271,7 +271,6 @@ cdef extern from "fastlstm.h" nogil:
     double fl_probe_stream(size_t bytes, double seconds)
 
 
-
 # Declared here without an exception value: fl_stack_forward runs between the two calls, and the interrupt
 # callback takes the same thread state back for a moment.
 cdef extern from "Python.h" nogil:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# Included by _core.pyx: passes of the C core over rows that lie anywhere.  sequences.py and stacks.py say where; they have
-# checked what a caller gave, and what is checked here is that no pointer can leave its array.
+# Included by _core.pyx: passes of the C core over rows that lie anywhere.  sequences.py and stacks.py say where;
+# they have checked what a caller gave, and what is checked here is that no pointer can leave its array.
 
 
 # ---- Calls ---------------------------------------------------------------------------------------------------
@@ -113,7 +113,8 @@ def strided_input(Weights weights not None, ndarray x not None, lengths, bint re
     return result
 
 
-def packed_input(Weights weights not None, ndarray x not None, size_t T, Frame frame not None, ndarray lengths not None):
+def packed_input(Weights weights not None, ndarray x not None, size_t T, Frame frame not None,
+                 ndarray lengths not None):
     """Input (N, I), or indices (N,) in int64, whose rows lie as `frame` says."""
     cdef Input result = new_input(weights, x, 1, T, <size_t>PyArray_SIZE(lengths), lengths)
     cdef ptrdiff_t stride = PyArray_STRIDES(x)[0] // PyArray_ITEMSIZE(x)

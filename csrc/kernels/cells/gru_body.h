@@ -9,8 +9,9 @@
  *     h = h' + (N - G h') / (G Z)
  * in one division.  G Z is finite (SIGMOID_LIMIT), and where z is 1 to working precision h' stays to the bit.
  */
-#ifndef FL_CELL_GRU_BODY_H
-#define FL_CELL_GRU_BODY_H
+#ifndef FL_GRU_BODY_H
+#define FL_GRU_BODY_H
+#include "kernels/cells/lstm_body.h"
 
 FL_INLINE vf gru_gate(const fl_cell *cell, vf a)
 {
@@ -67,17 +68,16 @@ static inline void gru_unit(const fl_cell *cell, const unit_row *row, size_t uni
     }
 }
 
-/* ---- Reset before the product: two phases ----------------------------------------------------------------- */
+/* ---- Reset before the product: r and z are early gates ------------------------------------------------------ */
 
-/* Before the product with U_n: x and h hold r and z alone.  Rows of H: r h' goes to reset_h, what gru_before_unit takes
- * as `z` to z, from where h[1] may have come.  Saves a_r, a_z, -, r h'. */
-static inline void gru_before_gates(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
-                                    const vf *h, real *reset_h, real *z)
+/* Saves a_r, a_z, -, r h'. */
+static inline void gru_early(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
+                             const vf *h, real *reset_h, real *kept)
 {
     const vf a_r = vf_add(x[0], h[0]), a_z = vf_add(x[1], h[1]), h_before = load_lanes(row->h_before + unit, lanes);
     const vf product = cell->is_usual ? gru_reset(a_r, h_before) : gru_reset_any(cell, a_r, h_before);
     store_lanes(reset_h + unit, product, lanes);
-    store_lanes(z + unit, a_z, lanes);
+    store_lanes(kept + unit, a_z, lanes);
     if (row->saved) {
         const size_t H = cell->sizes.H;
         real *saved = row->saved + unit;
@@ -87,12 +87,11 @@ static inline void gru_before_gates(const fl_cell *cell, const unit_row *row, si
     }
 }
 
-/* After it: h_n is U_n (r h') + b_hn.  Saves a_n between the others. */
-static inline void gru_before_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, vf x_n, vf h_n,
-                                   vf z)
+/* Saves a_n between the others. */
+static inline void gru_late(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, vf x_n, vf h_n, vf a_z)
 {
     const vf a_n = vf_add(x_n, h_n), h_before = load_lanes(row->h_before + unit, lanes);
-    const vf h_new = cell->is_usual ? gru_update(z, a_n, h_before) : gru_update_any(cell, z, a_n, h_before);
+    const vf h_new = cell->is_usual ? gru_update(a_z, a_n, h_before) : gru_update_any(cell, a_z, a_n, h_before);
     store_lanes(row->h + unit, h_new, lanes);
     if (row->saved)
         store_lanes(row->saved + 2 * cell->sizes.H + unit, a_n, lanes);
@@ -192,7 +191,7 @@ static inline void gru_unit_back(const fl_cell *cell, const unit_back_row *row, 
     gru_back_to_reset(cell, row, unit, lanes, &d, &r, h_n);
 }
 
-static __attribute__((noinline)) void gru_before_back_any(const fl_cell *cell, const unit_back_row *row, size_t unit,
+static __attribute__((noinline)) void gru_late_back_any(const fl_cell *cell, const unit_back_row *row, size_t unit,
                                                           size_t lanes, vf dh)
 {
     const size_t H = cell->sizes.H;
@@ -201,11 +200,11 @@ static __attribute__((noinline)) void gru_before_back_any(const fl_cell *cell, c
     gru_back_to_gates(cell, row, unit, lanes, dh, &z, &n);
 }
 
-/* Reset before the product: the second phase comes first.  d_z, d_n, and of h' the part dh z. */
-static inline void gru_before_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)
+/* Reset before the product: the late gate comes first.  d_z, d_n, and of h' the part dh z. */
+static inline void gru_late_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)
 {
     if (!cell->is_usual) {
-        gru_before_back_any(cell, row, unit, lanes, dh);
+        gru_late_back_any(cell, row, unit, lanes, dh);
         return;
     }
     const size_t H = cell->sizes.H;
@@ -214,8 +213,8 @@ static inline void gru_before_unit_back(const fl_cell *cell, const unit_back_row
     gru_back_to_gates(cell, row, unit, lanes, dh, &z, &n);
 }
 
-/* Then the first phase, from the gradient of r h', which is d_n U_n: d_r, and another part of h'. */
-static inline void gru_before_gates_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes,
+/* Then the early ones, from the gradient of r h': d_r, and another part of h'. */
+static inline void gru_early_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes,
                                          vf d_reset_h)
 {
     const vf a_r = load_lanes(row->saved + unit, lanes), h_before = load_lanes(row->h_before + unit, lanes);

@@ -6,8 +6,9 @@
  *     c' = c / F + N / (A G),   h = N_c / (O G_c)
  * No product overflows: A, F, O < 2^127 (float32; SIGMOID_LIMIT), G <= 2.
  */
-#ifndef FL_CELL_LSTM_BODY_H
-#define FL_CELL_LSTM_BODY_H
+#ifndef FL_LSTM_BODY_H
+#define FL_LSTM_BODY_H
+#include "kernels/cells/cell_contract.h"
 
 /* What the gates are made of: i = 1 / i_denominator and so on. */
 typedef struct lstm_parts {
@@ -37,18 +38,6 @@ FL_INLINE vf lstm_new_h(const lstm_parts *parts, vf c)
     return vf_div(c_squashed.numerator, vf_mul(parts->o_denominator, c_squashed.denominator));
 }
 
-FL_INLINE vf lstm_update(const lstm_parts *parts, vf *c)
-{
-    *c = lstm_new_c(parts, *c);
-    return lstm_new_h(parts, *c);
-}
-
-FL_INLINE vf lstm_cell(vf gate_i, vf gate_f, vf gate_g, vf gate_o, vf *c)
-{
-    const lstm_parts parts = lstm_parts_of(gate_i, gate_f, gate_g, gate_o);
-    return lstm_update(&parts, c);
-}
-
 /* ---- What training keeps ---------------------------------------------------------------------------------- */
 
 /* Two of these multiplied, and the reciprocal of that, are still normal numbers. */
@@ -73,73 +62,108 @@ FL_INLINE void store_gates(const lstm_parts *parts, size_t H, size_t lanes, real
     store_lanes(unit + 3 * H, vf_mul(io, i_denominator), lanes);
 }
 
-/* What a step leaves for the backward pass, at a batch row and block.  Not inlined: the common call has none of it. */
-static __attribute__((noinline)) void lstm_save(const fl_steps *s, const step_view *at, ptrdiff_t row, size_t block,
-                                                vf i_denominator, vf f_denominator, vf o_denominator, vf g_numerator,
-                                                vf g_denominator, vf c)
+/* Not inlined: the common call has none of it. */
+static __attribute__((noinline)) void lstm_save(real *unit, size_t H, size_t lanes, const lstm_parts *parts)
 {
-    const lstm_parts parts = {i_denominator, f_denominator, o_denominator, {g_numerator, g_denominator}};
-    const size_t lanes = block_lanes(&s->layout, block), unit = block * VF_LANES;
-    const ptrdiff_t place = place_of(s->saved_at, (size_t)row);
-    store_lanes(at->saved_c + place * s->saved_c_stride_b + unit, c, lanes);
-    if (at->saved_gates)
-        store_gates(&parts, s->layout.H, lanes, at->saved_gates + place * s->saved_gates_stride_b + unit);
+    store_gates(parts, H, lanes, unit);
 }
 
-/* The cell as tile_body.h takes it. */
-FL_INLINE void lstm_finish(const fl_steps *s, const step_view *at, size_t position, size_t block, const vf gate[4])
+/* ---- Forward ------------------------------------------------------------------------------------------------ */
+
+/* The peepholes of gate n of those that have them.  A whole vector: memory goes on behind them, and what padded lanes get is
+ * never stored. */
+FL_INLINE vf lstm_peephole_of(const fl_cell *cell, size_t n, size_t unit)
 {
-    const ptrdiff_t row = (ptrdiff_t)row_at(s, position);
-    const size_t lanes = block_lanes(&s->layout, block);
-    real *c_unit = (real *)s->c + row * s->c_stride_b + block * VF_LANES;
-    const lstm_parts parts = lstm_parts_of(gate[0], gate[1], gate[2], gate[3]);
-    vf c = load_lanes(c_unit, lanes);
-    const vf h = lstm_update(&parts, &c);
-    store_lanes(c_unit, c, lanes);
-    store_lanes(at->y + place_of(s->y_at, (size_t)row) * s->y_stride_b + block * VF_LANES, h, lanes);
-    if (at->saved_c)
-        lstm_save(s, at, row, block, parts.i_denominator, parts.f_denominator, parts.o_denominator, parts.g.numerator,
-                  parts.g.denominator, c);
+    return vf_load((const real *)cell->own.weight_ch + n * cell->sizes.H + unit);
 }
 
-static __attribute__((noinline)) void lstm_finish_tile(const fl_steps *s, const step_view *at, size_t position,
-                                                       size_t j, const tile_store *store, size_t NR, size_t NB,
-                                                       size_t NT)
+/* From pre-activations i, f, g, o: the cell without options, or with peepholes alone. */
+FL_INLINE void lstm_of_four(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
+                            const bool peephole)
 {
-    finish_stored(s, at, position, j, store, NR, NB, NT, lstm_finish);
+    const vf c_before = load_lanes(row->c + unit, lanes);
+    lstm_parts parts;
+    parts.i_denominator = sigmoid_denominator(peephole ? vf_fma(lstm_peephole_of(cell, 0, unit), c_before, x[0]) : x[0], 0);
+    parts.f_denominator = sigmoid_denominator(peephole ? vf_fma(lstm_peephole_of(cell, 1, unit), c_before, x[1]) : x[1], 0);
+    parts.g = tanh_of(x[2], 0);
+    if (!peephole)
+        parts.o_denominator = sigmoid_denominator(x[3], 0);
+    const vf c = lstm_new_c(&parts, c_before);
+    if (peephole)
+        parts.o_denominator = sigmoid_denominator(vf_fma(lstm_peephole_of(cell, 2, unit), c, x[3]), 0);
+    store_lanes(row->c + unit, c, lanes);
+    store_lanes(row->h + unit, lstm_new_h(&parts, c), lanes);
+    if (row->saved)
+        lstm_save(row->saved + unit, cell->sizes.H, lanes, &parts);
+}
+
+FL_INLINE void lstm_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x, const vf *h)
+{
+    lstm_of_four(cell, row, unit, lanes, x, false);
+    (void)h;
+}
+
+FL_INLINE void lstm_peephole_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
+                                  const vf *h)
+{
+    lstm_of_four(cell, row, unit, lanes, x, true);
+    (void)h;
 }
 
 /* ---- Backward --------------------------------------------------------------------------------------------- */
 
-/* Gradients of one vector of units.  With dh and dc' those of the new h and c, and t = tanh(c'):
- *     d_o = dh t,  d_c = dc' + dh o (1 - t^2),  d_i = d_c g,  d_g = d_c i,  d_f = d_c c
- * times the derivatives of the activations, and d_c f for the cell state before.  Peepholes p, if given, add p_o d_o to d_c and
- * p_i d_i + p_f d_f to the gradient of c; their own gradients, d_i c, d_f c, d_o c', go to dp. */
-FL_INLINE vf lstm_cell_gradient(const real *gates, size_t H, size_t lanes, vf c, vf c_before, vf dh, vf dc,
-                                real *dgates, const real *p, real *dp)
+/* The gradient of c after the step: from the step that follows, and from outside. */
+FL_INLINE vf lstm_dc_after(const unit_back_row *row, size_t unit, size_t lanes)
 {
-    const vf one = vf_set1(1);
+    const vf dc = load_lanes(row->dc + unit, lanes);
+    return row->dc_given ? vf_add(dc, load_lanes(row->dc_given + unit, lanes)) : dc;
+}
+
+/* From gates after activation.  With dh and dc' the gradients of the new h and c, and t = tanh(c'):
+ *     d_o = dh t,  d_c = dc' + dh o (1 - t^2),  d_i = d_c g,  d_g = d_c i,  d_f = d_c c
+ * times the derivatives of the activations, and d_c f for the cell state before.  Peepholes p add p_o d_o to d_c and
+ * p_i d_i + p_f d_f to the gradient of c; their own gradients are d_i c, d_f c, d_o c'. */
+FL_INLINE void lstm_of_four_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh,
+                                 const bool peephole)
+{
+    const size_t H = cell->sizes.H;
+    const real *gates = row->saved + unit;
+    const vf one = vf_set1(1), c = load_lanes(row->c + unit, lanes), c_before = load_lanes(row->c_before + unit, lanes);
     const vf i = load_lanes(gates, lanes), f = load_lanes(gates + H, lanes);
     const vf g = load_lanes(gates + 2 * H, lanes), o = load_lanes(gates + 3 * H, lanes);
     const tanh_parts parts = tanh_of(c, 0);
     const vf t = vf_div(parts.numerator, parts.denominator);
     const vf dh_o = vf_mul(dh, o);
-    vf d_c = vf_fma(dh_o, vf_fnma(t, t, one), dc);
+    vf d_c = vf_fma(dh_o, vf_fnma(t, t, one), lstm_dc_after(row, unit, lanes));
     const vf d_o = vf_mul(vf_mul(dh_o, t), vf_sub(one, o));
-    if (p)
-        d_c = vf_fma(vf_load(p + 2 * H), d_o, d_c);
+    if (peephole)
+        d_c = vf_fma(lstm_peephole_of(cell, 2, unit), d_o, d_c);
     const vf dc_i = vf_mul(d_c, i), dc_f = vf_mul(d_c, f);
     const vf d_i = vf_mul(vf_mul(dc_i, g), vf_sub(one, i)), d_f = vf_mul(vf_mul(dc_f, c_before), vf_sub(one, f));
-    store_lanes(dgates, d_i, lanes);
-    store_lanes(dgates + H, d_f, lanes);
-    store_lanes(dgates + 2 * H, vf_mul(dc_i, vf_fnma(g, g, one)), lanes);
-    store_lanes(dgates + 3 * H, d_o, lanes);
-    if (!p)
-        return dc_f;
-    store_lanes(dp, vf_mul(d_i, c_before), lanes);
-    store_lanes(dp + H, vf_mul(d_f, c_before), lanes);
-    store_lanes(dp + 2 * H, vf_mul(d_o, c), lanes);
-    return vf_fma(vf_load(p + H), d_f, vf_fma(vf_load(p), d_i, dc_f));
+    real *dx = row->dx + unit;
+    store_lanes(dx, d_i, lanes);
+    store_lanes(dx + H, d_f, lanes);
+    store_lanes(dx + 2 * H, vf_mul(dc_i, vf_fnma(g, g, one)), lanes);
+    store_lanes(dx + 3 * H, d_o, lanes);
+    vf dc = dc_f;
+    if (peephole) {
+        real *dp = row->extras + unit;
+        store_lanes(dp, vf_mul(d_i, c_before), lanes);
+        store_lanes(dp + H, vf_mul(d_f, c_before), lanes);
+        store_lanes(dp + 2 * H, vf_mul(d_o, c), lanes);
+        dc = vf_fma(lstm_peephole_of(cell, 1, unit), d_f, vf_fma(lstm_peephole_of(cell, 0, unit), d_i, dc_f));
+    }
+    store_lanes(row->dc + unit, dc, lanes);
+}
+
+FL_INLINE void lstm_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)
+{
+    lstm_of_four_back(cell, row, unit, lanes, dh, false);
+}
+
+FL_INLINE void lstm_peephole_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)
+{
+    lstm_of_four_back(cell, row, unit, lanes, dh, true);
 }
 
 #endif

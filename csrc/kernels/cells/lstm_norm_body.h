@@ -7,16 +7,15 @@
  * (TensorFlow Lite; Haste).  The rest is cell_lstm_unit_body.h.  Means go over units, and thus over lanes: they are summed
  * in SUM_LANES partial sums, each of every SUM_LANES-th unit, whatever the width of a vector.
  */
-#ifndef FL_CELL_NORM_BODY_H
-#define FL_CELL_NORM_BODY_H
+#ifndef FL_LSTM_NORM_BODY_H
+#define FL_LSTM_NORM_BODY_H
+#include "kernels/cells/lstm_options_body.h"
 
 #define NORM_GATE_EPS REAL(1e-8)
 #define NORM_HASTE_EPS REAL(1e-5)
 
 #define SUM_LANES (64 / sizeof(real)) /* lanes of the widest vector */
 #define SUM_VECTORS (SUM_LANES / VF_LANES)
-
-FL_INLINE size_t lanes_at(size_t n, size_t unit) { return n - unit < VF_LANES ? n - unit : VF_LANES; }
 
 /* ---- Sums over a row -------------------------------------------------------------------------------------- */
 
@@ -145,14 +144,14 @@ typedef struct lstm_norms {
 FL_INLINE vf norm_gate(const fl_cell *cell, const lstm_norms *norms, size_t n, size_t unit, size_t lanes)
 {
     const size_t element = n * cell->sizes.H + unit;
-    const real *gamma = (const real *)cell->weight_ln_ih + element;
-    vf a = cell->bias ? load_lanes((const real *)cell->bias + element, lanes) : vf_set1(0);
+    const real *gamma = (const real *)cell->own.weight_ln_ih + element;
+    vf a = cell->own.bias_ih ? load_lanes((const real *)cell->own.bias_ih + element, lanes) : vf_set1(0);
     if (!norms->haste)
         return vf_fma(normalised(&norms->stats[n], norm_input(&norms->rows[n], unit, lanes)), load_lanes(gamma, lanes),
                       a);
     a = vf_fma(normalised(&norms->stats[0], norm_input(&norms->rows[0], element, lanes)), load_lanes(gamma, lanes), a);
     return vf_fma(normalised(&norms->stats[1], norm_input(&norms->rows[1], element, lanes)),
-                  load_lanes((const real *)cell->weight_ln_hh + element, lanes), a);
+                  load_lanes((const real *)cell->own.weight_ln_hh + element, lanes), a);
 }
 
 /* What act_h sees; `stats` of c in Haste's. */
@@ -161,8 +160,8 @@ FL_INLINE vf norm_c(const fl_cell *cell, const lstm_norms *norms, const norm_sta
 {
     if (!norms->haste)
         return c;
-    return vf_fma(normalised(stats, c), load_lanes((const real *)cell->weight_ln_c + unit, lanes),
-                  load_lanes((const real *)cell->bias_ln_c + unit, lanes));
+    return vf_fma(normalised(stats, c), load_lanes((const real *)cell->own.weight_ln_c + unit, lanes),
+                  load_lanes((const real *)cell->own.bias_ln_c + unit, lanes));
 }
 
 static void norm_save(const norm_row *row, size_t n, real *saved)
@@ -194,7 +193,7 @@ static inline void lstm_norm_row(const fl_cell *cell, const unit_row *row, const
         for (size_t n = 0; n + 1 < gates; n++) {
             norms.rows[n] = (norm_row){.x = x + n * H, .h = h + n * H};
             if (o->peephole && n + 2 < gates) {
-                norms.rows[n].p = (const real *)cell->weight_ch + n * H;
+                norms.rows[n].p = (const real *)cell->own.weight_ch + n * H;
                 norms.rows[n].c = row->c;
             }
             norms.stats[n] = norm_stats_of(&norms.rows[n], H, NORM_GATE_EPS);
@@ -217,7 +216,7 @@ static inline void lstm_norm_row(const fl_cell *cell, const unit_row *row, const
         const size_t n = gates - 1;
         norms.rows[n] = (norm_row){.x = x + n * H, .h = h + n * H};
         if (o->peephole) {
-            norms.rows[n].p = (const real *)cell->weight_ch + (n - 1) * H;
+            norms.rows[n].p = (const real *)cell->own.weight_ch + (n - 1) * H;
             norms.rows[n].c = row->h;
         }
         norms.stats[n] = norm_stats_of(&norms.rows[n], H, NORM_GATE_EPS);
@@ -242,15 +241,15 @@ static inline void lstm_norm_row_back(const fl_cell *cell, const unit_back_row *
     const fl_cell_options *o = &cell->options;
     const fl_activation *act_f = &o->activations[0], *act_g = &o->activations[1], *act_h = &o->activations[2];
     const size_t H = cell->sizes.H, gates = cell->sizes.gates, GH = gates * H, second_row = gates - 3;
-    real *const dp = row->extras, *const da = dp + cell->sizes.peepholes * H;
-    real *const dgamma_ih = da + GH; /* of Haste's, those of weight_ln_hh, weight_ln_c and bias_ln_c follow */
+    /* In the order of fl_gradient_row: the bias, peepholes, weight_ln_ih; Haste's weight_ln_hh, weight_ln_c, bias_ln_c. */
+    real *const da = row->extras, *const dp = da + GH, *const dgamma_ih = dp + cell->sizes.peepholes * H;
     real *const values = scratch, *const slopes = scratch + 3 * H; /* i, f, g; first, second, g */
     real *const unclipped = scratch + 6 * H, *const c = scratch + 7 * H, *const dc = scratch + 8 * H;
     const norm_row c_row = {.x = c};
     lstm_norms norms = {.haste = o->layer_norm == FL_LAYER_NORM_HASTE};
     norm_stats c_stats = {vf_set1(0), vf_set1(0)};
     const size_t width = norms.haste ? GH : H;
-    const real *gamma = cell->weight_ln_ih;
+    const real *gamma = cell->own.weight_ln_ih;
     for (size_t n = 0; n < (norms.haste ? 2 : gates); n++) {
         norms.rows[n].x = row->saved + n * width;
         norms.stats[n] = norm_stats_of(&norms.rows[n], width, norms.haste ? NORM_HASTE_EPS : NORM_GATE_EPS);
@@ -292,7 +291,7 @@ static inline void lstm_norm_row_back(const fl_cell *cell, const unit_back_row *
         store_lanes(d_squashed + unit, vf_mul(dh_o, lstm_activation_slope(act_h, squashed)), lanes);
     }
     if (norms.haste) {
-        norm_back(&c_row, &c_stats, cell->weight_ln_c, H, d_squashed, dc, dgamma_ih + 2 * GH);
+        norm_back(&c_row, &c_stats, cell->own.weight_ln_c, H, d_squashed, dc, dgamma_ih + 2 * GH);
     } else {
         const size_t at = (gates - 1) * H;
         norm_back(&norms.rows[gates - 1], &norms.stats[gates - 1], gamma + at, H, da + at, row->dx + at,
@@ -307,7 +306,7 @@ static inline void lstm_norm_row_back(const fl_cell *cell, const unit_back_row *
         vf d = vf_fma(zone_c.taken, dc_after, load_lanes(dc + unit, lanes));
         if (o->peephole) {
             const vf d_o = load_lanes(row->dx + (gates - 1) * H + unit, lanes);
-            d = vf_fma(lstm_peephole(cell, gates - 2, unit), d_o, d);
+            d = vf_fma(lstm_peephole_of(cell, gates - 2, unit), d_o, d);
             store_lanes(dp + (gates - 2) * H + unit, vf_mul(d_o, load_lanes(c + unit, lanes)), lanes);
         }
         d = vf_mul(d, clip_slope(load_lanes(unclipped + unit, lanes), o->cell_clip));
@@ -321,7 +320,7 @@ static inline void lstm_norm_row_back(const fl_cell *cell, const unit_back_row *
     }
     if (norms.haste) {
         norm_back(&norms.rows[0], &norms.stats[0], gamma, GH, da, row->dx, dgamma_ih);
-        norm_back(&norms.rows[1], &norms.stats[1], cell->weight_ln_hh, GH, da, row->dh, dgamma_ih + GH);
+        norm_back(&norms.rows[1], &norms.stats[1], cell->own.weight_ln_hh, GH, da, row->dh, dgamma_ih + GH);
         return;
     }
     for (size_t n = 0; n + 1 < gates; n++)
@@ -333,7 +332,7 @@ static inline void lstm_norm_row_back(const fl_cell *cell, const unit_back_row *
             const size_t lanes = lanes_at(H, unit);
             const vf dz = load_lanes(row->dx + n * H + unit, lanes), dc_before = load_lanes(row->dc + unit, lanes);
             store_lanes(dp + n * H + unit, vf_mul(dz, load_lanes(row->c_before + unit, lanes)), lanes);
-            store_lanes(row->dc + unit, vf_fma(lstm_peephole(cell, n, unit), dz, dc_before), lanes);
+            store_lanes(row->dc + unit, vf_fma(lstm_peephole_of(cell, n, unit), dz, dc_before), lanes);
         }
     }
 }

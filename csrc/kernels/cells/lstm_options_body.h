@@ -9,15 +9,9 @@
  * until a division cannot be put off, as in cell_lstm_body.h, and with no coupling it has the bits of that cell.  Being plain
  * is a matter of the options alone.
  */
-#ifndef FL_CELL_LSTM_UNIT_BODY_H
-#define FL_CELL_LSTM_UNIT_BODY_H
-
-/* The peepholes of row n of pre-activations, or of o for n = gates - 2.  A whole vector: memory goes on behind them, and what
- * padded lanes get is never stored. */
-FL_INLINE vf lstm_peephole(const fl_cell *cell, size_t n, size_t unit)
-{
-    return vf_load((const real *)cell->weight_ch + n * cell->sizes.H + unit);
-}
+#ifndef FL_LSTM_OPTIONS_BODY_H
+#define FL_LSTM_OPTIONS_BODY_H
+#include "kernels/cells/lstm_body.h"
 
 /* ---- Plain, forward --------------------------------------------------------------------------------------- */
 
@@ -159,7 +153,7 @@ static __attribute__((noinline)) void lstm_general(const fl_cell *cell, const un
     const lstm_values v = lstm_values_of(o, first, second, gate_g);
     const vf c = clip_to(lstm_unclipped_c(&v, load_lanes(row->c + unit, lanes)), o->cell_clip);
     if (o->peephole)
-        gate_o = vf_fma(lstm_peephole(cell, cell->sizes.gates - 2, unit), c, gate_o);
+        gate_o = vf_fma(lstm_peephole_of(cell, cell->sizes.gates - 2, unit), c, gate_o);
     if (row->saved)
         lstm_save_unit(cell, row, unit, lanes, first, second, gate_g, gate_o);
     const vf h = vf_mul(lstm_gate(o, &o->activations[0], gate_o), lstm_activate(&o->activations[2], c));
@@ -172,7 +166,7 @@ FL_INLINE void lstm_usual(const fl_cell *cell, const unit_row *row, size_t unit,
 {
     const vf c = lstm_plain_c(coupling, first, second, gate_g, c_before);
     if (peephole)
-        gate_o = vf_fma(lstm_peephole(cell, cell->sizes.peepholes - 1, unit), c, gate_o);
+        gate_o = vf_fma(lstm_peephole_of(cell, cell->sizes.peepholes - 1, unit), c, gate_o);
     const vf o_denominator = sigmoid_denominator(gate_o, 0);
     const tanh_parts squashed = tanh_of(c, 0);
     store_lanes(row->c + unit, c, lanes);
@@ -182,7 +176,7 @@ FL_INLINE void lstm_usual(const fl_cell *cell, const unit_row *row, size_t unit,
 }
 
 /* One vector of units; x holds a vector for each row of pre-activations, h one to be added to it, or is null. */
-FL_INLINE void lstm_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x, const vf *h)
+FL_INLINE void lstm_options_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x, const vf *h)
 {
     const fl_cell_options *o = &cell->options;
     const bool has_second = o->coupling == FL_COUPLING_NONE;
@@ -205,9 +199,9 @@ FL_INLINE void lstm_unit(const fl_cell *cell, const unit_row *row, size_t unit, 
     }
     const vf c_before = load_lanes(row->c + unit, lanes);
     if (o->peephole) {
-        first = vf_fma(lstm_peephole(cell, 0, unit), c_before, first);
+        first = vf_fma(lstm_peephole_of(cell, 0, unit), c_before, first);
         if (has_second)
-            second = vf_fma(lstm_peephole(cell, 1, unit), c_before, second);
+            second = vf_fma(lstm_peephole_of(cell, 1, unit), c_before, second);
     }
     if (cell->is_usual)
         lstm_usual(cell, row, unit, lanes, o->coupling, o->peephole, first, second, gate_g, gate_o, c_before);
@@ -215,31 +209,7 @@ FL_INLINE void lstm_unit(const fl_cell *cell, const unit_row *row, size_t unit, 
         lstm_general(cell, row, unit, lanes, first, second, gate_g, gate_o);
 }
 
-/* The same for a cell with peepholes that keeps its gates. */
-FL_INLINE void lstm_peephole_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
-                                  const vf *h)
-{
-    const vf c_before = load_lanes(row->c + unit, lanes);
-    lstm_parts parts;
-    parts.i_denominator = sigmoid_denominator(vf_fma(lstm_peephole(cell, 0, unit), c_before, x[0]), 0);
-    parts.f_denominator = sigmoid_denominator(vf_fma(lstm_peephole(cell, 1, unit), c_before, x[1]), 0);
-    parts.g = tanh_of(x[2], 0);
-    const vf c = lstm_new_c(&parts, c_before);
-    parts.o_denominator = sigmoid_denominator(vf_fma(lstm_peephole(cell, 2, unit), c, x[3]), 0);
-    store_lanes(row->c + unit, c, lanes);
-    store_lanes(row->h + unit, lstm_new_h(&parts, c), lanes);
-    if (row->saved)
-        store_gates(&parts, cell->sizes.H, lanes, row->saved + unit);
-    (void)h;
-}
-
 /* ---- Backward --------------------------------------------------------------------------------------------- */
-
-FL_INLINE vf lstm_dc_after(const unit_back_row *row, size_t unit, size_t lanes)
-{
-    const vf dc = load_lanes(row->dc + unit, lanes);
-    return row->dc_given ? vf_add(dc, load_lanes(row->dc_given + unit, lanes)) : dc;
-}
 
 /* The gradient of c^ by the gates that it is made of, less their slopes: a factor for row 0 of pre-activations. */
 FL_INLINE vf lstm_first_factor(fl_coupling coupling, vf g, vf c_before)
@@ -265,10 +235,10 @@ FL_INLINE void lstm_store_gradients(const fl_cell *cell, const unit_back_row *ro
     store_lanes(dx + (second_row + 2) * H, d_o, lanes);
     if (cell->options.peephole) {
         real *dp = row->extras + unit;
-        dc = vf_fma(lstm_peephole(cell, 0, unit), d_first, dc);
+        dc = vf_fma(lstm_peephole_of(cell, 0, unit), d_first, dc);
         store_lanes(dp, vf_mul(d_first, c_before), lanes);
         if (second_row) {
-            dc = vf_fma(lstm_peephole(cell, 1, unit), d_second, dc);
+            dc = vf_fma(lstm_peephole_of(cell, 1, unit), d_second, dc);
             store_lanes(dp + H, vf_mul(d_second, c_before), lanes);
         }
         store_lanes(dp + (second_row + 1) * H, vf_mul(d_o, c), lanes);
@@ -301,7 +271,7 @@ static __attribute__((noinline)) void lstm_general_back(const fl_cell *cell, con
     const vf dh_o = vf_mul(dh, lstm_gate(o, act_f, gate_o));
     vf d_c = vf_fma(dh_o, lstm_activation_slope(act_h, c), vf_mul(zone_c.taken, dc));
     if (o->peephole)
-        d_c = vf_fma(lstm_peephole(cell, second_row + 1, unit), d_o, d_c);
+        d_c = vf_fma(lstm_peephole_of(cell, second_row + 1, unit), d_o, d_c);
     d_c = vf_mul(d_c, clip_slope(unclipped, o->cell_clip));
     const vf d_first =
         vf_mul(vf_mul(d_c, lstm_first_factor(o->coupling, v.g, c_before)), lstm_gate_slope(o, act_f, first));
@@ -314,7 +284,7 @@ static __attribute__((noinline)) void lstm_general_back(const fl_cell *cell, con
 /* One vector of units from dh, the gradient of h.  The plain cell's five quotients come from two divisions: with
  * r = 1 / (a b), 1/a = r b.  Denominators are limited as in store_gates(), so that the product of three and its reciprocal
  * are normal numbers. */
-FL_INLINE void lstm_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)
+FL_INLINE void lstm_options_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)
 {
     if (!cell->is_usual) {
         lstm_general_back(cell, row, unit, lanes, dh);
@@ -372,7 +342,7 @@ FL_INLINE void lstm_unit_back(const fl_cell *cell, const unit_back_row *row, siz
     const vf d_o = vf_mul(vf_mul(dh_o, t), vf_sub(one, o));
     vf d_c = vf_fma(dh_o, vf_fnma(t, t, one), lstm_dc_after(row, unit, lanes));
     if (cell->options.peephole)
-        d_c = vf_fma(lstm_peephole(cell, second_row + 1, unit), d_o, d_c);
+        d_c = vf_fma(lstm_peephole_of(cell, second_row + 1, unit), d_o, d_c);
     const vf dc_f = vf_mul(d_c, f), dc_i = vf_mul(d_c, i);
     const vf d_first = vf_mul(vf_mul(d_c, first), vf_mul(rest, lstm_first_factor(coupling, g, c_before)));
     const vf d_second = vf_mul(vf_mul(dc_f, c_before), vf_sub(one, second));
@@ -380,16 +350,6 @@ FL_INLINE void lstm_unit_back(const fl_cell *cell, const unit_back_row *row, siz
     lstm_store_gradients(cell, row, unit, lanes, d_first, d_second, d_g, d_o, dc_f, c_before, c);
     if (row->dh_before)
         store_lanes(row->dh_before + unit, vf_set1(0), lanes);
-}
-
-/* Of a cell with peepholes that keeps its gates. */
-FL_INLINE void lstm_peephole_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)
-{
-    const vf c = load_lanes(row->c + unit, lanes), c_before = load_lanes(row->c_before + unit, lanes);
-    const vf dc =
-        lstm_cell_gradient(row->saved + unit, cell->sizes.H, lanes, c, c_before, dh, lstm_dc_after(row, unit, lanes),
-                           row->dx + unit, (const real *)cell->weight_ch + unit, row->extras + unit);
-    store_lanes(row->dc + unit, dc, lanes);
 }
 
 #endif

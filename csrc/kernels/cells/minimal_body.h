@@ -6,8 +6,9 @@
  * Each is a mean of h' and a_h, computed from the heavier one: heavier + weight (lighter - heavier), weight <= 1/2, so
  * that a gate which is 0 or 1 to working precision gives h' or a_h to the bit.
  */
-#ifndef FL_CELL_MIN_BODY_H
-#define FL_CELL_MIN_BODY_H
+#ifndef FL_MINIMAL_BODY_H
+#define FL_MINIMAL_BODY_H
+#include "kernels/cells/lstm_body.h"
 
 /* ---- minGRU ------------------------------------------------------------------------------------------------ */
 

@@ -3,8 +3,9 @@
  * Cells without gates on one vector of units: the RNN, h = f(a) (Elman 1990), and the IndRNN, whose recurrence is a
  * diagonal, h = f(x + u h') (Li et al. 2018).  Both save a.
  */
-#ifndef FL_CELL_RNN_BODY_H
-#define FL_CELL_RNN_BODY_H
+#ifndef FL_RNN_BODY_H
+#define FL_RNN_BODY_H
+#include "kernels/cells/cell_contract.h"
 
 static inline void rnn_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
                             const vf *h)
@@ -30,13 +31,13 @@ static inline void rnn_unit_back(const fl_cell *cell, const unit_back_row *row, 
 
 FL_INLINE vf indrnn_scan(const fl_cell *cell, size_t unit, size_t lanes, vf h, vf *a)
 {
-    a[0] = vf_fma(load_lanes((const real *)cell->weight_hh + unit, lanes), h, a[0]);
+    a[0] = vf_fma(load_lanes((const real *)cell->own.weight_hh + unit, lanes), h, a[0]);
     return activate_clipped(&cell->options.activations[0], cell->options.gate_clip, a[0]);
 }
 
 static inline void indrnn_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)
 {
-    const vf u = load_lanes((const real *)cell->weight_hh + unit, lanes);
+    const vf u = load_lanes((const real *)cell->own.weight_hh + unit, lanes);
     const vf h_before = load_lanes(row->h_before + unit, lanes), da = rnn_gradient(cell, row, unit, lanes, dh);
     store_lanes(row->dx + unit, da, lanes);
     store_lanes(row->extras + unit, vf_mul(da, h_before), lanes);

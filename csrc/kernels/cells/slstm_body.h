@@ -6,8 +6,9 @@
  *     i = exp(a_i - m),  f = exp(l - m), 0 in the first step,  c = f c' + i tanh(a_z),  n = max(f n' + i, n_floor),  h = sigmoid(a_o) c / n
  * One of i and f is 1, whence one exponential E serves both.  Saves a_i, a_f, a_z, a_o.
  */
-#ifndef FL_CELL_SLSTM_BODY_H
-#define FL_CELL_SLSTM_BODY_H
+#ifndef FL_SLSTM_BODY_H
+#define FL_SLSTM_BODY_H
+#include "kernels/cells/lstm_body.h"
 
 /* E = exp(-|a_f|) and log(sigmoid(a_f)). */
 typedef struct slstm_forget {

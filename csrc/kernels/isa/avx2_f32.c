@@ -10,5 +10,7 @@
 #define FL_REAL_BITS 32
 #include "kernels/simd/simd_avx2.h"
 
+#include "kernels/products/product_real_body.h"
+
 #include "kernels/isa/table_body.h"
 #endif

@@ -6,4 +6,6 @@
 #define FL_REAL_BITS 64
 #include "kernels/simd/simd_generic.h"
 
+#include "kernels/products/product_real_body.h"
+
 #include "kernels/isa/table_body.h"

@@ -6,17 +6,18 @@
  * Products with a gate row (G*H elements) take, for each stretch of FL_K_BLOCK hidden units, one gate after the other; so G
  * chains are independent where there is only one row.  Any other row is one gate.
  */
-#ifndef FL_MATRIX_BODY_H
-#define FL_MATRIX_BODY_H
+#ifndef FL_PANEL_BODY_H
+#define FL_PANEL_BODY_H
+#include "kernels/simd/lanes_body.h"
+#include "kernels/work.h"
 
 #define PANEL_VECTORS 4 /* of the widest panel */
 
+#define PRODUCT_MAX_ROWS 8
 /* Rows of a tile, for panels of 1 to 4 vectors. */
 #if VF_REGISTERS >= 32
-#define PRODUCT_MAX_ROWS 8
 static const unsigned char product_rows[PANEL_VECTORS] = {8, 8, 8, 6};
 #else
-#define PRODUCT_MAX_ROWS 8
 static const unsigned char product_rows[PANEL_VECTORS] = {8, 6, 4, 3};
 #endif
 
@@ -29,11 +30,11 @@ static const unsigned char product_rows[PANEL_VECTORS] = {8, 6, 4, 3};
 
 /* total[r][v] += a[r] M for hidden units [k_begin, k_end) of all gates; `panel` is that of M, G*H rows. */
 FL_INLINE void gate_product(real *total, const real *const *a, size_t gates, size_t H, size_t k_begin, size_t k_end,
-                            const real *panel, const int NR, const int NV)
+                            const weight *panel, const int NR, const int NV)
 {
     for (size_t k = k_begin, end; k < k_end; k = end) {
         end = k_end - k > FL_K_BLOCK ? k + FL_K_BLOCK : k_end;
-        const real *w = panel + gates * k * (size_t)NV * VF_LANES;
+        const weight *w = panel + gates * k * (size_t)NV * VF_LANES;
         for (size_t gate = 0; gate < gates; gate++) {
             vf acc[PRODUCT_MAX_ROWS * PANEL_VECTORS];
             const real *row[PRODUCT_MAX_ROWS];
@@ -43,8 +44,8 @@ FL_INLINE void gate_product(real *total, const real *const *a, size_t gates, siz
                 vf input[PRODUCT_MAX_ROWS];
                 FL_UNROLL_FOR (int r = 0; r < NR; r++) input[r] = vf_set1(row[r][n]);
                 FL_UNROLL_FOR (int v = 0; v < NV; v++) {
-                    const vf weight = vf_load(w + v * VF_LANES);
-                    FL_UNROLL_FOR (int r = 0; r < NR; r++) acc[r * NV + v] = vf_fma(input[r], weight, acc[r * NV + v]);
+                    const vf factor = load_weight(w + v * VF_LANES);
+                    FL_UNROLL_FOR (int r = 0; r < NR; r++) acc[r * NV + v] = vf_fma(input[r], factor, acc[r * NV + v]);
                 }
             }
             FL_UNROLL_FOR (int v = 0; v < NR * NV; v++)
@@ -55,13 +56,13 @@ FL_INLINE void gate_product(real *total, const real *const *a, size_t gates, siz
 }
 
 /* The same for one row: the gates' partial sums run side by side. */
-FL_INLINE void gate_product_one(real *total, const real *a, size_t H, const real *panel, const int G, const int NV)
+FL_INLINE void gate_product_one(real *total, const real *a, size_t H, const weight *panel, const int G, const int NV)
 {
     vf sum[PANEL_VECTORS];
     FL_UNROLL_FOR (int v = 0; v < NV; v++) sum[v] = vf_load(total + v * VF_LANES);
     for (size_t k = 0, end; k < H; k = end) {
         end = H - k > FL_K_BLOCK ? k + FL_K_BLOCK : H;
-        const real *w = panel + (size_t)G * k * (size_t)NV * VF_LANES;
+        const weight *w = panel + (size_t)G * k * (size_t)NV * VF_LANES;
         const size_t stretch = (end - k) * (size_t)NV * VF_LANES;
         vf acc[FL_MAX_GATES * PANEL_VECTORS];
         FL_UNROLL_FOR (int v = 0; v < G * NV; v++) acc[v] = vf_set1(0);
@@ -70,7 +71,7 @@ FL_INLINE void gate_product_one(real *total, const real *a, size_t H, const real
                 const vf input = vf_set1(a[(size_t)gate * H + n]);
                 FL_UNROLL_FOR (int v = 0; v < NV; v++)
                     acc[gate * NV + v] =
-                        vf_fma(input, vf_load(w + (size_t)gate * stretch + v * VF_LANES), acc[gate * NV + v]);
+                        vf_fma(input, load_weight(w + (size_t)gate * stretch + v * VF_LANES), acc[gate * NV + v]);
             }
         }
         FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
@@ -112,13 +113,13 @@ FL_INLINE void outer_tile(real *out, ptrdiff_t ld_out, size_t lanes, bool adds, 
 
 /* One function a tile, and tables of them. */
 typedef void gate_product_tile(real *total, const real *const *a, size_t gates, size_t H, size_t k_begin, size_t k_end,
-                               const real *panel);
+                               const weight *panel);
 typedef void outer_product_tile(real *out, ptrdiff_t ld_out, size_t lanes, bool adds, const real *a, ptrdiff_t a_stride,
                                 size_t M, const real *x);
 
 #define PRODUCT_TILE(NR, NV)                                                                                        \
     static void gate_product_##NR##_##NV(real *total, const real *const *a, size_t gates, size_t H, size_t k_begin, \
-                                         size_t k_end, const real *panel)                                           \
+                                         size_t k_end, const weight *panel)                                         \
     {                                                                                                               \
         gate_product(total, a, gates, H, k_begin, k_end, panel, NR, NV);                                            \
     }                                                                                                               \
@@ -161,7 +162,7 @@ static outer_product_tile *const outer_product_tiles[PANEL_VECTORS][PRODUCT_MAX_
     {EACH_WITH_3(OUTER_PRODUCT_OF)},
     {EACH_WITH_4(OUTER_PRODUCT_OF)}};
 
-static void gate_product_row(real *total, const real *a, size_t gates, size_t H, const real *panel, size_t vectors)
+static void gate_product_row(real *total, const real *a, size_t gates, size_t H, const weight *panel, size_t vectors)
 {
 #define ROW(G, NV) \
     case 8 * (G) + (NV): gate_product_one(total, a, H, panel, (G), (NV)); break;
@@ -178,41 +179,47 @@ FL_INLINE size_t next_product_rows(size_t rest, size_t most)
     return (rest + tiles - 1) / tiles;
 }
 
-/* What happens to the totals of a tile; `first` is the panel's first vector.  Inlined into the walk below. */
-typedef void finish_totals(const void *context, size_t row, size_t rows, size_t first, size_t vectors,
-                           const real *total);
+/* A tile of a product: some rows, and the vectors of a panel. */
+typedef struct product_tile {
+    size_t row, rows, first, vectors;
+} product_tile;
+
+/* What happens to the totals of a tile. */
+typedef void finish_totals(const void *context, const product_tile *t, const real *total);
 
 /* What a tile's end will read, asked for before its product begins; may be null. */
-typedef void prepare_totals(const void *context, size_t row, size_t rows, size_t first, size_t vectors);
+typedef void prepare_totals(const void *context, const product_tile *t);
 
-/* All rows times all panels.  Where a panel is larger than what should stay in L2, the rows pass it in parts, and their
- * totals wait in `totals`; there is room for those of all rows and one panel. */
-FL_INLINE void walk_product(const fl_panels *panels, const real *matrix, size_t gates, size_t H, size_t rows,
-                            const real *const *a, real *totals, prepare_totals *prepare, finish_totals *finish,
+/* Rows `a` times all panels; `a`, `out`, `bias` and `adds` of the product are not looked at.  Where a panel is larger than
+ * what should stay in L2, the rows pass it in parts, and their totals wait in `totals`; there is room for those of all rows
+ * and one panel. */
+FL_INLINE void walk_product(const fl_row_product *p, const real *const *a, prepare_totals *prepare, finish_totals *finish,
                             const void *context)
 {
-    for (size_t p = 0; p < panels->count; p++) {
-        const size_t first = fl_panel_first(panels, p), NV = fl_panel_first(panels, p + 1) - first;
-        const real *panel = matrix + first * VF_LANES * gates * H;
+    const size_t gates = p->gates, H = p->H, rows = p->rows;
+    for (size_t n = 0; n < p->panels.count; n++) {
+        const size_t first = fl_panel_first(&p->panels, n), NV = fl_panel_first(&p->panels, n + 1) - first;
+        const weight *panel = (const weight *)p->matrix + first * VF_LANES * gates * H;
         const size_t most = product_rows[NV - 1], tile_size = NV * VF_LANES;
-        size_t pass = PASS_BYTES / (gates * FL_K_BLOCK * tile_size * sizeof(real)) * FL_K_BLOCK;
+        size_t pass = PASS_BYTES / (gates * FL_K_BLOCK * tile_size * sizeof(weight)) * FL_K_BLOCK;
         const bool whole = rows <= most || H <= pass + pass / 2;
         pass = whole ? H : pass;
         for (size_t k = 0, end; k < H; k = end) {
             end = H - k > pass ? k + pass : H;
-            for (size_t row = 0, n; row < rows; row += n) {
-                n = next_product_rows(rows - row, most);
-                real *total = whole ? totals : totals + row * tile_size;
+            product_tile t = {0, 0, first, NV};
+            for (; t.row < rows; t.row += t.rows) {
+                t.rows = next_product_rows(rows - t.row, most);
+                real *total = (real *)p->totals + (whole ? 0 : t.row * tile_size);
                 if (prepare && end == H)
-                    prepare(context, row, n, first, NV);
+                    prepare(context, &t);
                 if (k == 0)
-                    for (size_t v = 0; v < n * NV; v++) vf_store(total + v * VF_LANES, vf_set1(0));
+                    for (size_t v = 0; v < t.rows * NV; v++) vf_store(total + v * VF_LANES, vf_set1(0));
                 if (rows == 1)
                     gate_product_row(total, a[0], gates, H, panel, NV);
                 else
-                    gate_product_tiles[NV - 1][n - 1](total, a + row, gates, H, k, end, panel);
+                    gate_product_tiles[NV - 1][t.rows - 1](total, a + t.row, gates, H, k, end, panel);
                 if (end == H)
-                    finish(context, row, n, first, NV, total);
+                    finish(context, &t, total);
             }
         }
     }
@@ -223,38 +230,35 @@ FL_INLINE size_t vector_lanes(const fl_panels *panels, size_t vector)
     return vector + 1 == panels->vectors ? panels->N - vector * VF_LANES : VF_LANES;
 }
 
-FL_INLINE void row_product_finish(const void *context, size_t row, size_t rows, size_t first, size_t vectors,
-                                  const real *total)
+FL_INLINE void row_product_finish(const void *context, const product_tile *t, const real *total)
 {
     const fl_row_product *p = context;
-    for (size_t r = 0; r < rows; r++) {
-        for (size_t v = 0; v < vectors; v++, total += VF_LANES) {
-            const size_t lanes = vector_lanes(&p->panels, first + v);
-            real *out = (real *)p->out[row + r] + (first + v) * VF_LANES;
+    for (size_t r = t->row; r < t->row + t->rows; r++) {
+        for (size_t v = t->first; v < t->first + t->vectors; v++, total += VF_LANES) {
+            const size_t lanes = vector_lanes(&p->panels, v);
+            real *out = (real *)p->out[r] + v * VF_LANES;
             vf sum = vf_load(total);
             if (p->adds)
                 sum = vf_add(load_lanes(out, lanes), sum);
             else if (p->bias)
-                sum = vf_add(load_lanes((const real *)p->bias + (first + v) * VF_LANES, lanes), sum);
+                sum = vf_add(load_lanes((const real *)p->bias + v * VF_LANES, lanes), sum);
             store_lanes(out, sum, lanes);
         }
     }
 }
 
-static __attribute__((noinline)) void row_product_prepare(const void *context, size_t row, size_t rows, size_t first,
-                                                          size_t vectors)
+static __attribute__((noinline)) void row_product_prepare(const void *context, const product_tile *t)
 {
     const fl_row_product *p = context;
-    const size_t begin = first * VF_LANES, width = vectors * VF_LANES;
-    const size_t end = begin + width < p->panels.N ? begin + width : p->panels.N;
-    for (size_t r = 0; r < rows; r++)
-        for (size_t n = begin; n < end; n += LINE_LANES) __builtin_prefetch((const real *)p->out[row + r] + n, 0, 2);
+    const size_t stop = (t->first + t->vectors) * VF_LANES, end = stop < p->panels.N ? stop : p->panels.N;
+    for (size_t r = t->row; r < t->row + t->rows; r++)
+        for (size_t n = t->first * VF_LANES; n < end; n += LINE_LANES)
+            __builtin_prefetch((const real *)p->out[r] + n, 0, 2);
 }
 
 static void row_product(const fl_row_product *p)
 {
-    walk_product(&p->panels, p->matrix, p->gates, p->H, p->rows, (const real *const *)p->a, p->totals,
-                 row_product_prepare, row_product_finish, p);
+    walk_product(p, (const real *const *)p->a, row_product_prepare, row_product_finish, p);
 }
 
 /* out[m] = row index[m] of a matrix in panels, plus a bias. */
@@ -264,10 +268,10 @@ static void gather_rows(const fl_panels *panels, const void *matrix, size_t K, c
     for (size_t m = 0; m < M; m++) {
         for (size_t p = 0; p < panels->count; p++) {
             const size_t first = fl_panel_first(panels, p), NV = fl_panel_first(panels, p + 1) - first;
-            const real *row = (const real *)matrix + (first * K + NV * (size_t)index[m]) * VF_LANES;
+            const weight *row = (const weight *)matrix + (first * K + NV * (size_t)index[m]) * VF_LANES;
             for (size_t v = 0; v < NV; v++) {
                 const size_t begin = (first + v) * VF_LANES, lanes = vector_lanes(panels, first + v);
-                const vf sum = vf_add(load_lanes((const real *)bias + begin, lanes), vf_load(row + v * VF_LANES));
+                const vf sum = vf_add(load_lanes((const real *)bias + begin, lanes), load_weight(row + v * VF_LANES));
                 store_lanes((real *)out[m] + begin, sum, lanes);
             }
         }
@@ -306,7 +310,7 @@ static void fill_panel(const fl_panels *panels, size_t panel, size_t M, const vo
 static void column_sums(size_t M, const void *a, ptrdiff_t a_stride, size_t begin, size_t end, bool adds, void *out)
 {
     for (size_t n = begin; n < end; n += VF_LANES) {
-        const size_t lanes = end - n < VF_LANES ? end - n : VF_LANES;
+        const size_t lanes = lanes_at(end, n);
         const real *element = (const real *)a + n;
         vf total = adds ? load_lanes((const real *)out + n, lanes) : vf_set1(0);
         for (size_t m = 0; m < M;) {
@@ -326,7 +330,7 @@ static void scatter_rows(size_t M, const void *a, ptrdiff_t a_stride, const int6
         const real *from = (const real *)a + (ptrdiff_t)m * a_stride;
         real *to = (real *)out + (ptrdiff_t)index[m] * ld_out;
         for (size_t n = begin; n < end; n += VF_LANES) {
-            const size_t lanes = end - n < VF_LANES ? end - n : VF_LANES;
+            const size_t lanes = lanes_at(end, n);
             store_lanes(to + n, vf_add(load_lanes(to + n, lanes), load_lanes(from + n, lanes)), lanes);
         }
     }

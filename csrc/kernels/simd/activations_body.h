@@ -8,6 +8,8 @@
  */
 #ifndef FL_ACTIVATIONS_BODY_H
 #define FL_ACTIVATIONS_BODY_H
+#include "model/cell.h"
+#include "kernels/simd/vecmath_body.h"
 
 /* x / (1 + |x|) is 1 from far below this on, and not infinity / infinity. */
 #if FL_REAL_BITS == 32

@@ -32,4 +32,6 @@ typedef uint64_t real_bits;
 #error "define FL_REAL_BITS as 32 or 64"
 #endif
 
+#define LINE_LANES (64 / sizeof(real)) /* of a cache line */
+
 #endif

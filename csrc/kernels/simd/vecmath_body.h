@@ -13,7 +13,6 @@
  */
 #ifndef FL_VECMATH_BODY_H
 #define FL_VECMATH_BODY_H
-
 #if FL_REAL_BITS == 32
 #define LOG2_E 0x1.715476p+0F
 /* ln 2, and in two parts, of which a multiple of the first by any n is exact. */
@@ -161,8 +160,5 @@ FL_INLINE vf log1p_exp_minus(vf a)
 
 /* log(1 + exp(a)) */
 FL_INLINE vf softplus(vf a) { return vf_add(vf_max(vf_set1(0), a), log1p_exp_minus(a)); }
-
-/* log(sigmoid(a)) */
-FL_INLINE vf log_sigmoid(vf a) { return vf_sub(vf_min(vf_set1(0), a), log1p_exp_minus(a)); }
 
 #endif

@@ -4,11 +4,13 @@
  */
 #ifndef FL_OPTIMISER_BODY_H
 #define FL_OPTIMISER_BODY_H
+#include "kernels/simd/lanes_body.h"
+#include "kernels/work.h"
 
 static void add_array(size_t n, const void *x, void *out)
 {
     for (size_t k = 0; k < n; k += VF_LANES) {
-        const size_t lanes = n - k < VF_LANES ? n - k : VF_LANES;
+        const size_t lanes = lanes_at(n, k);
         real *to = (real *)out + k;
         store_lanes(to, vf_add(load_lanes(to, lanes), load_lanes((const real *)x + k, lanes)), lanes);
     }
@@ -23,7 +25,7 @@ static void adam(const fl_adam *s)
     const vf root_correction = vf_set1((real)s->root_correction);
     const vf l2 = vf_set1((real)s->l2), decay = vf_set1((real)s->decay);
     for (size_t k = 0; k < s->n; k += VF_LANES) {
-        const size_t lanes = s->n - k < VF_LANES ? s->n - k : VF_LANES;
+        const size_t lanes = lanes_at(s->n, k);
         real *m_out = (real *)s->m + k, *v_out = (real *)s->v + k;
         const vf p = load_lanes((const real *)s->params + k, lanes);
         const vf g = vf_fma(l2, p, load_lanes((const real *)s->grads + k, lanes));
@@ -39,7 +41,7 @@ static void adam(const fl_adam *s)
 static void multiply_array(size_t n, const void *a, const void *b, void *out)
 {
     for (size_t k = 0; k < n; k += VF_LANES) {
-        const size_t lanes = n - k < VF_LANES ? n - k : VF_LANES;
+        const size_t lanes = lanes_at(n, k);
         store_lanes((real *)out + k,
                     vf_mul(load_lanes((const real *)a + k, lanes), load_lanes((const real *)b + k, lanes)), lanes);
     }

@@ -5,6 +5,7 @@
  */
 #ifndef FL_PIECES_BODY_H
 #define FL_PIECES_BODY_H
+#include "kernels/cells/lstm_body.h"
 
 static void lstm_cell_update(size_t B, size_t H, const void *gates, ptrdiff_t ldg, const void *c, ptrdiff_t ldc,
                              void *h_out, ptrdiff_t ldh_out, void *c_out, ptrdiff_t ldc_out)
@@ -12,12 +13,13 @@ static void lstm_cell_update(size_t B, size_t H, const void *gates, ptrdiff_t ld
     for (ptrdiff_t b = 0; b < (ptrdiff_t)B; b++) {
         const real *gate = (const real *)gates + b * ldg;
         for (size_t j = 0; j < H; j += VF_LANES) {
-            const size_t lanes = H - j < VF_LANES ? H - j : VF_LANES;
-            vf c_new = load_lanes((const real *)c + b * ldc + j, lanes);
-            const vf h = lstm_cell(load_lanes(gate + j, lanes), load_lanes(gate + H + j, lanes),
-                                   load_lanes(gate + 2 * H + j, lanes), load_lanes(gate + 3 * H + j, lanes), &c_new);
+            const size_t lanes = lanes_at(H, j);
+            const lstm_parts parts =
+                lstm_parts_of(load_lanes(gate + j, lanes), load_lanes(gate + H + j, lanes),
+                              load_lanes(gate + 2 * H + j, lanes), load_lanes(gate + 3 * H + j, lanes));
+            const vf c_new = lstm_new_c(&parts, load_lanes((const real *)c + b * ldc + j, lanes));
             store_lanes((real *)c_out + b * ldc_out + j, c_new, lanes);
-            store_lanes((real *)h_out + b * ldh_out + j, h, lanes);
+            store_lanes((real *)h_out + b * ldh_out + j, lstm_new_h(&parts, c_new), lanes);
         }
     }
 }
@@ -25,7 +27,7 @@ static void lstm_cell_update(size_t B, size_t H, const void *gates, ptrdiff_t ld
 static void sigmoid_array(size_t n, const void *x, void *out)
 {
     for (size_t k = 0; k < n; k += VF_LANES) {
-        const size_t lanes = n - k < VF_LANES ? n - k : VF_LANES;
+        const size_t lanes = lanes_at(n, k);
         store_lanes((real *)out + k, sigmoid(load_lanes((const real *)x + k, lanes)), lanes);
     }
 }
@@ -33,7 +35,7 @@ static void sigmoid_array(size_t n, const void *x, void *out)
 static void tanh_array(size_t n, const void *x, void *out)
 {
     for (size_t k = 0; k < n; k += VF_LANES) {
-        const size_t lanes = n - k < VF_LANES ? n - k : VF_LANES;
+        const size_t lanes = lanes_at(n, k);
         store_lanes((real *)out + k, hyperbolic_tangent(load_lanes((const real *)x + k, lanes)), lanes);
     }
 }

@@ -3,12 +3,12 @@
  * Cells without a recurrent product (IndRNN, minGRU, minLSTM): each unit has a recurrence of its own, so the input
  * product of many steps is one product, and its tiles end in the cell.  h passes from step to step through the output,
  * which is still near.
- *
- * A cell_*_body.h supplies <cell>_scan(cell, unit, lanes, h, a): h after a step, from h before it and the
- * pre-activations, which are left behind as the backward pass wants them.
  */
 #ifndef FL_SCAN_BODY_H
 #define FL_SCAN_BODY_H
+#include "kernels/cells/minimal_body.h"
+#include "kernels/cells/rnn_body.h"
+#include "kernels/walks/cell_functions_body.h"
 
 /* Few inputs, no more than one partial sum: the sums of some rows stay in registers, and units are walked inside, so
  * that the output is written in the order of memory.  (Where it goes beyond the caches, stores to columns of it take 31
@@ -20,8 +20,6 @@
 #define SCAN_ROWS 4
 #endif
 
-typedef vf unit_scan(const fl_cell *cell, size_t unit, size_t lanes, vf h, vf *a);
-
 /* What the rows of one vector of units share. */
 typedef struct scan_view {
     const fl_cell *cell;
@@ -32,14 +30,14 @@ typedef struct scan_view {
 
 FL_INLINE scan_view scan_view_of(const fl_scan *s, size_t unit)
 {
-    const size_t H = s->cell->sizes.H, lanes = H - unit < VF_LANES ? H - unit : VF_LANES;
+    const size_t H = s->cell->sizes.H, lanes = lanes_at(H, unit);
     const real *bias = (const real *)s->bias + unit * s->panels.together;
     const scan_view at = {s->cell, H, unit, lanes, fl_gate_stride(&s->panels, H), bias};
     return at;
 }
 
 /* One row, from sums of products. */
-FL_INLINE void scan_unit(const scan_view *at, const real *h, real *y, real *saved, vf *a, const int G, unit_scan *next)
+FL_INLINE void scan_unit(const scan_view *at, const real *h, real *y, real *saved, vf *a, const int G, cell_scan *next)
 {
     FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
         a[gate] = vf_add(vf_load(at->bias + (size_t)gate * at->stride), a[gate]);
@@ -52,12 +50,11 @@ FL_INLINE void scan_unit(const scan_view *at, const real *h, real *y, real *save
 }
 
 /* Rows of a tile. */
-FL_INLINE void scan_totals(const fl_scan *s, size_t row, size_t rows, size_t first, size_t vectors, const real *totals,
-                           const int G, unit_scan *next)
+FL_INLINE void scan_totals(const fl_scan *s, const product_tile *t, const real *totals, const int G, cell_scan *next)
 {
-    const size_t together = s->panels.together, begin = first / together * VF_LANES;
-    const size_t end = begin + vectors / together * VF_LANES;
-    for (size_t last = row + rows; row < last; row++) {
+    const size_t together = s->panels.together, begin = t->first / together * VF_LANES;
+    const size_t end = begin + t->vectors / together * VF_LANES;
+    for (size_t row = t->row; row < t->row + t->rows; row++) {
         const real *h = s->h_before[row];
         real *y = s->y[row], *saved = s->saved ? s->saved[row] : NULL;
         for (size_t unit = begin; unit < end; unit += VF_LANES, totals += together * VF_LANES) {
@@ -70,7 +67,7 @@ FL_INLINE void scan_totals(const fl_scan *s, size_t row, size_t rows, size_t fir
 }
 
 /* NR rows of one-hot or few inputs. */
-FL_INLINE void scan_rows(const fl_scan *s, size_t row, const int G, const int NR, unit_scan *next)
+FL_INLINE void scan_rows(const fl_scan *s, size_t row, const int G, const int NR, cell_scan *next)
 {
     const size_t I = s->I, together = s->panels.together;
     const real *x[SCAN_ROWS], *h[SCAN_ROWS];
@@ -84,25 +81,25 @@ FL_INLINE void scan_rows(const fl_scan *s, size_t row, const int G, const int NR
     for (size_t p = 0, unit = 0, first = 0, end; p < s->panels.count; p++, first = end) {
         end = fl_panel_first(&s->panels, p + 1);
         const size_t width = (end - first) * VF_LANES;
-        const real *panel = (const real *)s->W + first * VF_LANES * I;
-        for (const real *behind = panel + width; panel < behind; panel += together * VF_LANES, unit += VF_LANES) {
+        const weight *panel = (const weight *)s->W + first * VF_LANES * I;
+        for (const weight *behind = panel + width; panel < behind; panel += together * VF_LANES, unit += VF_LANES) {
             const scan_view at = scan_view_of(s, unit);
             vf a[SCAN_ROWS * FL_MAX_GATES];
             if (s->x_index) {
                 FL_UNROLL_FOR (int r = 0; r < NR; r++)
                     FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
                         a[r * G + gate] =
-                            vf_load(panel + (size_t)s->x_index[row + (size_t)r] * width + (size_t)gate * at.stride);
+                            load_weight(panel + (size_t)s->x_index[row + (size_t)r] * width + (size_t)gate * at.stride);
             } else {
-                const real *w = panel;
+                const weight *w = panel;
                 FL_UNROLL_FOR (int v = 0; v < NR * G; v++) a[v] = vf_set1(0);
                 for (size_t k = 0; k < I; k++, w += width) {
-                    vf weight[FL_MAX_GATES];
-                    FL_UNROLL_FOR (int gate = 0; gate < G; gate++) weight[gate] = vf_load(w + (size_t)gate * at.stride);
+                    vf factor[FL_MAX_GATES];
+                    FL_UNROLL_FOR (int gate = 0; gate < G; gate++) factor[gate] = load_weight(w + (size_t)gate * at.stride);
                     FL_UNROLL_FOR (int r = 0; r < NR; r++) {
                         const vf input = vf_set1(x[r][k]);
                         FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
-                            a[r * G + gate] = vf_fma(input, weight[gate], a[r * G + gate]);
+                            a[r * G + gate] = vf_fma(input, factor[gate], a[r * G + gate]);
                     }
                 }
             }
@@ -111,47 +108,48 @@ FL_INLINE void scan_rows(const fl_scan *s, size_t row, const int G, const int NR
     }
 }
 
-static __attribute__((noinline)) void scan_prepare(const void *context, size_t row, size_t rows, size_t first,
-                                                   size_t vectors)
+static __attribute__((noinline)) void scan_prepare(const void *context, const product_tile *t)
 {
     const fl_scan *s = context;
-    const size_t together = s->panels.together, begin = first / together * VF_LANES;
-    const size_t end = (first + vectors) / together * VF_LANES;
-    for (size_t r = 0; r < rows; r++)
+    const size_t together = s->panels.together, begin = t->first / together * VF_LANES;
+    const size_t end = (t->first + t->vectors) / together * VF_LANES;
+    for (size_t r = t->row; r < t->row + t->rows; r++)
         for (size_t unit = begin; unit < end && unit < s->cell->sizes.H; unit += LINE_LANES)
-            __builtin_prefetch((const real *)s->y[row + r] + unit, 1);
+            __builtin_prefetch((const real *)s->y[r] + unit, 1);
 }
 
-#define SCAN(CELL, G)                                                                                     \
-    static void CELL##_finish(const void *context, size_t row, size_t rows, size_t first, size_t vectors, \
-                              const real *totals)                                                         \
-    {                                                                                                     \
-        scan_totals(context, row, rows, first, vectors, totals, G, CELL##_scan);                          \
-    }                                                                                                     \
-    static void CELL##_rows(const fl_scan *s)                                                             \
-    {                                                                                                     \
-        size_t row = 0;                                                                                   \
-        for (; SCAN_ROWS > 1 && row + SCAN_ROWS <= s->rows; row += SCAN_ROWS)                             \
-            scan_rows(s, row, G, SCAN_ROWS, CELL##_scan);                                                 \
-        for (; row < s->rows; row++) scan_rows(s, row, G, 1, CELL##_scan);                                \
-    }
+FL_INLINE void scan_all_rows(const fl_scan *s, const int G, cell_scan *next)
+{
+    size_t row = 0;
+    for (; SCAN_ROWS > 1 && row + SCAN_ROWS <= s->rows; row += SCAN_ROWS) scan_rows(s, row, G, SCAN_ROWS, next);
+    for (; row < s->rows; row++) scan_rows(s, row, G, 1, next);
+}
+
+#define SCAN(CELL, G)                                                                                               \
+    static void CELL##_scan_tile(const void *context, const product_tile *t, const real *totals)                    \
+    {                                                                                                               \
+        scan_totals(context, t, totals, G, CELL##_scan);                                                            \
+    }                                                                                                               \
+    static void CELL##_scan_rows(const fl_scan *s) { scan_all_rows(s, G, CELL##_scan); }
 SCAN(indrnn, 1)
 SCAN(mingru, 2)
 SCAN(minlstm, 3)
-#undef SCAN
 
 static void scan(const fl_scan *s)
 {
-    static finish_totals *const finish[] = {indrnn_finish, mingru_finish, minlstm_finish};
-    static void (*const run[])(const fl_scan *) = {indrnn_rows, mingru_rows, minlstm_rows};
-    const size_t G = s->cell->sizes.gates;
-    /* The IndRNN waits for its activation: rows that do so one for the other should not stand side by side. */
-    const bool waits = G == 1 && s->apart < SCAN_ROWS;
+    const cell_functions *cell = functions_of(s->cell);
+    /* A cell of one gate waits for its activation: rows that do so one for the other should not stand side by side. */
+    const bool waits = s->cell->sizes.gates == 1 && s->apart < SCAN_ROWS;
+    const fl_row_product product = {.panels = s->panels,
+                                    .matrix = s->W,
+                                    .gates = 1,
+                                    .H = s->I,
+                                    .rows = s->rows,
+                                    .totals = s->totals};
     if (s->x_index || (s->I <= SCAN_INPUTS && !waits))
-        run[G - 1](s);
+        cell->scan_rows(s);
     else
-        walk_product(&s->panels, s->W, 1, s->I, s->rows, (const real *const *)s->x, s->totals, scan_prepare,
-                     finish[G - 1], s);
+        walk_product(&product, (const real *const *)s->x, scan_prepare, cell->scan_tile, s);
 }
 
 #endif

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The backward driver, for the API.
+ */
+#ifndef FL_BACKWARD_H
+#define FL_BACKWARD_H
+#include "backward/tape.h"
+#include "base/fp_state.h"
+
+/* Run checked arguments with at least one step, between fl_fp_enter(true), which returned *caller_state, and fl_fp_leave. */
+fl_status fl_back_run(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args, fl_fp_state *caller_state);
+
+#endif

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "backward/backward_plan.h"
+
+#include "forward/plan.h"
+
+/* Rows of a chunk: enough for the products over them, few enough to stay near. */
+#define CHUNK_ROWS_MIN 32
+#define CHUNK_ROWS_MAX 256
+#define CHUNKS 6                  /* at least, for threads to overlap, where that leaves enough rows */
+#define WORTH_NANOSECONDS 60000.0 /* work that gains from a second thread */
+#define SPLIT_ROWS 2              /* rows that each thread should have, for threads to divide rows */
+
+size_t fl_back_chunk(size_t T, size_t B)
+{
+    if (B == 0)
+        return 1;
+    size_t rows = T * B / CHUNKS;
+    rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows > CHUNK_ROWS_MAX ? CHUNK_ROWS_MAX : rows;
+    const size_t chunk = (rows + B / 2) / B;
+    return chunk == 0 || T == 0 ? 1 : chunk < T ? chunk : T;
+}
+
+back_plan fl_back_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads)
+{
+    back_plan plan = {.threads = 1, .groups = 1, .chunk = fl_back_chunk(T, B)};
+    plan.chunks = (T + plan.chunk - 1) / plan.chunk;
+    const fl_stack_shape *shape = &stack->shape;
+    const double P = (double)stack->sizes.P, D = (double)shape->num_directions;
+    const double deeper = (double)(shape->num_layers - 1) * D * P;
+    const double inputs = (double)shape->input_size + deeper + (double)shape->num_layers * P;
+    const double rows = (double)(stack->sizes.gates * stack->sizes.H);
+    const double vectors = 2.0 * inputs * rows * D / (double)stack->layout.lanes;
+    const double alone = (double)T * (double)B * vectors * FL_FMA_NS;
+    if (max_threads > 1 && alone > WORTH_NANOSECONDS) {
+        plan.threads = max_threads;
+        plan.groups = B >= SPLIT_ROWS * max_threads ? max_threads : 1;
+        plan.first_sharing = plan.groups == 1 ? 1 : 0;
+    }
+    return plan;
+}
+
+stage fl_back_stage(const fl_stack *stack, const back_plan *plan, size_t T, size_t index)
+{
+    const size_t L = stack->shape.num_layers, chunks = plan->chunks;
+    stage s;
+    size_t n; /* the chunk's place in the order of the direction */
+    if (stack->shape.num_directions == 1) { /* a chunk passes all layers */
+        s.direction = 0;
+        s.layer = L - 1 - index % L;
+        n = index / L;
+    } else {
+        n = index % chunks;
+        s.direction = index / chunks % 2;
+        s.layer = L - 1 - index / chunks / 2;
+    }
+    const size_t chunk = s.direction == 0 ? chunks - 1 - n : n;
+    s.begin = chunk * plan->chunk;
+    s.end = T - s.begin < plan->chunk ? T : s.begin + plan->chunk;
+    s.is_first = n == 0;
+    return s;
+}

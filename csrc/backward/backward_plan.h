@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The schedule of a backward pass.
+ *
+ * The sequence is cut into chunks of time by T and B alone.  A stage is one chunk of one layer and direction, and has two
+ * parts.  The recurrent part goes through the chunk's steps against time, each thread with its own batch rows, and ends
+ * with the gradient of the layer's input.  The shared part adds the chunk's rows to the gradients of the parameters; threads
+ * divide its outputs.  A shared part begins when all recurrent parts of its stage are done.  What passes from the one to
+ * the other has two buffers, so that recurrent parts may be a stage ahead.
+ */
+#ifndef FL_BACKWARD_PLAN_H
+#define FL_BACKWARD_PLAN_H
+#include "stack/stack.h"
+
+/* Threads: the first `groups` have rows of their own; those from `first_sharing` on do the shared part. */
+typedef struct back_plan {
+    size_t threads, groups, first_sharing;
+    size_t chunk, chunks; /* steps; number */
+} back_plan;
+
+typedef struct stage {
+    size_t layer, direction;
+    size_t begin, end; /* steps */
+    bool is_first;     /* of this layer and direction */
+} stage;
+
+/* Steps of a chunk.  Gradients are summed chunk by chunk, so it is a function of T and B alone. */
+size_t fl_back_chunk(size_t T, size_t B);
+back_plan fl_back_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads);
+/* Stage `index` of L*D*chunks. */
+stage fl_back_stage(const fl_stack *stack, const back_plan *plan, size_t T, size_t index);
+
+#endif

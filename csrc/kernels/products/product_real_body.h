@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The product of weights that are stored in the layer's dtype.  A product file says, for one storage: what a packed weight
+ * is (`weight`) and how it becomes a vector (load_weight); the shape of the tile; how weights are packed; and what
+ * accumulates (accumulate, add_one_hot).  Walks and cells see nothing else of it.
+ */
+#ifndef FL_PRODUCT_REAL_BODY_H
+#define FL_PRODUCT_REAL_BODY_H
+#include <string.h>
+
+#include "kernels/simd/lanes_body.h"
+#include "model/layout.h"
+
+typedef real weight;
+
+FL_INLINE vf load_weight(const weight *w) { return vf_load(w); }
+
+/* Eight independent chains hide a latency of 4 cycles at 2 multiply-adds a cycle; beyond that more accumulators save
+ * loads.  The rest of the registers holds weights and broadcast inputs. */
+#if VF_REGISTERS >= 32
+#define MAX_ROWS 6
+#define MAX_BLOCKS_1 4 /* blocks beside each other for one row */
+#define MAX_BLOCKS_2 3
+#define MAX_BLOCKS_3 2
+#else
+#define MAX_ROWS 3
+#define MAX_BLOCKS_1 3
+#define MAX_BLOCKS_2 1
+#define MAX_BLOCKS_3 1
+#endif
+#define MAX_ACCUMULATORS 24
+
+/* ---- Packing ------------------------------------------------------------------------------------------------ */
+
+/* `count` rows of K weights each, transposed: weight k of row n to to[k * step + n].  Rows are in step in the inner loop,
+ * so that writes are contiguous and reads find their cache lines again. */
+static void interleave_rows(size_t count, size_t K, const real *source, weight *to, size_t step)
+{
+    for (size_t k = 0; k < K; k++, to += step)
+        for (size_t n = 0; n < count; n++) to[n] = source[n * K + k];
+}
+
+static void pack_gates(const fl_layout *layout, size_t K, const void *source, void *packed)
+{
+    for (size_t block = 0; block < layout->blocks; block++) {
+        const size_t unit = block * layout->units, rest = layout->H - unit;
+        for (size_t gate = 0; gate < layout->gates; gate++) {
+            size_t step;
+            const size_t at = block * fl_panel_stride(layout, K) + fl_gate_offset(layout, gate, unit, &step);
+            interleave_rows(rest < layout->units ? rest : layout->units, K,
+                            (const real *)source + (gate * layout->H + unit) * K, (weight *)packed + at, step);
+        }
+    }
+}
+
+static void pack_panels(const fl_panels *panels, size_t K, const void *source, void *packed)
+{
+    for (size_t p = 0; p < panels->count; p++) {
+        const size_t first = fl_panel_first(panels, p) * VF_LANES, end = fl_panel_first(panels, p + 1) * VF_LANES;
+        interleave_rows((end < panels->N ? end : panels->N) - first, K, (const real *)source + first * K,
+                        (weight *)packed + first * K, end - first);
+    }
+}
+
+static void pack_units(const fl_panels *panels, size_t H, size_t gates, size_t K, const void *source, void *packed)
+{
+    for (size_t unit = 0; unit < H; unit += VF_LANES) {
+        for (size_t gate = 0; gate < gates; gate++) {
+            size_t panel, width;
+            const size_t column = fl_unit_column(panels, H, gate, unit, &panel, &width);
+            interleave_rows(lanes_at(H, unit), K, (const real *)source + (gate * H + unit) * K,
+                            (weight *)packed + panel * K + column - panel, width);
+        }
+    }
+}
+
+static void pack_gate_panels(const fl_panels *panels, size_t gates, size_t H, const void *source, void *packed)
+{
+    const size_t N = panels->N;
+    weight *to = packed;
+    for (size_t p = 0; p < panels->count; p++) {
+        const size_t first = fl_panel_first(panels, p) * VF_LANES, end = fl_panel_first(panels, p + 1) * VF_LANES;
+        const size_t width = end - first, used = (end < N ? end : N) - first;
+        for (size_t k = 0; k < H; k += FL_K_BLOCK) {
+            const size_t stretch = H - k < FL_K_BLOCK ? H - k : FL_K_BLOCK;
+            for (size_t gate = 0; gate < gates; gate++) {
+                const real *from = (const real *)source + (gate * H + k) * N + first;
+                for (size_t row = 0; row < stretch; row++, to += width, from += N) {
+                    memcpy(to, from, used * sizeof(weight));
+                    memset(to + used, 0, (width - used) * sizeof(weight));
+                }
+            }
+        }
+    }
+}
+
+/* ---- Accumulation ------------------------------------------------------------------------------------------- */
+
+/* NR rows from `position` on, times NB blocks of V vectors from block j on, and NT vectors of the packed tail behind them. */
+typedef struct tile {
+    size_t position, j;
+    int V, NR, NB, NT;
+} tile;
+
+/* total += sum over k of a[r][k] * panel[k], FL_K_BLOCK at a time: each partial sum is a chain of multiply-adds from zero.
+ * `w` is the first panel, the next ones and the tail's follow at `panel` elements. */
+FL_INLINE void accumulate(vf *total, const tile t, const real *const *a, size_t K, const weight *w, size_t panel)
+{
+    const int V = t.V, NR = t.NR, NB = t.NB, NT = t.NT, NV = V * NB + NT;
+    vf acc[MAX_ACCUMULATORS];
+    for (size_t k = 0, end; k < K; k = end) {
+        end = K - k > FL_K_BLOCK ? k + FL_K_BLOCK : K;
+        FL_UNROLL_FOR (int v = 0; v < NR * NV; v++) acc[v] = vf_set1(0);
+        for (; k < end; k++) {
+            vf input[MAX_ROWS];
+            FL_UNROLL_FOR (int r = 0; r < NR; r++) input[r] = vf_set1(a[r][k]);
+            FL_UNROLL_FOR (int b = 0; b < NB; b++) {
+                FL_UNROLL_FOR (int v = 0; v < V; v++) {
+                    const vf factor = load_weight(w + (size_t)b * panel + ((size_t)V * k + (size_t)v) * VF_LANES);
+                    FL_UNROLL_FOR (int r = 0; r < NR; r++)
+                        acc[r * NV + V * b + v] = vf_fma(input[r], factor, acc[r * NV + V * b + v]);
+                }
+            }
+            FL_UNROLL_FOR (int v = 0; v < NT; v++) {
+                const vf factor = load_weight(w + (size_t)NB * panel + ((size_t)NT * k + (size_t)v) * VF_LANES);
+                FL_UNROLL_FOR (int r = 0; r < NR; r++)
+                    acc[r * NV + V * NB + v] = vf_fma(input[r], factor, acc[r * NV + V * NB + v]);
+            }
+        }
+        FL_UNROLL_FOR (int v = 0; v < NR * NV; v++) total[v] = vf_add(total[v], acc[v]);
+    }
+}
+
+/* total += the weights of one input a row; `w` and `panel` as in accumulate(). */
+FL_INLINE void add_one_hot(vf *total, const tile t, const int64_t *index, const weight *w, size_t panel)
+{
+    const int V = t.V, NR = t.NR, NB = t.NB, NT = t.NT, NV = V * NB + NT;
+    FL_UNROLL_FOR (int r = 0; r < NR; r++) {
+        const size_t k = (size_t)index[r];
+        FL_UNROLL_FOR (int b = 0; b < NB; b++) {
+            const weight *weights = w + (size_t)b * panel + (size_t)V * k * VF_LANES;
+            FL_UNROLL_FOR (int v = 0; v < V; v++)
+                total[r * NV + V * b + v] = vf_add(total[r * NV + V * b + v], load_weight(weights + v * VF_LANES));
+        }
+        const weight *tail = w + (size_t)NB * panel + (size_t)NT * k * VF_LANES;
+        FL_UNROLL_FOR (int v = 0; v < NT; v++)
+            total[r * NV + V * NB + v] = vf_add(total[r * NV + V * NB + v], load_weight(tail + v * VF_LANES));
+    }
+}
+
+#endif
