@@ -14,7 +14,7 @@ C_SOURCES := $(wildcard csrc/*.[ch] tests/*.[ch] tests/c/*.[ch] examples/c/*.[ch
 BUILD_ENVIRONMENT := CC=$(CC) CFLAGS=$(CFLAGS) LDFLAGS=$(LDFLAGS) FASTLSTM_WERROR=$(FASTLSTM_WERROR)
 
 .DEFAULT_GOAL := venv
-.PHONY: venv test bench race demo lint format sdist wheel clean FORCE
+.PHONY: venv test bench race docs-tables demo lint format sdist wheel clean FORCE
 
 venv: $(VENV)/.installed
 
@@ -26,6 +26,10 @@ bench: venv
 
 race: venv
 	$(BIN)/python -m benchmarks.race $(ARGS)
+
+# The tables of docs/speed.md and of the README, from the stored results of the race.
+docs-tables: venv
+	$(BIN)/python -m benchmarks.docs_tables
 
 # Trains a character-level language model on the text of Python's own standard library: some minutes.
 demo: venv

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import data, findings, heats, race, readme_table, report
+from benchmarks import data, docs_tables, findings, heats, race, report
 from benchmarks.limits import Limits
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import gates_reordered
@@ -185,31 +185,52 @@ def test_tables() -> None:
         assert "24 T B H" in text or text == report.console(result)
         assert "1.50x torch" in text
         assert "0.90x torch" in text
-    section = readme_table.section(result)
+    section = docs_tables.section(result)
     assert "torch 1.0" in section
     assert "| (7,3,5,6) | 2.00 µs (1e-7) | torch 3.00 µs (1e-7) | 1.50x |" in section
-    assert "Where a peer was faster: (7,3,5,6)." in section
+    assert "2 thread(s): 1.00 µs, torch 900 ns (0.90x)" in section  # where fastlstm loses
     assert "race_training.png" in section
 
 
-def test_readme_gets_both_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readme_table, "ROOT", tmp_path)
+def test_page_has_a_section_for_each_processor_and_the_readme_the_worst_and_the_median(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docs_tables, "ROOT", tmp_path)
     results = tmp_path / "benchmarks" / "results"
     results.mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
     seconds = {("fastlstm", 1): 2e-6, ("torch", 1): 3e-6, ("fastlstm", 2): 1e-6, ("torch", 2): 9e-7}
-    result = step_result(seconds)
-    (results / "race_training.json").write_text(json.dumps(result))
+    here, elsewhere = step_result(seconds), step_result(seconds | {("torch", 2): 4e-6})
+    elsewhere["machine"] = elsewhere["machine"] | {"cpu": "Another (model 2)", "time": "2000-01-02"}
+    (results / "race_training.json").write_text(json.dumps(here))
+    (results / "race_training_there.json").write_text(json.dumps(elsewhere))
     readme = tmp_path / "README.md"
-    marks = (
-        "a\n<!-- race -->\nold\n<!-- /race -->\nb\n<!-- race-training -->\nold\n<!-- /race-training -->\nc\n"
-    )
-    readme.write_text(marks)
-    readme_table.main()
-    before, rest = readme.read_text().split("<!-- race-training -->\n")
-    assert before == "a\n<!-- race -->\nold\n<!-- /race -->\nb\n"  # there is no such result
-    assert rest.startswith(readme_table.section(result))
-    assert rest.endswith("<!-- /race-training -->\nc\n")
-    assert "old" not in rest
-    once = readme.read_text()
-    readme_table.main()
-    assert readme.read_text() == once
+    readme.write_text(f"a\n{docs_tables.BEGIN}old\n{docs_tables.END}\nb\n")
+    docs_tables.main()
+    page = (tmp_path / "docs" / "speed.md").read_text()
+    for name, result, other in (
+        ("race_training", here, elsewhere),
+        ("race_training_there", elsewhere, here),
+    ):
+        own = page.partition(f"\n## {result['machine']['cpu']}\n")[2].partition("\n## ")[0]
+        assert f"Measured on {result['machine']['time']} on {result['machine']['cpu']}" in own
+        assert f"[{name}.md](../benchmarks/results/{name}.md)" in own
+        assert docs_tables.section(result | {"name": name}).rstrip() in own
+        assert other["machine"]["cpu"] not in own
+    assert "- [Another (model 2)](#another-model-2): LSTM, training step" in page
+    text = readme.read_text()
+    before, _, rest = text.partition(docs_tables.BEGIN)
+    assert before == "a\n"
+    assert rest.endswith(f"{docs_tables.END}\nb\n")
+    assert "old" not in text
+    # Of the newest result of a part; of two comparisons the lower one is the median.
+    kept = "| (7,3,5,6) | 1 | 2.00 µs | torch 3.00 µs | 1.50x |"
+    assert all(f"| LSTM, training step (A), {kind} of 2 {kept}" in text for kind in ("worst", "median"))
+    assert "a peer was faster in 0 of 2 comparisons" in text
+    lost = "| (7,3,5,6) | 2 | 1.00 µs | torch 900 ns | 0.90x |"
+    assert f"| LSTM, training step (A), worst of 2 {lost}" in docs_tables.readme_table([here])
+    docs_tables.main()
+    assert readme.read_text() == text
+    readme.write_text("no marks")
+    with pytest.raises(ValueError, match=r"README.md: expected one"):
+        docs_tables.main()

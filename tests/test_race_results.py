@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import comparisons, findings, race, readme_table, report
+from benchmarks import comparisons, docs_tables, findings, race, report
 from benchmarks.cells import PLAIN
 from benchmarks.peers import OURS
 from benchmarks.shapes import Shape
@@ -160,29 +160,18 @@ def test_tables(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_readme_section(kind: str) -> None:
-    section = readme_table.section(family_result(kind))
+def test_section_of_the_page(kind: str) -> None:
+    section = docs_tables.section(family_result(kind))
     assert "|  | (9,4,7,10) |" in section
     assert "| GRU, 1 thread | 4.00 µs, 1.50x torch |" in section
     assert "| GRU, 2 threads | 4.00 µs, 0.75x torch |" in section
-    assert "Where a peer was faster: GRU, 2 threads (9,4,7,10)." in section
+    name = "gru-training" if kind == "family_training" else "gru"
+    assert f"- {name}-T9-B4-I7-H10, 2 thread(s): 4.00 µs, torch 3.00 µs (0.75x)" in section
+    assert "| padded LSTM, 1 thread | 4.00 µs, 2.00x torch |" in section
     assert "| coupled / LSTM | at most 1.05x | 1.10x |" in section
     assert f"race_{kind}.md" in section
     assert ("--family --training" in section) == (kind == "family_training")
     assert section.endswith("\n")
-
-
-def test_readme_gets_the_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readme_table, "ROOT", tmp_path)
-    results = tmp_path / "benchmarks" / "results"
-    results.mkdir(parents=True)
-    result = family_result()
-    (results / "race_family.json").write_text(json.dumps(result))
-    readme = tmp_path / "README.md"
-    readme.write_text("a\n<!-- race-family -->\nold\n<!-- /race-family -->\nb\n")
-    readme_table.main()
-    expected = readme_table.section(result)
-    assert readme.read_text() == f"a\n<!-- race-family -->\n{expected}<!-- /race-family -->\nb\n"
 
 
 def test_plot(tmp_path: Path) -> None:
