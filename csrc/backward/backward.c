@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "backward/backward_call.h"
+#include "base/machine.h"
 
 /* ---- Threads ------------------------------------------------------------------------------------------------ */
 
@@ -110,8 +111,7 @@ static void transpose(size_t rows, size_t columns, size_t real_size, const char 
 static void finish_gradients(const back_call *c)
 {
     const size_t gates = c->G * c->H, real_size = c->stack->real_size;
-    size_t from, count;
-    const bool own_bias_hh = fl_gradient_columns(&c->stack->sizes, FL_BIAS_HH, &from, &count);
+    const bool own_bias_hh = c->stack->gradient_row.columns[FL_BIAS_HH].count != 0;
     for (size_t n = 0; n < c->L * c->D; n++) {
         const fl_gradients *gradients = &c->args->gradients[n];
         if (gradients->bias_ih != NULL && gradients->bias_hh != NULL && !own_bias_hh)
@@ -182,7 +182,6 @@ static back_call call_of(const fl_stack *stack, const fl_tape *tape, const fl_ba
                          .B = call->B,
                          .lengths = call->lengths,
                          .drops = fl_drops(stack, &tape->recording),
-                         .row = fl_gradient_row_of(&stack->sizes),
                          .saved = kept_states(tape)};
     return c;
 }
@@ -200,6 +199,8 @@ fl_status fl_back_run(const fl_stack *stack, fl_tape *tape, const fl_backward_ar
             c.plan = fl_back_plan_make(stack, c.T, c.B, acquired);
     }
     fl_interrupt_begin(&c.interrupt, args->interrupt, args->interrupt_context, caller_state);
+    const size_t kept = tape->used, passed = c.plan.chunk * c.B * stack->gradient_row.width * stack->real_size;
+    c.is_far = kept + 2 * passed > fl_cache_l2() / 2;
     fl_status status = fl_back_take_memory(&c, tape);
     if (status == FL_OK) {
         clear_padding(&c);

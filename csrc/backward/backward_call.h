@@ -74,7 +74,7 @@ typedef struct back_call {
     size_t states;          /* width of the states beside h */
     const int64_t *lengths; /* or null */
     bool drops;             /* dropout between layers */
-    fl_gradient_row row;    /* of dgates */
+    bool is_far;            /* what steps read and write is more than a core's own cache keeps */
     back_plan plan;
     saved_states saved;
     size_t stage_begin, stage_end; /* of the job */

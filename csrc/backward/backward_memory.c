@@ -96,7 +96,7 @@ static void place(fl_arena *arena, const back_call *c, back_memory *m)
     const fl_places of_chunk = {rows, B, NULL};
     m->inner_places = D == 1 ? of_chunk : c->tape->recording.places;
     /* Whole lines; a power of two would meet in few cache sets. */
-    const size_t stride = (c->row.width + 15) / 16 * 16 + 16;
+    const size_t stride = (c->stack->gradient_row.width + 15) / 16 * 16 + 16;
     m->dgates_stride = (ptrdiff_t)stride;
     m->recurrent_done = fl_arena_take(arena, c->plan.threads, sizeof(fl_counter), 1);
     m->shared_done = fl_arena_take(arena, c->plan.threads, sizeof(fl_counter), 1);

@@ -70,7 +70,8 @@ static void point_at_row(const recurrent_part *p, size_t m, size_t row, size_t t
     scratch->dgates[m] = c->memory.dgates[p->parity] + row * (size_t)c->memory.dgates_stride * real_size;
     scratch->dx[m] = fl_back_dx(c, s, t, b);
     scratch->h_before[m] = fresh || c->stack->sizes.reads_h_before ? fl_back_h_before(c, s, t, b) : NULL;
-    scratch->y[m] = (const char *)fl_back_output(c, s->layer, t, b) + part;
+    if (c->stack->shape.cell.proj_clip != 0.0)
+        scratch->y[m] = (const char *)fl_back_output(c, s->layer, t, b) + part;
     if (fresh) {
         scratch->fresh_gates[m] = scratch->gate_rows + m * c->G * c->H * real_size;
         scratch->gates[m] = scratch->fresh_gates[m];
@@ -185,9 +186,10 @@ static void run_steps(const recurrent_part *p, size_t m, size_t run, size_t acti
                                 .mask = masks != 0 ? c->memory.masks + rows * masks * c->P * real_size : NULL,
                                 .mask_stride_gate = masks > 1 ? (ptrdiff_t)(c->B * c->P) : 0,
                                 .dgates = scratch->dgates + m,
-                                .state_part = c->row.state,
-                                .projected_part = c->row.projected,
-                                .extras_part = c->row.extras,
+                                .state_part = c->stack->gradient_row.state,
+                                .projected_part = c->stack->gradient_row.projected,
+                                .extras_part = c->stack->gradient_row.extras,
+                                .is_far = c->is_far,
                                 .dh = (char *)c->args->dh0 + rows * c->P * real_size,
                                 .dc = c->states != 0 ? (char *)c->args->dc0 + rows * c->states * real_size : NULL,
                                 .scratch = scratch->rows};

@@ -151,7 +151,7 @@ static size_t recurrent_parts(const back_call *c, const fl_gradients *gradients,
     const size_t H = c->H, P = c->P, G = c->G, early = sizes->early_gates, real_size = c->stack->real_size;
     const size_t masks = fl_recurrent_masks(c->stack, &c->tape->recording);
     char *out = gradients->weight_hh;
-    const outer_part whole = {FROM_STATE, 0, c->row.state, G * H, P, out};
+    const outer_part whole = {FROM_STATE, 0, c->stack->gradient_row.state, G * H, P, out};
     if (!sizes->recurs || sizes->heads > 1)
         return 0;
     parts[0] = whole;
@@ -159,12 +159,12 @@ static size_t recurrent_parts(const back_call *c, const fl_gradients *gradients,
         parts[0].source = FROM_MASKED;
     } else if (masks > 1) {
         for (size_t gate = 0; gate < G; gate++) {
-            const outer_part one = {FROM_MASKED, gate, c->row.state + gate * H, H, P, out + gate * H * P * real_size};
+            const outer_part one = {FROM_MASKED, gate, c->stack->gradient_row.state + gate * H, H, P, out + gate * H * P * real_size};
             parts[gate] = one;
         }
         return G;
     } else if (early != 0) { /* the last gate saw r h, which the cell keeps behind rows of all gates */
-        const outer_part last = {FROM_SAVED, G * H, c->row.state + early * H, H, H, out + early * H * H * real_size};
+        const outer_part last = {FROM_SAVED, G * H, c->stack->gradient_row.state + early * H, H, H, out + early * H * H * real_size};
         parts[0].rows = early * H;
         parts[1] = last;
         return 2;
@@ -177,7 +177,7 @@ static void multiply_heads(const shared_part *p, const fl_gradients *gradients)
 {
     const size_t heads = p->c->stack->sizes.heads, K = p->c->H / heads;
     for (size_t n = 0; n < p->c->G * heads; n++) {
-        const outer_part head = {FROM_STATE, n % heads * K, p->c->row.state + n * K, K, K,
+        const outer_part head = {FROM_STATE, n % heads * K, p->c->stack->gradient_row.state + n * K, K, K,
                                  (char *)gradients->weight_hh + n * K * K * p->c->stack->real_size};
         multiply_alone(p, &head);
     }
@@ -205,7 +205,7 @@ static void multiply_all(const shared_part *p, const fl_gradients *gradients)
     if (stack->sizes.heads > 1)
         multiply_heads(p, gradients);
     if (gradients->weight_hr != NULL) {
-        const outer_part projection = {FROM_SAVED, stack->sizes.saved - c->H, c->row.projected, c->P, c->H,
+        const outer_part projection = {FROM_SAVED, stack->sizes.saved - c->H, c->stack->gradient_row.projected, c->P, c->H,
                                        gradients->weight_hr};
         multiply_alone(p, &projection);
     }
@@ -223,18 +223,18 @@ static void share_columns(const shared_part *p, size_t count, size_t *begin, siz
 static void sum_columns(const shared_part *p, const fl_gradients *gradients)
 {
     const back_call *c = p->c;
-    size_t from, count, begin, end;
-    const bool own_bias_hh = fl_gradient_columns(&c->stack->sizes, FL_BIAS_HH, &from, &count);
+    const fl_gradient_row *row = &c->stack->gradient_row;
     for (size_t index = 0; index < FL_PARAMETER_COUNT; index++) {
+        size_t begin, end;
         void *out = fl_gradient_at(gradients, index);
-        if (index == FL_BIAS_IH && out == NULL && !own_bias_hh) /* both biases have the same gradient */
+        if (index == FL_BIAS_IH && out == NULL && row->columns[FL_BIAS_HH].count == 0) /* both have the same gradient */
             out = gradients->bias_hh;
-        if (out == NULL || !fl_gradient_columns(&c->stack->sizes, index, &from, &count))
+        if (out == NULL || row->columns[index].count == 0)
             continue;
-        share_columns(p, count, &begin, &end);
+        share_columns(p, row->columns[index].count, &begin, &end);
+        const char *from = c->memory.dgates[p->parity] + row->columns[index].from * c->stack->real_size;
         if (begin < end)
-            c->stack->kernels->column_sums(p->rows, c->memory.dgates[p->parity] + from * c->stack->real_size,
-                                           c->memory.dgates_stride, begin, end, !p->s.is_first, out);
+            c->stack->kernels->column_sums(p->rows, from, c->memory.dgates_stride, begin, end, !p->s.is_first, out);
     }
 }
 

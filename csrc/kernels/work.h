@@ -163,6 +163,7 @@ typedef struct fl_back_steps {
     ptrdiff_t mask_stride_gate;
     void *const *dgates; /* outputs, as fl_gradient_row says: */
     size_t state_part, projected_part, extras_part;
+    bool is_far;   /* rows come from beyond a core's own cache */
     void *dh, *dc; /* (B, P) and (B, n*H) by b: gradients of the state after the run; becomes that before it */
     fl_row_scratch scratch;
 } fl_back_steps;

@@ -82,32 +82,26 @@ fl_gradient_row fl_gradient_row_of(const fl_cell_sizes *s)
     const size_t gate_rows = s->gates * s->H;
     fl_gradient_row row = {.state = s->split ? gate_rows : 0};
     row.projected = row.state + gate_rows;
-    row.extras = row.projected + (has(s, FL_WEIGHT_HR) ? s->P : 0);
-    row.width = row.extras;
-    for (size_t index = 0; index < FL_PARAMETER_COUNT; index++)
-        if (source_of(s, index) == EXTRA)
-            row.width += fl_parameter_size(s, 1, index);
-    return row;
-}
-
-bool fl_gradient_columns(const fl_cell_sizes *s, size_t index, size_t *from, size_t *count)
-{
-    const fl_gradient_row row = fl_gradient_row_of(s);
-    *count = fl_parameter_size(s, 1, index);
-    if (*count == 0)
-        return false;
-    switch (source_of(s, index)) {
-    case INPUT_PART: *from = 0; return true;
-    case STATE_PART: *from = row.state; return s->split && s->norm == FL_LAYER_NORM_NONE;
-    case PROJECTED: *from = row.projected; return true;
-    case EXTRA:
-        *from = row.extras;
-        for (size_t before = 0; before < index; before++)
-            if (source_of(s, before) == EXTRA)
-                *from += fl_parameter_size(s, 1, before);
-        return true;
-    default: return false;
+    row.extras = row.width = row.projected + (has(s, FL_WEIGHT_HR) ? s->P : 0);
+    for (size_t index = 0; index < FL_PARAMETER_COUNT; index++) {
+        size_t from = 0, count = fl_parameter_size(s, 1, index);
+        switch (source_of(s, index)) {
+        case INPUT_PART: break;
+        case STATE_PART: /* or the same as that of the other bias */
+            from = row.state;
+            count = s->split && s->norm == FL_LAYER_NORM_NONE ? count : 0;
+            break;
+        case PROJECTED: from = row.projected; break;
+        case EXTRA:
+            from = row.width;
+            row.width += count;
+            break;
+        default: count = 0;
+        }
+        row.columns[index].from = from;
+        row.columns[index].count = count;
     }
+    return row;
 }
 
 fl_status fl_parameter_get_facts(const fl_stack_shape *shape, size_t layer, size_t index, fl_parameter_facts *facts)

@@ -43,13 +43,15 @@ bool fl_parameter_is_copied(const fl_cell_sizes *sizes, size_t index);
 bool fl_parameters_are_complete(const fl_cell_sizes *sizes, const fl_weights *weights, const fl_gradients *gradients);
 
 /* What a step and row of the backward pass leaves: gradients of the pre-activations of the input's part (G*H), and from
- * these elements on: of the state's part, which may be the same; of what was projected (P); extras. */
+ * these elements on: of the state's part, which may be the same; of what was projected (P); extras.  Sums of columns over
+ * all rows are the gradients of some parameters; a count of 0: its gradient is a product, or another one's. */
 typedef struct fl_gradient_row {
     size_t state, projected, extras, width;
+    struct {
+        size_t from, count;
+    } columns[FL_PARAMETER_COUNT];
 } fl_gradient_row;
 
 fl_gradient_row fl_gradient_row_of(const fl_cell_sizes *sizes);
-/* Columns of such rows whose sums are the gradient of a parameter; false where it is a product, or another one's. */
-bool fl_gradient_columns(const fl_cell_sizes *sizes, size_t index, size_t *from, size_t *count);
 
 #endif

@@ -82,6 +82,7 @@ static fl_stack *new_handle(const fl_stack_shape *shape, size_t bytes)
     stack->kernels = fl_kernels_active(shape->dtype, FL_STORAGE_REAL);
     stack->sizes = fl_cell_sizes_of(&stack->shape.cell, shape->hidden_size);
     stack->layout = fl_layout_of(shape->hidden_size, stack->sizes.gates, stack->kernels->lanes);
+    stack->gradient_row = fl_gradient_row_of(&stack->sizes);
     /* Tiles of three gates keep the parts of all cells apart: there is room for it in the registers. */
     stack->splits = stack->sizes.path == FL_PATH_TILES ? stack->layout.vectors == 3 : stack->sizes.split;
     stack->spare = calloc(1, sizeof *stack->spare);

@@ -32,6 +32,7 @@ struct fl_stack {
     const fl_kernels *kernels;
     fl_cell_sizes sizes;
     fl_layout layout;
+    fl_gradient_row gradient_row;
     bool splits;                 /* the two parts of pre-activations, of input and state, stay apart until the cell */
     void *memory;                /* of all recurrences */
     fl_spare *spare;             /* apart, because calls change it and the layer is const to them */

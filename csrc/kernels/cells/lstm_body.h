@@ -62,10 +62,16 @@ FL_INLINE void store_gates(const lstm_parts *parts, size_t H, size_t lanes, real
     store_lanes(unit + 3 * H, vf_mul(io, i_denominator), lanes);
 }
 
-/* Not inlined: the common call has none of it. */
-static __attribute__((noinline)) void lstm_save(real *unit, size_t H, size_t lanes, const lstm_parts *parts)
+/* What a recorded pass keeps.  Not inlined, as the common call has none of it; and by value, as what has an address is in
+ * memory, in the common call too. */
+static __attribute__((noinline)) void lstm_save(real *saved_c, real *saved, size_t H, size_t lanes, vf i_denominator,
+                                                vf f_denominator, vf o_denominator, vf g_numerator, vf g_denominator,
+                                                vf c)
 {
-    store_gates(parts, H, lanes, unit);
+    const lstm_parts parts = {i_denominator, f_denominator, o_denominator, {g_numerator, g_denominator}};
+    store_lanes(saved_c, c, lanes);
+    if (saved)
+        store_gates(&parts, H, lanes, saved);
 }
 
 /* ---- Forward ------------------------------------------------------------------------------------------------ */
@@ -93,8 +99,9 @@ FL_INLINE void lstm_of_four(const fl_cell *cell, const unit_row *row, size_t uni
         parts.o_denominator = sigmoid_denominator(vf_fma(lstm_peephole_of(cell, 2, unit), c, x[3]), 0);
     store_lanes(row->c + unit, c, lanes);
     store_lanes(row->h + unit, lstm_new_h(&parts, c), lanes);
-    if (row->saved)
-        lstm_save(row->saved + unit, cell->sizes.H, lanes, &parts);
+    if (row->saved_c)
+        lstm_save(row->saved_c + unit, row->saved ? row->saved + unit : NULL, cell->sizes.H, lanes, parts.i_denominator,
+                  parts.f_denominator, parts.o_denominator, parts.g.numerator, parts.g.denominator, c);
 }
 
 FL_INLINE void lstm_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x, const vf *h)

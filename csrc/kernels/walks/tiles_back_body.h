@@ -125,7 +125,7 @@ static void tile_back_steps(const fl_back_steps *s)
     for (size_t step = 1; step < s->steps; step++) {
         const real *const *a = state_rows(s, view.m);
         view.m += s->rows;
-        walk_product(&product, a, tile_back_prepare, finish, &view);
+        walk_product(&product, a, s->is_far ? tile_back_prepare : NULL, finish, &view);
     }
     walk_product(&product, state_rows(s, view.m), NULL, tile_back_carry, &view);
 }

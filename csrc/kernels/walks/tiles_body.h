@@ -251,6 +251,8 @@ FL_INLINE unit_row tile_row(const fl_steps *s, const step_view *at, size_t posit
         row.zoned_h = (const real *)s->zoned_h + position * H;
     if (at->saved_gates)
         row.saved = at->saved_gates + fl_row_offset(&s->saved_gates_rows, b);
+    if (!has_options && at->saved_c)
+        row.saved_c = at->saved_c + fl_row_offset(&s->saved_c_rows, b);
     return row;
 }
 
@@ -268,7 +270,7 @@ FL_INLINE void finish_unit(const fl_steps *s, const step_view *at, size_t positi
 {
     const unit_row row = tile_row(s, at, position, has_options);
     cell(s->cell, &row, block * VF_LANES, block_lanes(&s->layout, block), x, h);
-    if (at->saved_c)
+    if (has_options && at->saved_c)
         save_c(s, at, position, block);
 }
 
