@@ -87,6 +87,7 @@ typedef enum fl_cell_kind {
     FL_CELL_SLSTM,   /* i f z o; weight_hh is block-diagonal: (4H, H / heads) */
     FL_CELL_MINGRU,  /* z h; no weight_hh */
     FL_CELL_MINLSTM, /* f i h; no weight_hh */
+    FL_CELL_MGU,     /* f n */
     FL_CELL_COUNT
 } fl_cell_kind;
 

@@ -35,6 +35,7 @@ typedef enum fl_variant {
     FL_LSTM_NORM,            /* with layer norm */
     FL_GRU,
     FL_GRU_RESET_BEFORE,
+    FL_MGU,
     FL_RNN,
     FL_INDRNN,
     FL_SLSTM,
@@ -71,6 +72,9 @@ typedef struct fl_cell {
     bool is_usual;           /* LSTM, GRU: usual activations, no clip of gates or c, no zoneout */
     fl_weights own;          /* parameters that are no matrices; with layer norm bias_ih is the sum of both biases */
 } fl_cell;
+
+/* As fl_cell_set_option takes it; null beyond the last. */
+const char *fl_cell_kind_name(size_t kind);
 
 bool fl_cell_options_are_valid(const fl_cell_options *options, size_t H);
 /* The options with defaults written out. */

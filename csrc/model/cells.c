@@ -7,6 +7,12 @@
 
 #include "model/parameters.h"
 
+static const char *const kind_names[FL_CELL_COUNT] = {
+    [FL_CELL_LSTM] = "lstm",     [FL_CELL_GRU] = "gru",       [FL_CELL_RNN] = "rnn",         [FL_CELL_INDRNN] = "indrnn",
+    [FL_CELL_SLSTM] = "slstm",   [FL_CELL_MINGRU] = "mingru", [FL_CELL_MINLSTM] = "minlstm", [FL_CELL_MGU] = "mgu"};
+
+const char *fl_cell_kind_name(size_t kind) { return kind < FL_CELL_COUNT ? kind_names[kind] : NULL; }
+
 #define MATRICES (1U << FL_WEIGHT_IH | 1U << FL_WEIGHT_HH)
 #define INPUT (1U << FL_WEIGHT_IH | 1U << FL_BIAS_IH)
 #define ALL_FOUR (MATRICES | 1U << FL_BIAS_IH | 1U << FL_BIAS_HH) /* PyTorch's */
@@ -34,6 +40,8 @@ static const variant_row variants[FL_VARIANT_COUNT] = {
                 .reads_h_before = true},
     [FL_GRU_RESET_BEFORE] = {FL_PATH_ROWS, "rzn", "h", 4, ALL_FOUR, .early_gates = 2, .recurs = true, .bypasses = true,
                              .reads_h_before = true},
+    [FL_MGU] = {FL_PATH_ROWS, "fn", "h", 3, ALL_FOUR, .early_gates = 1, .recurs = true, .bypasses = true,
+                .reads_h_before = true},
     [FL_RNN] = {FL_PATH_TILES, "h", "h", 1, ALL_FOUR, .recurs = true},
     [FL_INDRNN] = {FL_PATH_SCAN, "h", "h", 1, INPUT | 1U << FL_WEIGHT_HH, .bypasses = true, .reads_h_before = true},
     [FL_SLSTM] = {FL_PATH_ROWS, "ifzo", "hcnm", 4, INPUT | 1U << FL_WEIGHT_HH, .recurs = true},
@@ -66,6 +74,7 @@ static fl_variant variant_of(const fl_cell_options *o)
 {
     switch (o->kind) {
     case FL_CELL_GRU: return o->reset_before ? FL_GRU_RESET_BEFORE : FL_GRU;
+    case FL_CELL_MGU: return FL_MGU;
     case FL_CELL_RNN: return FL_RNN;
     case FL_CELL_INDRNN: return FL_INDRNN;
     case FL_CELL_SLSTM: return FL_SLSTM;

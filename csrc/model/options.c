@@ -7,7 +7,6 @@
 
 #include "model/cell.h"
 
-static const char *const kind_names[] = {"lstm", "gru", "rnn", "indrnn", "slstm", "mingru", "minlstm", NULL};
 static const char *const coupling_names[] = {"none", "f_from_i", "i_from_f", "no_forget_gate", NULL};
 static const char *const norm_names[] = {"none", "gate", "haste", NULL};
 static const char *const activation_names[] = {"Default",         "Sigmoid",    "Tanh",        "Relu", "Affine",   "LeakyRelu",
@@ -31,9 +30,9 @@ static const struct option_row {
     size_t offset;
     option_type type;
     unsigned kinds; /* that have it; it is zero in all others */
-    const char *const *names;
+    const char *const *names; /* of a NAME other than the kind */
 } rows[] = {
-    {FIELD(kind), NAME, ANY, kind_names},
+    {FIELD(kind), NAME, ANY, NULL},
     {FIELD(gate_clip), LIMIT, LSTM | GRU | RNN, NULL},
     {FIELD(coupling), NAME, LSTM, coupling_names},
     {FIELD(layer_norm), NAME, LSTM, norm_names},
@@ -53,21 +52,29 @@ static const struct option_row {
 #define ROWS (sizeof rows / sizeof *rows)
 #define ACTIVATED (LSTM | GRU | RNN | INDRNN) /* kinds with activations to choose */
 
-static int count_of(const char *const *names)
-{
-    int count = 0;
-    while (names[count] != NULL)
-        count++;
-    return count;
-}
-
-/* Place of a name; -1 where it is none of them. */
+/* Place of a name, 0 for null; -1 where it is none of them, which end with null. */
 static int index_of(const char *const *names, const char *name)
 {
     for (int n = 0; name != NULL && names[n] != NULL; n++)
         if (strcmp(names[n], name) == 0)
             return n;
     return name == NULL ? 0 : -1;
+}
+
+static int kind_of(const char *name)
+{
+    for (int kind = 0; name != NULL && kind < FL_CELL_COUNT; kind++)
+        if (strcmp(fl_cell_kind_name((size_t)kind), name) == 0)
+            return kind;
+    return name == NULL ? 0 : -1;
+}
+
+static bool is_name(const struct option_row *row, double value)
+{
+    size_t count = 0;
+    while (row->names != NULL && row->names[count] != NULL)
+        count++;
+    return value < (row->names != NULL ? (double)count : FL_CELL_COUNT);
 }
 
 /* The value of an option as a number. */
@@ -103,7 +110,7 @@ bool fl_cell_options_are_valid(const fl_cell_options *o, size_t H)
         const struct option_row *row = &rows[n];
         const double value = value_of(o, row);
         if (!(value >= 0.0) || (value != 0.0 && (row->kinds & kind) == 0) || (row->type == PROBABILITY && value > 1.0) ||
-            (row->type == NAME && value >= count_of(row->names)))
+            (row->type == NAME && !is_name(row, value)))
             return false;
     }
     for (size_t n = 0; n < 3; n++)
@@ -133,7 +140,7 @@ fl_status fl_cell_set_option(fl_cell_options *options, const char *name, const c
         if (strcmp(row->name, name) != 0)
             continue;
         char *field = (char *)options + row->offset;
-        const int index = row->type == NAME ? index_of(row->names, text) : 0;
+        const int index = row->type != NAME ? 0 : row->names != NULL ? index_of(row->names, text) : kind_of(text);
         const size_t size = number >= 0.0 && number < 0x1p53 ? (size_t)number : 0;
         const bool flag = number != 0.0;
         if (index < 0 || (row->type == SIZE && (double)size != number))

@@ -6,13 +6,51 @@
  */
 #include "kernels/kernels.h"
 
-#include "kernels/walks/pieces_body.h"
+#include "kernels/cells/gru_body.h"
+#include "kernels/cells/lstm_norm_body.h"
+#include "kernels/cells/lstm_options_body.h"
+#include "kernels/cells/mgu_body.h"
+#include "kernels/cells/minimal_body.h"
+#include "kernels/cells/rnn_body.h"
+#include "kernels/cells/slstm_body.h"
 #include "kernels/walks/optimiser_body.h"
-#include "kernels/walks/tiles_body.h"
+#include "kernels/walks/pieces_body.h"
+#include "kernels/walks/rows_back_body.h"
 #include "kernels/walks/rows_body.h"
 #include "kernels/walks/scan_body.h"
-#include "kernels/walks/rows_back_body.h"
 #include "kernels/walks/tiles_back_body.h"
+#include "kernels/walks/tiles_body.h"
+
+/* ---- Cells --------------------------------------------------------------------------------------------------- */
+
+STEPS_OF_INLINED(lstm, true)
+TILE_BACK_OF_UNITS(lstm, false)
+STEPS_OF_INLINED(lstm_peephole, false)
+TILE_BACK_OF_UNITS(lstm_peephole, false)
+STEPS_OF_STORED(lstm_options, 4)
+STEPS_OF_STORED(lstm_options, 3)
+TILE_BACK_OF_UNITS(lstm_options, true)
+ROW_OF_UNITS(lstm_options, 4)
+ROW_OF_UNITS(lstm_options, 3)
+ROW_BACK_OF_UNITS(lstm_options)
+STEPS_OF_STORED(gru, 3)
+TILE_BACK_OF_UNITS(gru, true)
+EARLY_AND_LATE(gru, 2)
+ROW_BACK_OF_UNITS(gru_late)
+EARLY_ROW_BACK(gru)
+EARLY_AND_LATE(mgu, 1)
+ROW_BACK_OF_UNITS(mgu_late)
+EARLY_ROW_BACK(mgu)
+STEPS_OF_STORED_UNITS(rnn)
+TILE_BACK_OF_UNITS(rnn, false)
+ROW_OF_UNITS(slstm, 4)
+ROW_BACK_OF_UNITS(slstm)
+SCAN(indrnn, 1)
+ROW_BACK_OF_UNITS(indrnn)
+SCAN(mingru, 2)
+ROW_BACK_OF_UNITS(mingru)
+SCAN(minlstm, 3)
+ROW_BACK_OF_UNITS(minlstm)
 
 /* What each variant is made of. */
 static const cell_functions cell_table[FL_VARIANT_COUNT] = {
@@ -32,12 +70,18 @@ static const cell_functions cell_table[FL_VARIANT_COUNT] = {
                              .late = gru_late_row,
                              .row_back = gru_late_row_back,
                              .early_back = gru_early_row_back},
+    [FL_MGU] = {.early = mgu_early_row,
+                .late = mgu_late_row,
+                .row_back = mgu_late_row_back,
+                .early_back = mgu_early_row_back},
     [FL_RNN] = {.steps = rnn_steps, .tile_back = rnn_tile_back},
     [FL_INDRNN] = {.scan_tile = indrnn_scan_tile, .scan_rows = indrnn_scan_rows, .row_back = indrnn_row_back},
     [FL_SLSTM] = {.row = slstm_row_4, .row_back = slstm_row_back},
     [FL_MINGRU] = {.scan_tile = mingru_scan_tile, .scan_rows = mingru_scan_rows, .row_back = mingru_row_back},
     [FL_MINLSTM] = {.scan_tile = minlstm_scan_tile, .scan_rows = minlstm_scan_rows, .row_back = minlstm_row_back},
 };
+
+/* ---- The table of kernels ------------------------------------------------------------------------------------ */
 
 static void tile_steps(const fl_steps *s) { functions_of(s->cell)->steps(s); }
 

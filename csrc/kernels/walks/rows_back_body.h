@@ -31,13 +31,6 @@ FL_INLINE void row_back_of_units(const fl_cell *cell, const unit_back_row *row, 
     {                                                                                                              \
         row_back_of_units(cell, row, d_reset_h, CELL##_early_unit_back);                                           \
     }
-ROW_BACK_OF_UNITS(lstm_options)
-ROW_BACK_OF_UNITS(gru_late)
-ROW_BACK_OF_UNITS(indrnn)
-ROW_BACK_OF_UNITS(slstm)
-ROW_BACK_OF_UNITS(mingru)
-ROW_BACK_OF_UNITS(minlstm)
-EARLY_ROW_BACK(gru)
 
 /* ---- Gradients of h ----------------------------------------------------------------------------------------- */
 

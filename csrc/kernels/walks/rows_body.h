@@ -6,8 +6,6 @@
  */
 #ifndef FL_ROWS_BODY_H
 #define FL_ROWS_BODY_H
-#include "kernels/cells/lstm_norm_body.h"
-#include "kernels/cells/slstm_body.h"
 #include "kernels/walks/cell_functions_body.h"
 #include "kernels/walks/optimiser_body.h"
 #include "kernels/walks/tiles_body.h"
@@ -71,10 +69,6 @@ FL_INLINE void late_row_of_units(const fl_cell *cell, const unit_row *row, const
     {                                                                                                       \
         late_row_of_units(cell, row, x, h, kept, CELL##_late);                                              \
     }
-ROW_OF_UNITS(lstm_options, 4)
-ROW_OF_UNITS(lstm_options, 3)
-ROW_OF_UNITS(slstm, 4)
-EARLY_AND_LATE(gru, 2)
 
 /* ---- Products ----------------------------------------------------------------------------------------------- */
 

@@ -6,8 +6,6 @@
  */
 #ifndef FL_SCAN_BODY_H
 #define FL_SCAN_BODY_H
-#include "kernels/cells/minimal_body.h"
-#include "kernels/cells/rnn_body.h"
 #include "kernels/walks/cell_functions_body.h"
 
 /* Few inputs, no more than one partial sum: the sums of some rows stay in registers, and units are walked inside, so
@@ -131,9 +129,6 @@ FL_INLINE void scan_all_rows(const fl_scan *s, const int G, cell_scan *next)
         scan_totals(context, t, totals, G, CELL##_scan);                                                            \
     }                                                                                                               \
     static void CELL##_scan_rows(const fl_scan *s) { scan_all_rows(s, G, CELL##_scan); }
-SCAN(indrnn, 1)
-SCAN(mingru, 2)
-SCAN(minlstm, 3)
 
 static void scan(const fl_scan *s)
 {

@@ -41,11 +41,6 @@ FL_INLINE void tile_back_of_units(const tile_back_view *view, const product_tile
     {                                                                                                               \
         tile_back_of_units(context, t, total, MAY_BYPASS, CELL##_unit_back);                                        \
     }
-TILE_BACK_OF_UNITS(lstm, false)
-TILE_BACK_OF_UNITS(lstm_peephole, false)
-TILE_BACK_OF_UNITS(lstm_options, true)
-TILE_BACK_OF_UNITS(gru, true)
-TILE_BACK_OF_UNITS(rnn, false)
 
 /* Into L2: the product's own stream passes through L1. */
 static __attribute__((noinline)) void tile_back_prepare(const void *context, const product_tile *t)

@@ -6,9 +6,7 @@
  */
 #ifndef FL_TILES_BODY_H
 #define FL_TILES_BODY_H
-#include "kernels/cells/gru_body.h"
-#include "kernels/cells/lstm_options_body.h"
-#include "kernels/cells/rnn_body.h"
+#include "kernels/cells/lstm_body.h"
 #include "kernels/walks/tile_body.h"
 
 /* `blocks` blocks cut into as few tiles of at most `most` as possible, of sizes as equal as possible. */
@@ -342,19 +340,14 @@ static __attribute__((noinline)) void stored_steps_4(const fl_steps *s, finish_t
         walk_steps(s, (tile_end){4, CELL##_finish, CELL##_inlined, SPENDS_CODE});                                   \
     }
 
-STEPS_OF_INLINED(lstm, true)
-STEPS_OF_INLINED(lstm_peephole, false)
-STEPS_OF_STORED(lstm_options, 4)
-STEPS_OF_STORED(lstm_options, 3)
-STEPS_OF_STORED(gru, 3)
-
-static __attribute__((noinline)) void rnn_finish(const fl_steps *s, const step_view *at, const tile *t,
-                                                 const tile_store *store)
-{
-    finish_stored_units(s, at, t, store, rnn_unit);
-}
-
-static void rnn_steps(const fl_steps *s) { stored_steps_4(s, rnn_finish); }
+/* Cells of one gate. */
+#define STEPS_OF_STORED_UNITS(CELL)                                                                                 \
+    static __attribute__((noinline)) void CELL##_finish(const fl_steps *s, const step_view *at, const tile *t,      \
+                                                        const tile_store *store)                                    \
+    {                                                                                                               \
+        finish_stored_units(s, at, t, store, CELL##_unit);                                                          \
+    }                                                                                                               \
+    static void CELL##_steps(const fl_steps *s) { stored_steps_4(s, CELL##_finish); }
 
 /* ---- Products without a cell --------------------------------------------------------------------------------- */
 
