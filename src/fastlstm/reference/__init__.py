@@ -13,6 +13,7 @@ file                   what it says
 ``cell_base.py``       what a cell is: a step, and the step's gradient
 ``cell_rnn.py``        the plain recurrent cell, the independently recurrent one (IndRNN)
 ``cell_gru.py``        GRU
+``cell_mgu.py``        the minimal gated unit
 ``cell_lstm.py``       LSTM: peepholes, coupled gates, projection, normalisation, zoneout
 ``cell_slstm.py``      sLSTM
 ``cell_minimal.py``    minGRU and minLSTM

@@ -26,6 +26,7 @@ _LSTM = (
 CELL_OPTIONS: dict[str, tuple[str, ...]] = {
     "LSTM": (*_COMMON, *_LSTM),
     "GRU": (*_COMMON, "reset_after", "activations", "gate_clip"),
+    "MGU": _COMMON,
     "RNN": (*_COMMON, "nonlinearity", "activations", "gate_clip"),
     "IndRNN": (*_COMMON, "nonlinearity"),
     "SLSTM": (*_COMMON, "heads", "n_floor"),
@@ -34,7 +35,11 @@ CELL_OPTIONS: dict[str, tuple[str, ...]] = {
 }
 # Members of the state, the one that is the output first; all have the cell's width but a projected h.
 STATES = {"LSTM": ("h", "c"), "SLSTM": ("h", "c", "n", "m")}
-_GATES = {"GRU": "rzn", "RNN": "h", "IndRNN": "h", "SLSTM": "ifzo", "MinGRU": "zh", "MinLSTM": "fih"}
+_GATES = {
+    **{"GRU": "rzn", "MGU": "fn", "RNN": "h", "IndRNN": "h"},
+    **{"SLSTM": "ifzo", "MinGRU": "zh", "MinLSTM": "fih"},
+}
+_LIKE_TORCH = ("LSTM", "GRU", "MGU", "RNN")  # with a recurrent matrix and two biases
 _DEFAULT_ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh")}
 _NONLINEARITIES = {"tanh": "Tanh", "relu": "Relu"}
 _CHOICES = {
@@ -59,7 +64,7 @@ class Config:
     Parameters
     ----------
     cell : str
-        ``"LSTM"``, ``"GRU"``, ``"RNN"``, ``"IndRNN"``, ``"SLSTM"``, ``"MinGRU"`` or ``"MinLSTM"``.
+        ``"LSTM"``, ``"GRU"``, ``"MGU"``, ``"RNN"``, ``"IndRNN"``, ``"SLSTM"``, ``"MinGRU"`` or ``"MinLSTM"``.
     input_size : int
         I.
     hidden_size : int or sequence of int
@@ -248,7 +253,7 @@ def cell_shapes(config: Config, layer: int) -> dict[str, tuple[int, ...]]:
     I, H, P = config.input_width(layer), config.sizes[layer], config.width(layer)
     rows = len(config.gates) * H
     shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, I)}
-    if config.cell in ("LSTM", "GRU", "RNN"):
+    if config.cell in _LIKE_TORCH:
         shapes["weight_hh"] = (rows, P)
     elif config.cell == "IndRNN":
         shapes["weight_hh"] = (H,)
@@ -256,7 +261,7 @@ def cell_shapes(config: Config, layer: int) -> dict[str, tuple[int, ...]]:
         shapes["weight_hh"] = (rows, H // config.heads)
     if config.bias:
         shapes["bias_ih"] = (rows,)
-        if config.cell in ("LSTM", "GRU", "RNN"):
+        if config.cell in _LIKE_TORCH:
             shapes["bias_hh"] = (rows,)
     if config.peephole:
         shapes["weight_ch"] = (rows - H,)  # all gates but g

@@ -15,6 +15,7 @@ from .batches import Batch, Walk, read_state, spread, spread_back, state_as_give
 from .cell_base import Cell, Grads, Noise, State
 from .cell_gru import GRUCell
 from .cell_lstm import LSTMCell
+from .cell_mgu import MGUCell
 from .cell_minimal import MinGRUCell, MinLSTMCell
 from .cell_rnn import IndRNNCell, RNNCell
 from .cell_slstm import SLSTMCell
@@ -29,6 +30,7 @@ __all__ = ["Result", "backward", "forward"]
 _CELLS: dict[str, type[Cell]] = {
     "LSTM": LSTMCell,
     "GRU": GRUCell,
+    "MGU": MGUCell,
     "RNN": RNNCell,
     "IndRNN": IndRNNCell,
     "SLSTM": SLSTMCell,
