@@ -35,63 +35,11 @@ cdef extern from "fastlstm.h" nogil:
     size_t fl_get_num_threads()
     size_t fl_set_local_num_threads(size_t num_threads)
 
-    ctypedef enum fl_cell_kind:
-        FL_CELL_LSTM
-        FL_CELL_GRU
-        FL_CELL_RNN
-        FL_CELL_INDRNN
-        FL_CELL_SLSTM
-        FL_CELL_MINGRU
-        FL_CELL_MINLSTM
-
-    ctypedef enum fl_coupling:
-        FL_COUPLING_NONE
-        FL_F_FROM_I
-        FL_I_FROM_F
-        FL_NO_FORGET_GATE
-
-    ctypedef enum fl_layer_norm:
-        FL_LAYER_NORM_NONE
-        FL_LAYER_NORM_GATE
-        FL_LAYER_NORM_HASTE
-
-    ctypedef enum fl_activation_kind:
-        FL_ACTIVATION_DEFAULT
-        FL_SIGMOID
-        FL_TANH
-        FL_RELU
-        FL_AFFINE
-        FL_LEAKY_RELU
-        FL_THRESHOLDED_RELU
-        FL_SCALED_TANH
-        FL_HARD_SIGMOID
-        FL_ELU
-        FL_SOFTSIGN
-        FL_SOFTPLUS
-
-    ctypedef struct fl_activation:
-        fl_activation_kind kind
-        double alpha
-        double beta
-
+    # Its fields are set by name.
     ctypedef struct fl_cell_options:
-        fl_cell_kind kind
-        fl_activation activations[3]
-        double gate_clip
-        fl_coupling coupling
-        fl_layer_norm layer_norm
-        bint peephole
-        double cell_clip
-        size_t proj_size
-        double proj_clip
         double zoneout_c
         double zoneout_h
-        bint zoneout_expectation
         double recurrent_dropout
-        bint recurrent_dropout_tied
-        bint reset_before
-        size_t heads
-        double n_floor
 
     fl_status fl_cell_set_option(fl_cell_options *options, const char *name, const char *text, double number)
     fl_status fl_cell_set_activation(fl_cell_options *options, size_t index, const char *name, double alpha,
@@ -132,7 +80,8 @@ cdef extern from "fastlstm.h" nogil:
         size_t shape[2]
         bint is_optional
 
-    const size_t FL_PARAMETER_COUNT
+    enum: FL_PARAMETER_COUNT
+
     fl_status fl_parameter_get_facts(const fl_stack_shape *shape, size_t layer, size_t index,
                                      fl_parameter_facts *facts)
 

@@ -20,7 +20,7 @@ from cpython.list cimport PyList_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strlen
 from numpy cimport (
     NPY_ARRAY_CARRAY_RO, NPY_ARRAY_ENSURECOPY, NPY_ARRAY_FORCECAST, NPY_CORDER, NPY_FLOAT16, NPY_FLOAT32,
     NPY_FLOAT64, NPY_INT64, NPY_INTP, NPY_UINT8, NPY_ARRAY_OWNDATA, PyArray_CHKFLAGS, PyArray_Check,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,6 @@ class Layout:
     Letters: I input features, H hidden units, P width of h, L layers, D directions, G gates.
     """
 
-    kind: str
-    gates: str  # a letter for each, in the order of rows
     input_size: int
     hidden_size: int | tuple[int, ...]
     num_layers: int
@@ -54,10 +53,20 @@ class Layout:
         """What names of each direction end in."""
         return ("", "_reverse")[: self.num_directions]
 
+    @functools.cached_property
+    def _facts(self) -> tuple[str, str, int]:
+        facts: tuple[str, str, int] = _core.cell_facts(dict(self.options), self.hidden(0))
+        return facts
+
+    @property
+    def gates(self) -> str:
+        """A letter for each gate that has weights, in the order of their rows."""
+        return self._facts[0]
+
     @property
     def num_states(self) -> int:
         """States beside h."""
-        return {"lstm": 1, "slstm": 3}.get(self.kind, 0)
+        return len(self._facts[1]) - 1
 
     def hidden(self, layer: int) -> int:
         """H of a layer."""
@@ -77,36 +86,14 @@ class Layout:
 
     def kinds(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Names without their ends, and shapes, of a layer and direction: PyTorch's first."""
-        H, P, options = self.hidden(layer), self.width(layer), self.options
-        rows = len(self.gates) * H
-        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, self.inputs(layer))}
-        has_matrix = self.kind in ("lstm", "gru", "rnn")
-        if has_matrix:
-            shapes["weight_hh"] = (rows, P)
-        elif self.kind == "indrnn":
-            shapes["weight_hh"] = (H,)
-        elif self.kind == "slstm":
-            shapes["weight_hh"] = (rows, H // options.get("heads", 1))
-        if self.bias:
-            shapes["bias_ih"] = (rows,)
-            if has_matrix:
-                shapes["bias_hh"] = (rows,)
-        if options.get("peephole"):
-            shapes["weight_ch"] = (rows - H,)  # all gates but g
-        if options.get("proj_size"):
-            shapes["weight_hr"] = (P, H)
-            if self.proj_bias:
-                shapes["bias_hr"] = (P,)
-        if options.get("layer_norm") == "gate":
-            shapes["weight_ln"] = (rows,)
-        if options.get("layer_norm") == "haste":
-            shapes |= {
-                "weight_ln_ih": (rows,),
-                "weight_ln_hh": (rows,),
-                "weight_ln_c": (H,),
-                "bias_ln_c": (H,),
-            }
-        return shapes
+        facts = _core.parameter_facts(dict(self.options), self.inputs(layer), self.hidden(layer))
+        has = {"bias_ih": self.bias, "bias_hh": self.bias, "bias_hr": self.proj_bias}
+        one_norm = not any(name == "weight_ln_hh" for name, _, _ in facts)
+        return {
+            "weight_ln" if one_norm and name == "weight_ln_ih" else name: shape
+            for name, shape, is_optional in facts
+            if not is_optional or has[name]
+        }
 
     def size(self) -> int:
         """Elements of all parameters."""
@@ -166,12 +153,9 @@ def initial(rng: np.random.Generator, init: str, forget_bias: float | None) -> V
                     value = _keras(rng, layout, layer, kind, shape)
                 else:
                     value = _uniform(rng, 1 / math.sqrt(layout.hidden(layer)), shape)
-                bias = forget_bias
-                if init == "keras" and bias is None and layout.kind == "lstm":
-                    bias = 1.0
-                if bias is not None and kind in ("bias_ih", "bias_hh") and "f" in layout.gates:
+                if forget_bias is not None and kind in ("bias_ih", "bias_hh") and "f" in layout.gates:
                     H, gate = layout.hidden(layer), layout.gates.index("f")
-                    value[gate * H : (gate + 1) * H] = bias if kind == "bias_ih" else 0
+                    value[gate * H : (gate + 1) * H] = forget_bias if kind == "bias_ih" else 0
                 yield value
 
     return values

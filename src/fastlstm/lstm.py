@@ -316,6 +316,8 @@ class LSTM(RecurrentLayer):
             "forget_gate": forget_gate,
         }
         forget_bias = options.checked_forget_bias(forget_bias, options.lstm_gates(given), bias)
+        if init == "keras" and forget_bias is None:
+            forget_bias = 1.0
         self._set_up(
             layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), forget_bias),
             input_size=input_size,
@@ -350,9 +352,6 @@ class LSTM(RecurrentLayer):
 
     def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
         return options.checked_lstm(given, min(sizes))
-
-    def _gates(self, cell: dict[str, Any]) -> str:
-        return options.lstm_gates(cell)
 
 
 class SLSTM(RecurrentLayer):

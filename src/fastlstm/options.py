@@ -38,8 +38,6 @@ ROLES = {
     "indrnn": {"f": "Tanh"},
 }
 NONLINEARITIES = {"tanh": "Tanh", "relu": "Relu"}
-# Gates in the order of the rows of weight_ih.
-GATES = {"gru": "rzn", "rnn": "h", "indrnn": "h", "slstm": "ifzo", "mingru": "zh", "minlstm": "fih"}
 
 
 # ---- Single values -----------------------------------------------------------------------------------------

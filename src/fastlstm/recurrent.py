@@ -131,9 +131,6 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         """Options of this kind of cell."""
         return {}
 
-    def _gates(self, cell: dict[str, Any]) -> str:
-        return options.GATES[self._kind]
-
     def _set_up(self, values: Values, **given: Any) -> None:
         input_size = _core.count(given["input_size"], "input_size")
         hidden_size, num_layers = options.checked_sizes(given["hidden_size"], given["num_layers"])
@@ -144,8 +141,6 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
             not isinstance(hidden_size, tuple) and stack["merge"] == "concat" and stack["residual"] is None
         )
         layout = Layout(
-            kind=self._kind,
-            gates=self._gates(cell),
             input_size=input_size,
             hidden_size=hidden_size,
             num_layers=num_layers,
@@ -448,8 +443,6 @@ class RecurrentCell(Recurrent, _core.Cell):
     def _set_up(self, values: Values, **given: Any) -> None:
         cell = self._checked_cell(given)
         layout = Layout(
-            kind=self._kind,
-            gates="ifgo" if self._kind == "lstm" else options.GATES[self._kind],
             input_size=_core.count(given["input_size"], "input_size"),
             hidden_size=_core.count(given["hidden_size"], "hidden_size"),
             num_layers=1,
