@@ -1,6 +1,7 @@
 """Build of the one extension module, fastlstm._core.  Everything static is in pyproject.toml.
 
-The kernels are compiled once for each instruction set: csrc/kernels/isa/<isa>_<dtype>.c gets the flags of <isa>.
+The kernels are compiled once for each instruction set: csrc/kernels/isa/<isa>_<dtype>.c gets the flags of
+<isa>.
 All other files get the baseline flags of the target, so that the module loads on any machine of its
 architecture and chooses the instruction set at import.  Environment: CC, CFLAGS and LDFLAGS as everywhere;
 FASTLSTM_WERROR=1 makes warnings in csrc/ errors.
@@ -78,6 +79,7 @@ class BuildExt(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         self.cython_c_in_temp = True  # the generated C is no source
+        self.cython_include_dirs = ["src/fastlstm/binding"]
 
     def build_extension(self, ext: Extension) -> None:
         if self.compiler.compiler_type != "unix":
@@ -119,7 +121,7 @@ LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 core = Extension(
     "fastlstm._core",
-    sources=["src/fastlstm/_core.pyx"]
+    sources=["src/fastlstm/binding/_core.pyx"]
     + [str(path) for path in sorted(Path("csrc").rglob("*.c")) if kernel_isa(path) in (None, *ISAS)],
     depends=["setup.py", *(str(path) for path in sorted(Path("csrc").rglob("*.h")))],
     include_dirs=["csrc", np.get_include()],

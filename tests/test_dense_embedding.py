@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import embedding as embedding_module
+from fastlstm.layers import embedding as embedding_module
 
 from .helpers import assert_same_bits
 

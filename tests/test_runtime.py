@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-import fastlstm.layers
+import fastlstm.layers.lstm
 from fastlstm import _core
 
 from .helpers import HANG, ISAS, child_environment
@@ -126,7 +126,7 @@ def test_the_names_of_the_package():
 
 
 @pytest.mark.parametrize(
-    "module", [fastlstm, fastlstm.layers, fastlstm.runtime, fastlstm.kernels, fastlstm.reference]
+    "module", [fastlstm, fastlstm.layers.lstm, fastlstm.runtime, fastlstm.kernels, fastlstm.reference]
 )
 def test_the_examples_in_the_documentation(module):
     assert doctest.testmod(module).failed == 0

@@ -1,25 +1,34 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Compiled LSTM kernels for NumPy.
 
-`LSTM`, `GRU` and `RNN` are the layers, with the shapes, names and meaning of ``torch.nn``; `IndRNN`, `SLSTM`,
-`MinGRU` and `MinLSTM` are their relatives, `LSTMCell`, `GRUCell` and `RNNCell` single steps.  `kernels` holds
-the pieces they are made of, and `reference` the same in readable NumPy.  `Dense` and `Embedding` are layers
-that they are trained with; `losses` and `optim` are what trains them.  `onnx_lstm`, `onnx_gru` and
+`LSTM`, `GRU` and `RNN` are the layers, with the shapes, names and meaning of ``torch.nn``; `IndRNN`, `MGU`,
+`SLSTM`, `MinGRU` and `MinLSTM` are their relatives, `LSTMCell`, `GRUCell` and `RNNCell` single steps.  `kernels`
+holds the pieces they are made of, and `reference` the same in readable NumPy.  `Dense` and `Embedding` are
+layers that they are trained with; `losses` and `optim` are what trains them.  `onnx_lstm`, `onnx_gru` and
 `onnx_rnn` are ONNX's operators.
 """
 
-from . import kernels, losses, optim, reference
-from .dense import Dense
-from .embedding import Embedding
-from .layers import GRU, LSTM, RNN, SLSTM, GRUCell, IndRNN, LSTMCell, MinGRU, MinLSTM, RNNCell
-from .onnx_ops import onnx_gru, onnx_lstm, onnx_rnn
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .runtime import get_num_threads, set_num_threads, show_runtime, threads
+
+if TYPE_CHECKING:
+    from . import kernels, losses, optim, reference
+    from .interop.onnx import onnx_gru, onnx_lstm, onnx_rnn
+    from .layers.dense import Dense
+    from .layers.embedding import Embedding
+    from .layers.gru import GRU, GRUCell
+    from .layers.lstm import LSTM, SLSTM, LSTMCell
+    from .layers.minimal import MGU, MinGRU, MinLSTM
+    from .layers.rnn import RNN, IndRNN, RNNCell
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GRU",
     "LSTM",
+    "MGU",
     "RNN",
     "SLSTM",
     "Dense",
@@ -42,3 +51,30 @@ __all__ = [
     "show_runtime",
     "threads",
 ]
+
+# Imported when first used: who wants one layer does not wait for the others.
+_HOMES = {
+    ".interop.onnx": ("onnx_gru", "onnx_lstm", "onnx_rnn"),
+    ".layers.dense": ("Dense",),
+    ".layers.embedding": ("Embedding",),
+    ".layers.gru": ("GRU", "GRUCell"),
+    ".layers.lstm": ("LSTM", "LSTMCell", "SLSTM"),
+    ".layers.minimal": ("MGU", "MinGRU", "MinLSTM"),
+    ".layers.rnn": ("RNN", "IndRNN", "RNNCell"),
+}
+_MODULES = ("kernels", "losses", "optim", "reference")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    for home, names in _HOMES.items():
+        if name in names:
+            module = importlib.import_module(home, __name__)
+            globals().update({each: getattr(module, each) for each in names})
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

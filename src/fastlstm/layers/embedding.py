@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import _core
-from .parameters import (
+from .. import _core
+from ..model.parameters import (
     ParameterSet,
     PlainParameters,
     PlainTape,

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
 
-from . import _core, options, sequences, stacks
-from .layouts import Layout
-from .parameters import Parameters, ParameterSet, Values, checked_dtype, checked_flag
-from .streams import Stream, StreamOfParts, StreamOrigin
+from .. import _core
+from ..model import options
+from ..model.layouts import Layout
+from ..model.parameters import Parameters, ParameterSet, Values, checked_dtype, checked_flag
+from ..passes import batch as sequences, parts as stacks
+from ..passes.streams import Stream, StreamOfParts, StreamOrigin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import _core
-from .parameters import ParameterSet, given
+from .. import _core
+from ..model.parameters import ParameterSet, given
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from .recurrent import RecurrentLayer
+    from ..layers.base import RecurrentLayer
 
 __all__ = ["Stream", "StreamOfParts"]
 

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import _core
+from .. import _core
 from .parameters import checked_flag, checked_number
 
 __all__: list[str] = []

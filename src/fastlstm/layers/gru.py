@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import layouts, options
-from .parameters import checked_flag, checked_rng
-from .recurrent import RecurrentCell, RecurrentLayer, Setting
+from ..model import layouts, options
+from ..model.parameters import checked_flag, checked_rng
+from .base import RecurrentCell, RecurrentLayer, Setting
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core
-from .layers import GRU, LSTM, RNN
-from .options import ACTIVATIONS, ROLES, checked_choice, checked_limit
-from .parameters import checked_array, checked_number, restore
+from .. import _core
+from ..layers.gru import GRU
+from ..layers.lstm import LSTM
+from ..layers.rnn import RNN
+from ..model.options import ACTIVATIONS, ROLES, checked_choice, checked_limit
+from ..model.parameters import checked_array, checked_number, restore
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray

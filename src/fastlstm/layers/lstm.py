@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core, layouts, options
-from .parameters import checked_number, checked_rng
-from .recurrent import RecurrentCell, RecurrentLayer, Setting
+from .. import _core
+from ..model import layouts, options
+from ..model.parameters import checked_number, checked_rng
+from .base import RecurrentCell, RecurrentLayer, Setting
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core, sequences
+from .. import _core
+from . import batch as sequences
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .recurrent import RecurrentLayer
+    from ..layers.base import RecurrentLayer
 
     Array = NDArray[Any]
     # For each part, h (L*D, B, P) and what is beside it, (L*D, B, n*H); None is zero.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""minGRU and minLSTM: parameters, shapes, documentation."""
+"""The minimal gated unit, minGRU and minLSTM: parameters, shapes, documentation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import layouts, options
-from .parameters import checked_rng
-from .recurrent import RecurrentLayer
+from ..model import layouts, options
+from ..model.parameters import checked_rng
+from .base import RecurrentLayer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["MinGRU", "MinLSTM"]
+__all__ = ["MGU", "MinGRU", "MinLSTM"]
 
 
 class _Minimal(RecurrentLayer):
@@ -57,6 +57,48 @@ class _Minimal(RecurrentLayer):
             dtype=dtype,
             num_threads=num_threads,
         )
+
+
+class MGU(_Minimal):
+    """A stack of minimal gated units over whole sequences: GRUs whose reset and update gates are one.
+
+    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step, with W, b = weight_ih, bias_ih and
+    U, d = weight_hh, bias_hh (Zhou et al. 2016, "Minimal gated unit for recurrent neural networks")::
+
+        f = sigmoid(W_f x_t + b_f + U_f h_{t-1} + d_f)
+        n = tanh(W_n x_t + b_n + U_n (f * h_{t-1}) + d_n)
+        h_t = (1 - f) * h_{t-1} + f * n
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        As of `LSTM`.
+    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+        As of `LSTM`.
+
+    Attributes
+    ----------
+    params : dict of str to ndarray
+        ``weight_ih`` (2H, I), ``weight_hh`` (2H, H), ``bias_ih``, ``bias_hh`` (2H,), gates in the order f, n.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As of `LSTM`.
+
+    Notes
+    -----
+    Calls are as of `LSTM`, with one array ``h`` in place of the pair of states, and without ``return_cells``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, h_n = MGU(3, 4, rng=0)(np.ones((5, 2, 3), np.float32))
+    >>> y.shape, h_n.shape
+    ((5, 2, 4), (1, 2, 4))
+    """
+
+    _kind = "mgu"
 
 
 class MinGRU(_Minimal):

@@ -30,11 +30,11 @@ from numpy cimport (
     npy_intp,
 )
 
-from ._capi cimport *
+from _capi cimport *
 
 import_array()
 
-include "_arrays.pxi"
+include "arrays.pxi"
 
 
 # ---- Calls into the C core ---------------------------------------------------------------------------------
@@ -82,13 +82,13 @@ cdef fl_status run_forward(const fl_stack *stack, fl_forward_args *args, bint re
     return status
 
 
-include "_weights.pxi"
-include "_passes.pxi"
-include "_layers.pxi"
-include "_tape.pxi"
-include "_stream.pxi"
-include "_pieces.pxi"
-include "_optimisers.pxi"
+include "weights.pxi"
+include "rows.pxi"
+include "calls.pxi"
+include "tape.pxi"
+include "stream.pxi"
+include "pieces.pxi"
+include "optimisers.pxi"
 
 
 # ---- Threads, instruction sets, and what else the machine is -----------------------------------------------
