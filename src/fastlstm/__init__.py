@@ -2,10 +2,10 @@
 """Compiled LSTM kernels for NumPy.
 
 `LSTM`, `GRU` and `RNN` are the layers, with the shapes, names and meaning of ``torch.nn``; `IndRNN`, `MGU`,
-`SLSTM`, `MinGRU` and `MinLSTM` are their relatives, `LSTMCell`, `GRUCell` and `RNNCell` single steps.  `kernels`
-holds the pieces they are made of, and `reference` the same in readable NumPy.  `Dense` and `Embedding` are
-layers that they are trained with; `losses` and `optim` are what trains them.  `onnx_lstm`, `onnx_gru` and
-`onnx_rnn` are ONNX's operators.
+`SLSTM`, `MinGRU` and `MinLSTM` are their relatives, `LSTMCell`, `GRUCell` and `RNNCell` single steps.
+`kernels` holds the pieces they are made of, and `reference` the same in readable NumPy.  `Dense` and
+`Embedding` are layers that they are trained with; `losses` and `optim` are what trains them.  `onnx_lstm`,
+`onnx_gru` and `onnx_rnn` are ONNX's operators.
 """
 
 import importlib

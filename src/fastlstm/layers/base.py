@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from .. import _core
-from ..model import options
+from ..model import layouts, options
 from ..model.layouts import Layout
-from ..model.parameters import Parameters, ParameterSet, Values, checked_dtype, checked_flag
-from ..passes import batch as sequences, parts as stacks
+from ..model.options import Rule, Setting
+from ..model.parameters import Parameters, ParameterSet, Values, checked_dtype, checked_flag, checked_rng
+from ..passes import batch as sequences
+from ..passes import parts as stacks
 from ..passes.streams import Stream, StreamOfParts, StreamOrigin
 
 if TYPE_CHECKING:
@@ -26,28 +28,6 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 __all__: list[str] = []
-
-T = TypeVar("T")
-
-
-class Setting(Generic[T]):
-    """An option of a layer as a read-only attribute."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, layer: None, owner: type) -> Setting[T]: ...
-    @overload
-    def __get__(self, layer: Recurrent, owner: type) -> T: ...
-    def __get__(self, layer: Recurrent | None, owner: type) -> T | Setting[T]:
-        if layer is None:
-            return self
-        value: T = layer._own_settings()[self._name]
-        return value
-
-    def __set__(self, layer: Recurrent, value: object) -> None:
-        raise AttributeError(f"{self._name}: expected to be set by the constructor, got {value!r} afterwards")
 
 
 class Recurrent(Parameters):
@@ -68,7 +48,9 @@ class Recurrent(Parameters):
             "num_threads",
         }
     )
-    _defaults: ClassVar[dict[str, Any]] = {}
+    _kind = ""  # of the cell, as the core names it
+    _rules: ClassVar[tuple[Rule, ...]] = ()  # options of the cell that do not go together
+    _defaults: ClassVar[dict[str, Any]] = {}  # of what is no option of the cell
 
     if TYPE_CHECKING:
         num_threads: int | None
@@ -94,11 +76,26 @@ class Recurrent(Parameters):
     def _config(self) -> dict[str, Any]:
         return self._own_settings() | {"num_threads": self.num_threads}
 
+    def _construct(self, given: dict[str, Any]) -> None:
+        """Set up from the arguments of a constructor, which gives its ``locals()``."""
+        arguments = {name: value for name, value in given.items() if name not in ("self", "__class__")}
+        self.rng = checked_rng(arguments.pop("rng"))
+        forget_bias = self._first_forget_bias(arguments)
+        init = options.checked_choice(arguments.pop("init", "torch"), "init", ("torch", "keras"))
+        self._set_up(layouts.initial(self.rng, init, forget_bias), **arguments)
+
+    def _first_forget_bias(self, arguments: dict[str, Any]) -> float | None:
+        """First value of the forget gate's bias; takes its argument out."""
+        return None
+
     def __repr__(self) -> str:
+        defaults = self._defaults | {
+            name: option.default for name, option in options.options_of(type(self)).items()
+        }
         shown = {
             name: value
             for name, value in self._config().items()
-            if name in self._always_shown or value != self._defaults.get(name)
+            if name in self._always_shown or value != defaults.get(name)
         }
         config = ", ".join(
             f"{name}={value if name == 'dtype' else repr(value)}" for name, value in shown.items()
@@ -109,8 +106,6 @@ class Recurrent(Parameters):
 class RecurrentLayer(Recurrent, _core.Recurrent):
     """A stack of recurrent layers over whole sequences; see `fastlstm.LSTM`."""
 
-    _kind = ""
-    _cell_options: tuple[str, ...] = ()  # options of this kind of cell, in the order of the constructor
     _plan: stacks.Plan
     _defaults: ClassVar[dict[str, Any]] = {
         "reverse": False,
@@ -129,15 +124,16 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
 
     # ---- Construction --------------------------------------------------------------------------------------
 
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        """Options of this kind of cell."""
-        return {}
+    def _check_sizes(self, cell: dict[str, Any], sizes: tuple[int, ...]) -> None:
+        """Whether options of the cell fit the hidden sizes."""
 
     def _set_up(self, values: Values, **given: Any) -> None:
         input_size = _core.count(given["input_size"], "input_size")
         hidden_size, num_layers = options.checked_sizes(given["hidden_size"], given["num_layers"])
         stack = options.checked_stack(given, num_layers)
-        cell = self._checked_cell(given, hidden_size if isinstance(hidden_size, tuple) else (hidden_size,))
+        of_cell = options.options_of(type(self))
+        cell = options.checked_options(of_cell, self._rules, given)
+        self._check_sizes(cell, hidden_size if isinstance(hidden_size, tuple) else (hidden_size,))
         dtype = checked_dtype(given["dtype"])
         is_single = (
             not isinstance(hidden_size, tuple) and stack["merge"] == "concat" and stack["residual"] is None
@@ -149,7 +145,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
             num_directions=1 + stack["bidirectional"],
             bias=stack["bias"],
             dtype=dtype,
-            options=options.core_options(self._kind, cell),
+            options=options.core_options(self._kind, of_cell, cell),
             merge=stack["merge"],
             proj_bias=cell.get("proj_bias", False),
             in_parts=not is_single,
@@ -163,7 +159,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
                     )
         self._settings = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
         self._settings |= {name: stack[name] for name in ("bias", "batch_first", "dropout", "bidirectional")}
-        self._settings |= {name: cell[name] for name in self._cell_options}
+        self._settings |= cell
         self._settings |= {name: stack[name] for name in ("reverse", "reverse_order", "residual", "merge")}
         self._settings |= {"dtype": dtype.name}
         joins = stack["merge"] != "concat" or stack["residual"] is not None
@@ -433,17 +429,11 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
 class RecurrentCell(Recurrent, _core.Cell):
     """One time step of one layer; see `fastlstm.LSTMCell`."""
 
-    _kind = ""
-    _cell_options: tuple[str, ...] = ()
-
     hidden_size = Setting[int]()
 
-    def _checked_cell(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Options of this kind of cell."""
-        return {}
-
     def _set_up(self, values: Values, **given: Any) -> None:
-        cell = self._checked_cell(given)
+        of_cell = options.options_of(type(self))
+        cell = options.checked_options(of_cell, self._rules, given)
         layout = Layout(
             input_size=_core.count(given["input_size"], "input_size"),
             hidden_size=_core.count(given["hidden_size"], "hidden_size"),
@@ -451,14 +441,14 @@ class RecurrentCell(Recurrent, _core.Cell):
             num_directions=1,
             bias=checked_flag(given["bias"], "bias"),
             dtype=checked_dtype(given["dtype"]),
-            options=options.core_options(self._kind, cell),
+            options=options.core_options(self._kind, of_cell, cell),
             is_numbered=False,
         )
         self._settings = {
             "input_size": layout.input_size,
             "hidden_size": layout.hidden_size,
             "bias": layout.bias,
-            **{name: cell[name] for name in self._cell_options},
+            **cell,
             "dtype": layout.dtype.name,
         }
         self.num_threads = given["num_threads"]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model import layouts, options
-from ..model.parameters import checked_flag, checked_rng
-from .base import RecurrentCell, RecurrentLayer, Setting
+from ..model import options
+from ..model.options import Option
+from ..model.parameters import checked_flag
+from .base import RecurrentCell, RecurrentLayer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -68,12 +69,15 @@ class GRU(RecurrentLayer):
     """
 
     _kind = "gru"
-    _cell_options = ("reset_after", "activations", "gate_clip")
-    _defaults = RecurrentLayer._defaults | {"reset_after": True}
 
-    reset_after = Setting[bool]()
-    activations = Setting["tuple[options.Entry, ...] | None"]()
-    gate_clip = Setting["float | None"]()
+    reset_after = Option[bool](checked_flag, True, "reset_before", lambda cell: not cell["reset_after"])
+    activations = Option["tuple[options.Entry, ...] | None"](
+        lambda value, name: options.checked_activations(value, "gru"),
+        None,
+        "activations",
+        lambda cell: options.core_activations("gru", cell["activations"]),
+    )
+    gate_clip = Option["float | None"](options.checked_limit, None, "gate_clip")
 
     def __init__(
         self,
@@ -97,33 +101,7 @@ class GRU(RecurrentLayer):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            reset_after=reset_after,
-            activations=activations,
-            gate_clip=gate_clip,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
-
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        return {
-            "reset_after": checked_flag(given["reset_after"], "reset_after"),
-            "activations": options.checked_activations(given["activations"], "gru"),
-            "gate_clip": options.checked_limit(given["gate_clip"], "gate_clip"),
-        }
+        self._construct(locals())
 
 
 class GRUCell(RecurrentCell):
@@ -172,12 +150,4 @@ class GRUCell(RecurrentCell):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, "torch", None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            bias=bias,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
+        self._construct(locals())

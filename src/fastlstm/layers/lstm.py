@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..model import layouts, options
-from ..model.parameters import checked_number, checked_rng
-from .base import RecurrentCell, RecurrentLayer, Setting
+from ..model import options
+from ..model.options import Option, Rule
+from ..model.parameters import checked_flag
+from .base import RecurrentCell, RecurrentLayer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -231,50 +232,69 @@ class LSTM(RecurrentLayer):
     """
 
     _kind = "lstm"
-    _cell_options = (
-        "proj_size",
-        "peephole",
-        "coupled",
-        "forget_gate",
-        "proj_bias",
-        "proj_clip",
-        "cell_clip",
-        "gate_clip",
-        "layer_norm",
-        "zoneout_c",
-        "zoneout_h",
-        "zoneout_eval",
-        "recurrent_dropout",
-        "recurrent_dropout_masks",
-        "activations",
-    )
-    _defaults = RecurrentLayer._defaults | {
-        "proj_size": 0,
-        "peephole": False,
-        "forget_gate": True,
-        "proj_bias": False,
-        "zoneout_c": 0.0,
-        "zoneout_h": 0.0,
-        "zoneout_eval": "expectation",
-        "recurrent_dropout": 0.0,
-        "recurrent_dropout_masks": "gate",
-    }
 
-    proj_size = Setting[int]()
-    peephole = Setting[bool]()
-    coupled = Setting["str | None"]()
-    forget_gate = Setting[bool]()
-    proj_bias = Setting[bool]()
-    proj_clip = Setting["float | None"]()
-    cell_clip = Setting["float | None"]()
-    gate_clip = Setting["float | None"]()
-    layer_norm = Setting["str | None"]()
-    zoneout_c = Setting[float]()
-    zoneout_h = Setting[float]()
-    zoneout_eval = Setting[str]()
-    recurrent_dropout = Setting[float]()
-    recurrent_dropout_masks = Setting[str]()
-    activations = Setting["tuple[options.Entry, ...] | None"]()
+    proj_size = Option[int](options.checked_size, 0, "proj_size")
+    peephole = Option[bool](checked_flag, False, "peephole")
+    coupled = Option["str | None"](
+        options.one_of(None, "f_from_i", "i_from_f"),
+        None,
+        "coupling",
+        lambda cell: cell["coupled"] if cell["forget_gate"] else "no_forget_gate",
+    )
+    forget_gate = Option[bool](checked_flag, True)
+    proj_bias = Option[bool](checked_flag, False)
+    proj_clip = Option["float | None"](options.checked_limit, None, "proj_clip")
+    cell_clip = Option["float | None"](options.checked_limit, None, "cell_clip")
+    gate_clip = Option["float | None"](options.checked_limit, None, "gate_clip")
+    layer_norm = Option["str | None"](options.one_of(None, "gate", "haste"), None, "layer_norm")
+    zoneout_c = Option[float](options.checked_probability, 0.0, "zoneout_c")
+    zoneout_h = Option[float](options.checked_probability, 0.0, "zoneout_h")
+    zoneout_eval = Option[str](
+        options.one_of("expectation", "off"),
+        "expectation",
+        "zoneout_expectation",
+        lambda cell: (cell["zoneout_c"] or cell["zoneout_h"]) and cell["zoneout_eval"] == "expectation",
+    )
+    recurrent_dropout = Option[float](options.checked_probability, 0.0, "recurrent_dropout")
+    recurrent_dropout_masks = Option[str](
+        options.one_of("gate", "tied"),
+        "gate",
+        "recurrent_dropout_tied",
+        lambda cell: cell["recurrent_dropout"] and cell["recurrent_dropout_masks"] == "tied",
+    )
+    activations = Option["tuple[options.Entry, ...] | None"](
+        lambda value, name: options.checked_activations(value, "lstm"),
+        None,
+        "activations",
+        lambda cell: options.core_activations("lstm", cell["activations"]),
+    )
+    _rules = (
+        Rule(
+            "coupled",
+            lambda cell: cell["coupled"] is not None and not cell["forget_gate"],
+            "None with forget_gate=False, as there is no forget gate to couple",
+        ),
+        Rule(
+            "zoneout_h",
+            lambda cell: cell["zoneout_h"] > 0 and cell["proj_size"] != 0,
+            "0 with proj_size, as the projected h has no elements of its own to keep",
+        ),
+        Rule(
+            "peephole",
+            lambda cell: cell["peephole"] and cell["layer_norm"] == "haste",
+            "False with layer_norm='haste', whose norms have no place for them",
+        ),
+        Rule(
+            "proj_bias",
+            lambda cell: cell["proj_bias"] and not cell["proj_size"],
+            "False without proj_size, as nothing is projected",
+        ),
+        Rule(
+            "proj_clip",
+            lambda cell: cell["proj_clip"] is not None and not cell["proj_size"],
+            "None without proj_size, as nothing is projected",
+        ),
+    )
 
     def __init__(
         self,
@@ -311,48 +331,19 @@ class LSTM(RecurrentLayer):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        given = {
-            "coupled": options.checked_choice(coupled, "coupled", (None, "f_from_i", "i_from_f")),
-            "forget_gate": forget_gate,
-        }
-        forget_bias = options.checked_forget_bias(forget_bias, options.lstm_gates(given), bias)
-        if init == "keras" and forget_bias is None:
-            forget_bias = 1.0
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), forget_bias),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            proj_size=proj_size,
-            peephole=peephole,
-            coupled=coupled,
-            forget_gate=forget_gate,
-            proj_bias=proj_bias,
-            proj_clip=proj_clip,
-            cell_clip=cell_clip,
-            gate_clip=gate_clip,
-            layer_norm=layer_norm,
-            zoneout_c=zoneout_c,
-            zoneout_h=zoneout_h,
-            zoneout_eval=zoneout_eval,
-            recurrent_dropout=recurrent_dropout,
-            recurrent_dropout_masks=recurrent_dropout_masks,
-            activations=activations,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
+        self._construct(locals())
 
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        return options.checked_lstm(given, min(sizes))
+    def _first_forget_bias(self, arguments: dict[str, Any]) -> float | None:
+        coupled = options.one_of(None, "f_from_i", "i_from_f")(arguments["coupled"], "coupled")
+        gates = options.lstm_gates({"coupled": coupled, "forget_gate": arguments["forget_gate"]})
+        given = options.checked_forget_bias(arguments.pop("forget_bias"), gates, arguments["bias"])
+        return 1.0 if given is None and arguments["init"] == "keras" else given
+
+    def _check_sizes(self, cell: dict[str, Any], sizes: tuple[int, ...]) -> None:
+        if cell["proj_size"] >= min(sizes):
+            raise ValueError(
+                f"proj_size: expected 0, or less than hidden_size = {min(sizes)}, got {cell['proj_size']}"
+            )
 
 
 class SLSTM(RecurrentLayer):
@@ -407,11 +398,9 @@ class SLSTM(RecurrentLayer):
     """
 
     _kind = "slstm"
-    _cell_options = ("heads", "n_floor")
-    _defaults = RecurrentLayer._defaults | {"heads": 1, "n_floor": 0.0}
 
-    heads = Setting[int]()
-    n_floor = Setting[float]()
+    heads = Option[int](_core.count, 1, "heads", lambda cell: cell["heads"] if cell["heads"] > 1 else 0)
+    n_floor = Option[float](options.checked_floor, 0.0, "n_floor")
 
     def __init__(
         self,
@@ -434,35 +423,12 @@ class SLSTM(RecurrentLayer):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            heads=heads,
-            n_floor=n_floor,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
+        self._construct(locals())
 
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        heads = _core.count(given["heads"], "heads")
+    def _check_sizes(self, cell: dict[str, Any], sizes: tuple[int, ...]) -> None:
         for size in sizes:
-            if size % heads:
-                raise ValueError(f"heads: expected a divisor of hidden_size = {size}, got {heads}")
-        floor = checked_number(
-            given["n_floor"], "n_floor", "a number of at least 0", lambda n: 0 <= n < float("inf")
-        )
-        return {"heads": heads, "n_floor": floor}
+            if size % cell["heads"]:
+                raise ValueError(f"heads: expected a divisor of hidden_size = {size}, got {cell['heads']}")
 
 
 class LSTMCell(RecurrentCell):
@@ -540,12 +506,4 @@ class LSTMCell(RecurrentCell):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, "torch", None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            bias=bias,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
+        self._construct(locals())

@@ -3,19 +3,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model import layouts, options
-from ..model.parameters import checked_rng
-from .base import RecurrentCell, RecurrentLayer, Setting
+from ..model import options
+from ..model.options import Option, Rule
+from .base import RecurrentCell, RecurrentLayer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 __all__ = ["RNN", "IndRNN", "RNNCell"]
+
+
+def _nonlinearity(value: object, name: str) -> Any:
+    if value is None:
+        raise TypeError(f"{name}: expected 'tanh' or 'relu', got NoneType")
+    return options.checked_choice(value, name, ("tanh", "relu"))
+
+
+def _told(kind: str) -> Callable[[Mapping[str, Any]], Any]:
+    """What the core is told of a cell whose f has two names."""
+
+    def told(cell: Mapping[str, Any]) -> Any:
+        entries = cell.get("activations") or [options.NONLINEARITIES[cell["nonlinearity"]]]
+        return options.core_activations(kind, entries)
+
+    return told
 
 
 class RNN(RecurrentLayer):
@@ -62,12 +78,19 @@ class RNN(RecurrentLayer):
     """
 
     _kind = "rnn"
-    _cell_options = ("nonlinearity", "activations", "gate_clip")
-    _defaults = RecurrentLayer._defaults | {"nonlinearity": "tanh"}
 
-    nonlinearity = Setting[str]()
-    activations = Setting["tuple[options.Entry, ...] | None"]()
-    gate_clip = Setting["float | None"]()
+    nonlinearity = Option[str](_nonlinearity, "tanh", "activations", _told("rnn"))
+    activations = Option["tuple[options.Entry, ...] | None"](
+        lambda value, name: options.checked_activations(value, "rnn"), None
+    )
+    gate_clip = Option["float | None"](options.checked_limit, None, "gate_clip")
+    _rules = (
+        Rule(
+            "nonlinearity",
+            lambda cell: cell["activations"] is not None and cell["nonlinearity"] != "tanh",
+            "none beside activations, which say the same",
+        ),
+    )
 
     def __init__(
         self,
@@ -91,39 +114,7 @@ class RNN(RecurrentLayer):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            nonlinearity=nonlinearity,
-            activations=activations,
-            gate_clip=gate_clip,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
-
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        cell = {
-            "nonlinearity": _checked_nonlinearity(given),
-            "activations": options.checked_activations(given["activations"], "rnn"),
-            "gate_clip": options.checked_limit(given["gate_clip"], "gate_clip"),
-        }
-        if cell["activations"] is not None and cell["nonlinearity"] != "tanh":
-            raise ValueError(
-                "nonlinearity: expected none beside activations, which say the same, "
-                f"got {cell['nonlinearity']!r}"
-            )
-        return cell
+        self._construct(locals())
 
 
 class IndRNN(RecurrentLayer):
@@ -165,10 +156,8 @@ class IndRNN(RecurrentLayer):
     """
 
     _kind = "indrnn"
-    _cell_options = ("nonlinearity",)
-    _defaults = RecurrentLayer._defaults | {"nonlinearity": "relu"}
 
-    nonlinearity = Setting[str]()
+    nonlinearity = Option[str](_nonlinearity, "relu", "activations", _told("indrnn"))
 
     def __init__(
         self,
@@ -190,27 +179,7 @@ class IndRNN(RecurrentLayer):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            nonlinearity=nonlinearity,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
-
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        return {"nonlinearity": _checked_nonlinearity(given)}
+        self._construct(locals())
 
 
 class RNNCell(RecurrentCell):
@@ -252,10 +221,8 @@ class RNNCell(RecurrentCell):
     """
 
     _kind = "rnn"
-    _cell_options = ("nonlinearity",)
-    _defaults: ClassVar[dict[str, Any]] = {"nonlinearity": "tanh"}
 
-    nonlinearity = Setting[str]()
+    nonlinearity = Option[str](_nonlinearity, "tanh", "activations", _told("rnn"))
 
     def __init__(
         self,
@@ -268,24 +235,4 @@ class RNNCell(RecurrentCell):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, "torch", None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            bias=bias,
-            nonlinearity=nonlinearity,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
-
-    def _checked_cell(self, given: dict[str, Any]) -> dict[str, Any]:
-        return {"nonlinearity": _checked_nonlinearity(given)}
-
-
-def _checked_nonlinearity(given: dict[str, Any]) -> str:
-    nonlinearity = given["nonlinearity"]
-    if nonlinearity is None:
-        raise TypeError("nonlinearity: expected 'tanh' or 'relu', got NoneType")
-    value: str = options.checked_choice(nonlinearity, "nonlinearity", ("tanh", "relu"))
-    return value
+        self._construct(locals())

@@ -8,8 +8,8 @@ here.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from .. import _core
 from .parameters import checked_flag, checked_number
@@ -64,6 +64,16 @@ def checked_limit(value: object, name: str) -> float | None:
     if value is None:
         return None
     return checked_number(value, name, "None or a number above 0", lambda limit: limit > 0)
+
+
+def checked_floor(value: object, name: str) -> float:
+    """`value` as a finite float of at least 0."""
+    return checked_number(value, name, "a number of at least 0", lambda n: 0 <= n < float("inf"))
+
+
+def checked_size(value: object, name: str) -> int:
+    """`value` as an int of at least 0."""
+    return checked_index(value, name, 0)
 
 
 def checked_index(value: object, name: str, least: int) -> int:
@@ -129,52 +139,107 @@ def _is_finite(number: float) -> bool:
 
 # ---- Options of a cell -------------------------------------------------------------------------------------
 
+T = TypeVar("T")
 
-def checked_lstm(given: Mapping[str, Any], smallest: int) -> dict[str, Any]:
-    """Options that only the LSTM has; `smallest` is the smallest H."""
-    options = {
-        "proj_size": checked_index(given["proj_size"], "proj_size", 0),
-        "peephole": checked_flag(given["peephole"], "peephole"),
-        "coupled": checked_choice(given["coupled"], "coupled", (None, "f_from_i", "i_from_f")),
-        "forget_gate": checked_flag(given["forget_gate"], "forget_gate"),
-        "proj_bias": checked_flag(given["proj_bias"], "proj_bias"),
-        "proj_clip": checked_limit(given["proj_clip"], "proj_clip"),
-        "cell_clip": checked_limit(given["cell_clip"], "cell_clip"),
-        "gate_clip": checked_limit(given["gate_clip"], "gate_clip"),
-        "layer_norm": checked_choice(given["layer_norm"], "layer_norm", (None, "gate", "haste")),
-        "zoneout_c": checked_probability(given["zoneout_c"], "zoneout_c"),
-        "zoneout_h": checked_probability(given["zoneout_h"], "zoneout_h"),
-        "zoneout_eval": checked_choice(given["zoneout_eval"], "zoneout_eval", ("expectation", "off")),
-        "recurrent_dropout": checked_probability(given["recurrent_dropout"], "recurrent_dropout"),
-        "recurrent_dropout_masks": checked_choice(
-            given["recurrent_dropout_masks"], "recurrent_dropout_masks", ("gate", "tied")
-        ),
-        "activations": checked_activations(given["activations"], "lstm"),
+
+class Setting(Generic[T]):
+    """An option of a layer as a read-only attribute."""
+
+    name: str
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, layer: None, owner: type) -> Setting[T]: ...
+    @overload
+    def __get__(self, layer: Any, owner: type) -> T: ...
+    def __get__(self, layer: Any, owner: type) -> T | Setting[T]:
+        if layer is None:
+            return self
+        value: T = layer._own_settings()[self.name]
+        return value
+
+    def __set__(self, layer: Any, value: object) -> None:
+        raise AttributeError(f"{self.name}: expected to be set by the constructor, got {value!r} afterwards")
+
+
+class Option(Setting[T]):
+    """An option of a cell, in one place: what it may be, what it is by default, and what the core is told.
+
+    Parameters
+    ----------
+    check : callable
+        Of a value and the name of the argument: the value to keep, or an exception.
+    default
+        That of the constructor; others are shown by ``repr``.
+    core : str
+        Field of fl_cell_options that it decides; "" is none, or one that another option decides.
+    told : callable, optional
+        Of all options of the cell: the value of that field, where 0 is the default.  None: the value itself.
+    """
+
+    def __init__(
+        self,
+        check: Callable[[Any, str], Any],
+        default: Any,
+        core: str = "",
+        told: Callable[[Mapping[str, Any]], Any] | None = None,
+    ) -> None:
+        self.check, self.default, self.core, self.told = check, default, core, told
+
+
+class Rule(NamedTuple):
+    """Two options that do not go together, and why."""
+
+    name: str  # of the one that is refused
+    is_broken: Callable[[Mapping[str, Any]], bool]
+    expected: str  # with the reason
+
+
+def options_of(cls: type) -> dict[str, Option[Any]]:
+    """All options of a class of layers, in the order in which it names them."""
+    found: dict[str, Option[Any]] = {}
+    for base in reversed(cls.__mro__):
+        found |= {name: value for name, value in vars(base).items() if isinstance(value, Option)}
+    return found
+
+
+def checked_options(
+    options: Mapping[str, Option[Any]], rules: Iterable[Rule], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options of a cell from what a constructor was given, each checked, and then together."""
+    values = {name: option.check(given[name], name) for name, option in options.items()}
+    for rule in rules:
+        if rule.is_broken(values):
+            raise ValueError(f"{rule.name}: expected {rule.expected}, got {values[rule.name]!r}")
+    return values
+
+
+def core_options(kind: str, options: Mapping[str, Option[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of fl_cell_options by name, only those that are not zero."""
+    fields = {
+        option.core: values[name] if option.told is None else option.told(values)
+        for name, option in options.items()
+        if option.core
     }
-    projected: int = options["proj_size"]
-    if projected >= smallest:
-        raise ValueError(f"proj_size: expected 0, or less than hidden_size = {smallest}, got {projected}")
-    if options["coupled"] is not None and not options["forget_gate"]:
-        raise ValueError(
-            "coupled: expected None with forget_gate=False, as there is no forget gate to couple, "
-            f"got {options['coupled']!r}"
-        )
-    if options["zoneout_h"] > 0 and projected:
-        raise ValueError(
-            "zoneout_h: expected 0 with proj_size, as the projected h has no elements of its own to keep, "
-            f"got {options['zoneout_h']}"
-        )
-    if options["peephole"] and options["layer_norm"] == "haste":
-        raise ValueError(
-            "peephole: expected False with layer_norm='haste', whose norms have no place for them, got True"
-        )
-    if options["proj_bias"] and not projected:
-        raise ValueError("proj_bias: expected False without proj_size, as nothing is projected, got True")
-    if options["proj_clip"] is not None and not projected:
-        raise ValueError(
-            f"proj_clip: expected None without proj_size, as nothing is projected, got {options['proj_clip']}"
-        )
-    return options
+    return {"kind": kind} | {name: value for name, value in fields.items() if value}
+
+
+def one_of(*choices: object) -> Callable[[object, str], Any]:
+    """Return the check of an option that is one of `choices`."""
+    return lambda value, name: checked_choice(value, name, choices)
+
+
+def core_activations(kind: str, entries: Iterable[Entry] | None) -> list[tuple[Any, ...]]:
+    """Activations as the core is told them: name, alpha, beta; [] where all are the cell's own."""
+    defaults = ROLES[kind].values()
+    activations = []
+    for entry, default in zip(entries or defaults, defaults, strict=True):
+        name, *given = (entry,) if isinstance(entry, str) else entry
+        numbers = (*given, *ACTIVATIONS[str(name)][len(given) :], 0.0, 0.0)[:2]
+        activations.append((None if name == default else name, *numbers))
+    return activations if any(name is not None for name, _, _ in activations) else []
 
 
 def lstm_gates(options: Mapping[str, Any]) -> str:
@@ -198,46 +263,6 @@ def checked_forget_bias(value: object, gates: str, bias: bool) -> float | None:
             f"forget_bias: expected None with bias=False, as there is no bias to set, got {number}"
         )
     return number
-
-
-def core_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of fl_cell_options by name, only those that are not zero."""
-    entries = list(options.get("activations") or ROLES.get(kind, {}).values())
-    if kind in ("rnn", "indrnn") and options.get("activations") is None:
-        entries = [NONLINEARITIES[options["nonlinearity"]]]
-    activations = []
-    for entry, default in zip(entries, ROLES.get(kind, {}).values(), strict=True):
-        name, *given = (entry,) if isinstance(entry, str) else entry
-        # The C core has a faster path where all are the cell's own.
-        numbers = (*given, *ACTIVATIONS[str(name)][len(given) :], 0.0, 0.0)[:2]
-        activations.append((None if name == default else name, *numbers))
-    fields: dict[str, Any] = {
-        "gate_clip": options.get("gate_clip") or 0.0,
-        "cell_clip": options.get("cell_clip") or 0.0,
-        "proj_clip": options.get("proj_clip") or 0.0,
-        "coupling": options.get("coupled") if options.get("forget_gate", True) else "no_forget_gate",
-        "recurrent_dropout_tied": bool(
-            options.get("recurrent_dropout") and options["recurrent_dropout_masks"] == "tied"
-        ),
-        "reset_before": not options.get("reset_after", True),
-        "heads": options.get("heads", 1) if options.get("heads", 1) > 1 else 0,
-    }
-    for name in (
-        "layer_norm",
-        "peephole",
-        "proj_size",
-        "zoneout_c",
-        "zoneout_h",
-        "recurrent_dropout",
-        "n_floor",
-    ):
-        fields[name] = options.get(name)
-    fields["zoneout_expectation"] = bool(
-        (fields["zoneout_c"] or fields["zoneout_h"]) and options["zoneout_eval"] == "expectation"
-    )
-    if any(name is not None for name, _, _ in activations):
-        fields["activations"] = activations
-    return {"kind": kind} | {name: value for name, value in fields.items() if value}
 
 
 # ---- Options of a stack ------------------------------------------------------------------------------------
