@@ -9,7 +9,7 @@
 
 static size_t gates_of(const fl_cell_options *o)
 {
-    static const size_t gates[FL_CELL_COUNT] = {4, 3, 1, 1, 4, 2, 3};
+    static const size_t gates[FL_CELL_COUNT] = {4, 3, 1, 1, 4, 2, 3, 2};
     return o->kind == FL_CELL_LSTM && o->coupling != FL_COUPLING_NONE ? 3 : gates[o->kind];
 }
 
