@@ -154,5 +154,6 @@ fl_workspace *fl_workspace_take(const fl_stack *stack)
 
 void fl_workspace_return(const fl_stack *stack, fl_workspace *workspace)
 {
-    fl_workspace_free(atomic_exchange(stack->spare, workspace));
+    /* Of a call that found no memory nothing is kept. */
+    fl_workspace_free(workspace->memory != NULL ? atomic_exchange(stack->spare, workspace) : workspace);
 }
