@@ -167,10 +167,10 @@ static size_t bytes_of_training(family *f, size_t save)
 static void training_of_ragged_rows(void)
 {
     static const size_t saves[] = {FL_SAVE_ALL, FL_SAVE_STATES, 1, 40, SIZE_MAX - 1};
-    static const fl_cell_kind kinds[] = {FL_CELL_LSTM, FL_CELL_GRU, FL_CELL_SLSTM};
-    for (size_t n = 0; n < 15; n += harness_effort == EFFORT_FULL ? 1 : 7) { /* all kinds with all ways of keeping */
+    static const fl_cell_kind kinds[] = {FL_CELL_LSTM, FL_CELL_GRU, FL_CELL_SLSTM, FL_CELL_MGU};
+    for (size_t n = 0; n < 20; n += harness_effort == EFFORT_FULL ? 1 : 7) { /* all kinds with all ways of keeping */
         const size_t save = saves[n % 5];
-        family_spec s = ragged_spec(kinds[n % 3], dtypes[n % 2], 500, 400, 3, 16, 2, 1 + n / 2 % 2);
+        family_spec s = ragged_spec(kinds[n % 4], dtypes[n % 2], 500, 400, 3, 16, 2, 1 + n / 2 % 2);
         s.dropout = 0.25;
         s.x_order = s.y_order = s.dy_order = ORDER_PACKED;
         family f;
