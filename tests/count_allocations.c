@@ -19,10 +19,10 @@ static void count(size_t size)
     bytes += size;
 }
 
-#define NEXT(result, name, ...)                              \
-    static result (*next)(__VA_ARGS__);                      \
-    if (next == NULL)                                        \
-        next = (result(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
+#define NEXT(result, name, ...)         \
+    static result (*next)(__VA_ARGS__); \
+    if (next == NULL)                   \
+    next = (result (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
 
 void *malloc(size_t size)
 {

@@ -48,16 +48,16 @@ static void set_sizes(const family *f, size_t I, size_t sizes[FAMILY_PARAMETERS]
 
 void family_weights(fl_weights *w, const void **slots[FAMILY_PARAMETERS])
 {
-    const void **const all[FAMILY_PARAMETERS] = {
-        &w->weight_ih, &w->weight_hh,    &w->bias_ih,      &w->bias_hh,     &w->weight_ch, &w->weight_hr,
-        &w->bias_hr,   &w->weight_ln_ih, &w->weight_ln_hh, &w->weight_ln_c, &w->bias_ln_c};
+    const void **const all[FAMILY_PARAMETERS] = {&w->weight_ih,    &w->weight_hh,   &w->bias_ih,  &w->bias_hh,
+                                                 &w->weight_ch,    &w->weight_hr,   &w->bias_hr,  &w->weight_ln_ih,
+                                                 &w->weight_ln_hh, &w->weight_ln_c, &w->bias_ln_c};
     memcpy(slots, all, sizeof all);
 }
 
 void family_gradients_of(fl_gradients *g, void **slots[FAMILY_PARAMETERS])
 {
-    void **const all[FAMILY_PARAMETERS] = {&g->weight_ih, &g->weight_hh,    &g->bias_ih,      &g->bias_hh,
-                                           &g->weight_ch, &g->weight_hr,    &g->bias_hr,      &g->weight_ln_ih,
+    void **const all[FAMILY_PARAMETERS] = {&g->weight_ih,    &g->weight_hh,   &g->bias_ih,  &g->bias_hh,
+                                           &g->weight_ch,    &g->weight_hr,   &g->bias_hr,  &g->weight_ln_ih,
                                            &g->weight_ln_hh, &g->weight_ln_c, &g->bias_ln_c};
     memcpy(slots, all, sizeof all);
 }
@@ -81,8 +81,7 @@ static placing placing_make(const family *f, int how, size_t width)
         p.stride_b = s.stride_b;
         return p;
     }
-    for (size_t b = 0; b < f->spec.B; b++)
-        p.elements += family_length(f, b) * width;
+    for (size_t b = 0; b < f->spec.B; b++) p.elements += family_length(f, b) * width;
     p.stride_b = (ptrdiff_t)width;
     p.stride_t = how == ORDER_PACKED ? p.stride_b : -p.stride_b;
     p.at = how == ORDER_PACKED ? f->packed : f->packed_backwards;
@@ -201,8 +200,7 @@ static void make_gradients_given(family *f)
     f->dc_n = s->gives_dc ? random_array(f, rows * f->states * f->H, 0.0, 1.0) : NULL;
     if (s->resets) {
         f->reset = guard_new(&f->inputs, s->T * s->B, 1);
-        for (size_t n = 0; n < s->T * s->B; n++)
-            f->reset[n] = random_chance(8) ? (uint8_t)random_size(1, 255) : 0;
+        for (size_t n = 0; n < s->T * s->B; n++) f->reset[n] = random_chance(8) ? (uint8_t)random_size(1, 255) : 0;
     }
 }
 
@@ -308,17 +306,15 @@ static void check_places(const family *f, const placing *p, const char *memory, 
         for (size_t t = 0; t < (p->at != NULL ? family_length(f, b) : f->spec.T); t++) {
             const char *row = element(f, p, origin, t, b);
             memset(beside + (row - memory), 1, row_bytes);
-            for (size_t n = 0; n < row_bytes; n++)
-                not_zero += t >= family_length(f, b) && row[n] != 0;
+            for (size_t n = 0; n < row_bytes; n++) not_zero += t >= family_length(f, b) && row[n] != 0;
             for (size_t j = 0; j < p->width; j++)
                 not_finite += isfinite(real_get(f->spec.shape.dtype, row, (ptrdiff_t)j)) ? 0 : 1;
         }
-    for (size_t n = 0; n < bytes; n++)
-        written += beside[n] == 0 && (unsigned char)memory[n] != 0xff;
+    for (size_t n = 0; n < bytes; n++) written += beside[n] == 0 && (unsigned char)memory[n] != 0xff;
     free(beside);
     EXPECT(written == 0 && not_zero == 0 && not_finite == 0,
-           "%s: %s: %zu bytes between rows written, %zu bytes of padding not zero, %zu elements not finite", family_text(f),
-           name, written, not_zero, not_finite);
+           "%s: %s: %zu bytes between rows written, %zu bytes of padding not zero, %zu elements not finite",
+           family_text(f), name, written, not_zero, not_finite);
 }
 
 void family_check_clean(const family *f, const family_result *r)
@@ -337,8 +333,8 @@ void family_run(const family *f, size_t threads, family_result *r)
 }
 
 /* Steps of a row of one array, wherever they lie. */
-static bool steps_equal(const family *a, const placing *pa, char *from_a, size_t b_a, const family *b, const placing *pb,
-                        char *from_b, size_t b_b)
+static bool steps_equal(const family *a, const placing *pa, char *from_a, size_t b_a, const family *b,
+                        const placing *pb, char *from_b, size_t b_b)
 {
     for (size_t t = 0; t < family_length(a, b_a); t++)
         if (memcmp(element(a, pa, from_a, t, b_a), element(b, pb, from_b, t, b_b), pa->width * a->real_size) != 0)

@@ -8,11 +8,20 @@ static fl_activation random_activation(void)
 {
     fl_activation f = {(fl_activation_kind)random_size(FL_ACTIVATION_DEFAULT, FL_ACTIVATION_COUNT - 1), 0.0, 0.0};
     switch (f.kind) {
-    case FL_AFFINE: f.alpha = 0.3 + random_real(0.2); f.beta = random_real(0.4); break;
+    case FL_AFFINE:
+        f.alpha = 0.3 + random_real(0.2);
+        f.beta = random_real(0.4);
+        break;
     case FL_LEAKY_RELU: f.alpha = random_real(0.3); break;
     case FL_THRESHOLDED_RELU: f.alpha = random_real(0.3); break;
-    case FL_SCALED_TANH: f.alpha = 0.8 + random_real(0.4); f.beta = 0.7 + random_real(0.3); break;
-    case FL_HARD_SIGMOID: f.alpha = 0.3 + random_real(0.1); f.beta = 0.5 + random_real(0.1); break;
+    case FL_SCALED_TANH:
+        f.alpha = 0.8 + random_real(0.4);
+        f.beta = 0.7 + random_real(0.3);
+        break;
+    case FL_HARD_SIGMOID:
+        f.alpha = 0.3 + random_real(0.1);
+        f.beta = 0.5 + random_real(0.1);
+        break;
     case FL_ELU: f.alpha = 0.8 + random_real(0.4); break;
     default: break;
     }
@@ -28,19 +37,15 @@ static bool is_bounded(fl_activation_kind kind)
 
 static double random_clip(void) { return random_chance(3) ? 0.6 + random_real(0.4) : 0.0; }
 
-static double random_rate(void)
-{
-    return !random_chance(3) ? 0.0 : random_chance(8) ? 1.0 : 0.4 + random_real(0.3);
-}
+static double random_rate(void) { return !random_chance(3) ? 0.0 : random_chance(8) ? 1.0 : 0.4 + random_real(0.3); }
 
 fl_cell_options options_of_kind(fl_cell_kind kind, size_t H)
 {
-    static const size_t activations[FL_CELL_COUNT] = {[FL_CELL_LSTM] = 3, [FL_CELL_GRU] = 2, [FL_CELL_RNN] = 1,
-                                                      [FL_CELL_INDRNN] = 1};
+    static const size_t activations[FL_CELL_COUNT] = {
+        [FL_CELL_LSTM] = 3, [FL_CELL_GRU] = 2, [FL_CELL_RNN] = 1, [FL_CELL_INDRNN] = 1};
     fl_cell_options o = {.kind = kind};
     const bool changes_activations = random_chance(3);
-    for (size_t n = 0; n < activations[kind] && changes_activations; n++)
-        o.activations[n] = random_activation();
+    for (size_t n = 0; n < activations[kind] && changes_activations; n++) o.activations[n] = random_activation();
     if (kind == FL_CELL_LSTM || kind == FL_CELL_GRU || kind == FL_CELL_RNN)
         o.gate_clip = random_clip();
     for (size_t n = 0; n < 3 && kind != FL_CELL_INDRNN; n++)
@@ -50,15 +55,14 @@ fl_cell_options options_of_kind(fl_cell_kind kind, size_t H)
         o.reset_before = random_chance(2);
     if (kind == FL_CELL_SLSTM) {
         o.heads = random_size(0, 4);
-        while (o.heads != 0 && H % o.heads != 0)
-            o.heads--;
+        while (o.heads != 0 && H % o.heads != 0) o.heads--;
         o.n_floor = random_chance(3) ? 0.7 + random_real(0.5) : 0.0;
     }
     if (kind != FL_CELL_LSTM)
         return o;
     o.coupling = (fl_coupling)random_size(FL_COUPLING_NONE, FL_NO_FORGET_GATE);
-    o.layer_norm = random_chance(3) ? (fl_layer_norm)random_size(FL_LAYER_NORM_GATE, FL_LAYER_NORM_HASTE)
-                                    : FL_LAYER_NORM_NONE;
+    o.layer_norm =
+        random_chance(3) ? (fl_layer_norm)random_size(FL_LAYER_NORM_GATE, FL_LAYER_NORM_HASTE) : FL_LAYER_NORM_NONE;
     o.peephole = o.layer_norm != FL_LAYER_NORM_HASTE && random_chance(3);
     o.cell_clip = random_clip();
     o.proj_size = random_chance(3) ? random_size(1, H) : 0;
@@ -146,12 +150,13 @@ const char *family_text(const family *f)
         s->bias_hr ? " bias_hr" : "", s->given_state ? " state" : "", s->ragged ? " ragged" : "",
         s->indexed ? " indexed" : "", s->wants_cells ? " cells" : "", s->resets ? " resets" : "",
         s->draws ? " draws" : "", s->x_order, s->y_order, s->dy_order, s->dx_order, s->dropout, s->bptt, s->first_cell);
-    snprintf(text + used, sizeof text - (size_t)used,
-             " activations %d %d %d gate_clip %.3f coupling %d norm %d%s cell_clip %.3f proj_clip %.3f zoneout %.2f %.2f%s "
-             "recurrent dropout %.2f%s%s heads %zu n_floor %.2f",
-             (int)o->activations[0].kind, (int)o->activations[1].kind, (int)o->activations[2].kind, o->gate_clip,
-             (int)o->coupling, (int)o->layer_norm, o->peephole ? " peephole" : "", o->cell_clip, o->proj_clip,
-             o->zoneout_c, o->zoneout_h, o->zoneout_expectation ? " expected" : "", o->recurrent_dropout,
-             o->recurrent_dropout_tied ? " tied" : "", o->reset_before ? " reset before" : "", o->heads, o->n_floor);
+    snprintf(
+        text + used, sizeof text - (size_t)used,
+        " activations %d %d %d gate_clip %.3f coupling %d norm %d%s cell_clip %.3f proj_clip %.3f zoneout %.2f %.2f%s "
+        "recurrent dropout %.2f%s%s heads %zu n_floor %.2f",
+        (int)o->activations[0].kind, (int)o->activations[1].kind, (int)o->activations[2].kind, o->gate_clip,
+        (int)o->coupling, (int)o->layer_norm, o->peephole ? " peephole" : "", o->cell_clip, o->proj_clip, o->zoneout_c,
+        o->zoneout_h, o->zoneout_expectation ? " expected" : "", o->recurrent_dropout,
+        o->recurrent_dropout_tied ? " tied" : "", o->reset_before ? " reset before" : "", o->heads, o->n_floor);
     return text;
 }

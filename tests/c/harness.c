@@ -21,8 +21,7 @@ void run_test(const char *name, void (*test)(void))
     if (harness_only != NULL && strcmp(harness_only, name) != 0)
         return;
     uint64_t seed = 14695981039346656037U;
-    for (const char *letter = name; *letter != '\0'; letter++)
-        seed = (seed ^ (unsigned char)*letter) * 1099511628211U;
+    for (const char *letter = name; *letter != '\0'; letter++) seed = (seed ^ (unsigned char)*letter) * 1099511628211U;
     random_seed(seed);
     printf("%s ... ", name);
     fflush(stdout);
@@ -77,10 +76,7 @@ size_t random_size(size_t least, size_t most) { return least + random_bits() % (
 
 bool random_chance(unsigned one_in) { return random_bits() % one_in == 0; }
 
-double random_real(double magnitude)
-{
-    return magnitude * ((double)(random_bits() >> 8) - 8388608.0) / 8388608.0;
-}
+double random_real(double magnitude) { return magnitude * ((double)(random_bits() >> 8) - 8388608.0) / 8388608.0; }
 
 /* ---- Guard pages ------------------------------------------------------------------------------------------- */
 

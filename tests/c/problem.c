@@ -93,8 +93,7 @@ const char *spec_text(const spec *s)
 static void *random_array(problem *p, size_t count, double magnitude)
 {
     void *array = guard_new(&p->inputs, count, p->real_size);
-    for (size_t n = 0; n < count; n++)
-        real_put(p->spec.shape.dtype, array, (ptrdiff_t)n, random_real(magnitude));
+    for (size_t n = 0; n < count; n++) real_put(p->spec.shape.dtype, array, (ptrdiff_t)n, random_real(magnitude));
     return array;
 }
 
@@ -126,8 +125,7 @@ static void make_input(problem *p)
             if (s->indexed)
                 p->x_index[at] = (int64_t)random_size(0, I - 1);
             else
-                for (size_t i = 0; i < I; i++)
-                    real_put(s->shape.dtype, p->x, at + (ptrdiff_t)i, random_real(2.0));
+                for (size_t i = 0; i < I; i++) real_put(s->shape.dtype, p->x, at + (ptrdiff_t)i, random_real(2.0));
         }
 }
 
@@ -200,20 +198,20 @@ fl_forward_args problem_args(const problem *p, const result *r, size_t threads)
 {
     const strided y = strided_of(p->spec.y_order, p->spec.T, p->spec.B, p->width);
     const fl_forward_args args = {.T = p->spec.T,
-                               .B = p->spec.B,
-                               .x = p->x,
-                               .x_index = p->x_index,
-                               .x_stride_t = p->x_layout.stride_t,
-                               .x_stride_b = p->x_layout.stride_b,
-                               .lengths = p->lengths,
-                               .h0 = p->h0,
-                               .c0 = p->c0,
-                               .y = r->y,
-                               .y_stride_t = y.stride_t,
-                               .y_stride_b = y.stride_b,
-                               .h_n = r->h_n,
-                               .c_n = r->c_n,
-                               .num_threads = threads};
+                                  .B = p->spec.B,
+                                  .x = p->x,
+                                  .x_index = p->x_index,
+                                  .x_stride_t = p->x_layout.stride_t,
+                                  .x_stride_b = p->x_layout.stride_b,
+                                  .lengths = p->lengths,
+                                  .h0 = p->h0,
+                                  .c0 = p->c0,
+                                  .y = r->y,
+                                  .y_stride_t = y.stride_t,
+                                  .y_stride_b = y.stride_b,
+                                  .h_n = r->h_n,
+                                  .c_n = r->c_n,
+                                  .num_threads = threads};
     return args;
 }
 
@@ -235,8 +233,7 @@ static size_t written_beside_rows(const problem *p, const result *r)
     for (size_t t = 0; t < p->spec.T; t++)
         for (size_t b = 0; b < p->spec.B; b++)
             memset(beside + (y_row(p, r, t, b) - r->memory), 1, p->width * p->real_size);
-    for (size_t n = 0; n < bytes; n++)
-        written += beside[n] == 0 && (unsigned char)r->memory[n] != 0xff;
+    for (size_t n = 0; n < bytes; n++) written += beside[n] == 0 && (unsigned char)r->memory[n] != 0xff;
     free(beside);
     return written;
 }
@@ -288,8 +285,8 @@ bool results_equal(const problem *p, const result *a, const result *b)
 static double logistic(double a) { return 1.0 / (1.0 + exp(-a)); }
 
 /* One step of one cell and one row: h and c in place. */
-static void oracle_step(const problem *p, const fl_weights *weights, size_t I, const double *x, double *h,
-                        double *c, double *gates)
+static void oracle_step(const problem *p, const fl_weights *weights, size_t I, const double *x, double *h, double *c,
+                        double *gates)
 {
     const fl_dtype dtype = p->spec.shape.dtype;
     const size_t H = p->spec.shape.hidden_size;
@@ -299,10 +296,8 @@ static void oracle_step(const problem *p, const fl_weights *weights, size_t I, c
             sum += real_get(dtype, weights->bias_ih, (ptrdiff_t)row);
         if (weights->bias_hh != NULL)
             sum += real_get(dtype, weights->bias_hh, (ptrdiff_t)row);
-        for (size_t i = 0; i < I; i++)
-            sum += real_get(dtype, weights->weight_ih, (ptrdiff_t)(row * I + i)) * x[i];
-        for (size_t j = 0; j < H; j++)
-            sum += real_get(dtype, weights->weight_hh, (ptrdiff_t)(row * H + j)) * h[j];
+        for (size_t i = 0; i < I; i++) sum += real_get(dtype, weights->weight_ih, (ptrdiff_t)(row * I + i)) * x[i];
+        for (size_t j = 0; j < H; j++) sum += real_get(dtype, weights->weight_hh, (ptrdiff_t)(row * H + j)) * h[j];
         gates[row] = sum;
     }
     for (size_t j = 0; j < H; j++) {
@@ -322,8 +317,7 @@ static void oracle_input(const problem *p, double *x)
             if (p->x_index != NULL)
                 row[p->x_index[at]] = 1.0;
             else
-                for (size_t i = 0; i < I; i++)
-                    row[i] = real_get(p->spec.shape.dtype, p->x, at + (ptrdiff_t)i);
+                for (size_t i = 0; i < I; i++) row[i] = real_get(p->spec.shape.dtype, p->x, at + (ptrdiff_t)i);
         }
 }
 

@@ -12,8 +12,8 @@
 typedef enum order { ORDER_TIME_FIRST, ORDER_BATCH_FIRST, ORDER_GAPS, ORDER_BACKWARDS, ORDER_COUNT } order;
 
 typedef struct strided {
-    size_t elements;   /* from the first to the last in memory */
-    ptrdiff_t origin;  /* of (0, 0, 0) */
+    size_t elements;  /* from the first to the last in memory */
+    ptrdiff_t origin; /* of (0, 0, 0) */
     ptrdiff_t stride_t, stride_b;
 } strided;
 

@@ -14,8 +14,8 @@
 static const fl_dtype dtypes[] = {FL_F32, FL_F64};
 
 static const char *const kinds[FL_CELL_COUNT] = {
-    [FL_CELL_LSTM] = "lstm",     [FL_CELL_GRU] = "gru",       [FL_CELL_RNN] = "rnn",         [FL_CELL_INDRNN] = "indrnn",
-    [FL_CELL_SLSTM] = "slstm",   [FL_CELL_MINGRU] = "mingru", [FL_CELL_MINLSTM] = "minlstm", [FL_CELL_MGU] = "mgu"};
+    [FL_CELL_LSTM] = "lstm",   [FL_CELL_GRU] = "gru",       [FL_CELL_RNN] = "rnn",         [FL_CELL_INDRNN] = "indrnn",
+    [FL_CELL_SLSTM] = "slstm", [FL_CELL_MINGRU] = "mingru", [FL_CELL_MINLSTM] = "minlstm", [FL_CELL_MGU] = "mgu"};
 
 /* ---- Options by name ----------------------------------------------------------------------------------------- */
 
@@ -45,13 +45,13 @@ static const fl_cell_options some_options = {.kind = FL_CELL_GRU,
                                              .heads = 3};
 
 /* From no options, and from some, one is set and no other. */
-#define SET(name, text, number, field, value)                                                 \
-    do {                                                                                      \
+#define SET(name, text, number, field, value)                                                      \
+    do {                                                                                           \
         fl_cell_options zero = {0}, zero_wanted = {0}, some = some_options, wanted = some_options; \
-        zero_wanted.field = wanted.field = (value);                                           \
-        EXPECT_STATUS(fl_cell_set_option(&zero, name, text, number), FL_OK);                  \
-        EXPECT_STATUS(fl_cell_set_option(&some, name, text, number), FL_OK);                  \
-        EXPECT(options_equal(&zero, &zero_wanted) && options_equal(&some, &wanted), "%s", name); \
+        zero_wanted.field = wanted.field = (value);                                                \
+        EXPECT_STATUS(fl_cell_set_option(&zero, name, text, number), FL_OK);                       \
+        EXPECT_STATUS(fl_cell_set_option(&some, name, text, number), FL_OK);                       \
+        EXPECT(options_equal(&zero, &zero_wanted) && options_equal(&some, &wanted), "%s", name);   \
     } while (0)
 
 static void refuse_option(const char *name, const char *text, double number)
@@ -64,8 +64,7 @@ static void refuse_option(const char *name, const char *text, double number)
 
 static void option_names(void)
 {
-    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
-        SET("kind", kinds[kind], 77.0, kind, (fl_cell_kind)kind);
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++) SET("kind", kinds[kind], 77.0, kind, (fl_cell_kind)kind);
     SET("kind", NULL, 0.0, kind, FL_CELL_LSTM);
     SET("coupling", NULL, 1.0, coupling, FL_COUPLING_NONE);
     SET("coupling", "f_from_i", 0.0, coupling, FL_F_FROM_I);
@@ -99,18 +98,16 @@ static void option_names(void)
 
 static void option_names_refused(void)
 {
-    static const char *const unknown[] = {"",     "Kind",  "kind ", "kin",        "kinds",
+    static const char *const unknown[] = {"",     "Kind",  "kind ", "kin",         "kinds",
                                           "head", "clips", "bias",  "activations", "activations[0]"};
     static const char *const named[] = {"kind", "coupling", "layer_norm"};
     static const char *const texts[] = {"", "LSTM", "lstm ", "lst", "Gate", "gates", "0", "f_from_i,i_from_f"};
-    static const double no_sizes[] = {-1.0, 0.5, 1e-300, 3.0000001, 0x1p53, 0x1p64, 1e300, (double)INFINITY,
-                                      -(double)INFINITY, (double)NAN};
+    static const double no_sizes[] = {-1.0,   0.5,   1e-300,           3.0000001,         0x1p53,
+                                      0x1p64, 1e300, (double)INFINITY, -(double)INFINITY, (double)NAN};
     fl_cell_options o = {0};
-    for (size_t n = 0; n < sizeof unknown / sizeof *unknown; n++)
-        refuse_option(unknown[n], NULL, 1.0);
+    for (size_t n = 0; n < sizeof unknown / sizeof *unknown; n++) refuse_option(unknown[n], NULL, 1.0);
     for (size_t field = 0; field < sizeof named / sizeof *named; field++)
-        for (size_t n = 0; n < sizeof texts / sizeof *texts; n++)
-            refuse_option(named[field], texts[n], 0.0);
+        for (size_t n = 0; n < sizeof texts / sizeof *texts; n++) refuse_option(named[field], texts[n], 0.0);
     /* Each enumeration has its own names. */
     refuse_option("kind", "gate", 0.0);
     refuse_option("coupling", "gate", 0.0);
@@ -125,18 +122,17 @@ static void option_names_refused(void)
 
 static void activation_names(void)
 {
-    static const char *const names[FL_ACTIVATION_COUNT] = {
-        [FL_SIGMOID] = "Sigmoid",
-        [FL_TANH] = "Tanh",
-        [FL_RELU] = "Relu",
-        [FL_AFFINE] = "Affine",
-        [FL_LEAKY_RELU] = "LeakyRelu",
-        [FL_THRESHOLDED_RELU] = "ThresholdedRelu",
-        [FL_SCALED_TANH] = "ScaledTanh",
-        [FL_HARD_SIGMOID] = "HardSigmoid",
-        [FL_ELU] = "Elu",
-        [FL_SOFTSIGN] = "Softsign",
-        [FL_SOFTPLUS] = "Softplus"};
+    static const char *const names[FL_ACTIVATION_COUNT] = {[FL_SIGMOID] = "Sigmoid",
+                                                           [FL_TANH] = "Tanh",
+                                                           [FL_RELU] = "Relu",
+                                                           [FL_AFFINE] = "Affine",
+                                                           [FL_LEAKY_RELU] = "LeakyRelu",
+                                                           [FL_THRESHOLDED_RELU] = "ThresholdedRelu",
+                                                           [FL_SCALED_TANH] = "ScaledTanh",
+                                                           [FL_HARD_SIGMOID] = "HardSigmoid",
+                                                           [FL_ELU] = "Elu",
+                                                           [FL_SOFTSIGN] = "Softsign",
+                                                           [FL_SOFTPLUS] = "Softplus"};
     static const char *const unknown[] = {"", "sigmoid", "TANH", "Tanh ", "Tan", "HardSwish"};
     for (size_t index = 0; index < 3; index++) {
         for (int kind = 0; kind < FL_ACTIVATION_COUNT; kind++) { /* null is the cell's own */
@@ -194,7 +190,8 @@ static void cell_facts(void)
         EXPECT_STATUS(fl_cell_get_facts(&cells[n].options, 6, &facts), FL_OK);
         EXPECT(strcmp(facts.gates, cells[n].gates) == 0 && strcmp(facts.states, cells[n].states) == 0 &&
                    facts.width == cells[n].width && facts.draws == cells[n].draws,
-               "cell %zu: gates %s, states %s, width %zu, draws %d", n, facts.gates, facts.states, facts.width, facts.draws);
+               "cell %zu: gates %s, states %s, width %zu, draws %d", n, facts.gates, facts.states, facts.width,
+               facts.draws);
     }
     static const fl_cell_options wrong[] = {
         {.kind = FL_CELL_COUNT},
@@ -251,15 +248,16 @@ static void compare_parameters(const family *f, size_t cell)
         EXPECT_STATUS(fl_parameter_get_facts(&f->spec.shape, layer, n, fact), FL_OK);
         const size_t size = fact->dims == 0 ? 0 : fact->dims == 1 ? fact->shape[0] : fact->shape[0] * fact->shape[1];
         EXPECT(strcmp(fact->name, parameter_names[n]) == 0 && size == family_sizes(f, cell)[n] && fact->dims <= 2,
-               "%s: layer %zu, %s: %zu dimensions, %zu elements, not %zu", family_text(f), layer, fact->name, fact->dims, size,
-               family_sizes(f, cell)[n]);
+               "%s: layer %zu, %s: %zu dimensions, %zu elements, not %zu", family_text(f), layer, fact->name,
+               fact->dims, size, family_sizes(f, cell)[n]);
         EXPECT(fact->is_optional == (strncmp(fact->name, "bias", 4) == 0 && n != 10), "%s", fact->name);
     }
     EXPECT(facts[0].dims == 2 && facts[0].shape[0] == f->gates * f->H && facts[0].shape[1] == I, "%s: weight_ih",
            family_text(f));
     EXPECT(facts[1].dims == 0 || (facts[1].dims == 1) == (f->spec.shape.cell.kind == FL_CELL_INDRNN), "%s: weight_hh",
            family_text(f));
-    EXPECT(facts[5].dims == 0 || (facts[5].shape[0] == f->P && facts[5].shape[1] == f->H), "%s: weight_hr", family_text(f));
+    EXPECT(facts[5].dims == 0 || (facts[5].shape[0] == f->P && facts[5].shape[1] == f->H), "%s: weight_hr",
+           family_text(f));
     compare_with_pack(f, cell, facts);
 }
 
@@ -274,8 +272,7 @@ static void parameter_facts(void)
             s.bias_ih = s.bias_hr = true;
             s.bias_hh = plain.bias_hh;
             family_make(&f, &s);
-            for (size_t cell = 0; cell < f.cells; cell++)
-                compare_parameters(&f, cell);
+            for (size_t cell = 0; cell < f.cells; cell++) compare_parameters(&f, cell);
             family_free(&f);
         }
 }
@@ -333,7 +330,8 @@ static void step_work(void)
 /* ---- Dropout ------------------------------------------------------------------------------------------------- */
 
 /* A layer of a stack by itself, from x to y, (T, B, D*P) both but for the first x. */
-static void run_layer(const family *f, const family_result *whole, size_t layer, const char *x, char *y, char *h, char *c)
+static void run_layer(const family *f, const family_result *whole, size_t layer, const char *x, char *y, char *h,
+                      char *c)
 {
     const size_t D = f->spec.shape.num_directions, rows = layer * D * f->spec.B;
     const ptrdiff_t width = (ptrdiff_t)(D * f->P), B = (ptrdiff_t)f->spec.B;
@@ -358,8 +356,7 @@ static void run_layer(const family *f, const family_result *whole, size_t layer,
     args.h_n = h;
     args.c_n = c;
     EXPECT_STATUS(fl_stack_create(&shape, &stack), FL_OK);
-    for (size_t d = 0; d < D; d++)
-        EXPECT_STATUS(fl_stack_pack(stack, 0, d, &f->weights[layer * D + d]), FL_OK);
+    for (size_t d = 0; d < D; d++) EXPECT_STATUS(fl_stack_pack(stack, 0, d, &f->weights[layer * D + d]), FL_OK);
     EXPECT_STATUS(fl_stack_forward(stack, &args), FL_OK);
     fl_stack_destroy(stack);
 }
@@ -423,8 +420,7 @@ static void dropout_by_places(void)
         guard_arena arena = {0};
         char *x = guard_new(&arena, COUNT, size), *whole = guard_new(&arena, COUNT, size);
         char *part = guard_new(&arena, end - begin, size);
-        for (ptrdiff_t k = 0; k < COUNT; k++)
-            real_put(dtype, x, k, 1.0 + fabs(random_real(1.0)));
+        for (ptrdiff_t k = 0; k < COUNT; k++) real_put(dtype, x, k, 1.0 + fabs(random_real(1.0)));
         fl_dropout(dtype, p, seed, first, COUNT, x, whole);
         memcpy(part, x + begin * size, (end - begin) * size);
         fl_dropout(dtype, p, seed, first + begin, end - begin, part, part);
@@ -436,7 +432,8 @@ static void dropout_by_places(void)
             dropped += out == 0.0;
             wrong += out != 0.0 && !(fabs(out * (1.0 - p) / in - 1.0) <= tolerance);
         }
-        EXPECT(wrong == 0 && fabs((double)dropped - p * COUNT) <= 5.0 * sqrt(p * (1.0 - p) * COUNT), /* five deviations */
+        EXPECT(wrong == 0 &&
+                   fabs((double)dropped - p * COUNT) <= 5.0 * sqrt(p * (1.0 - p) * COUNT), /* five deviations */
                "p = %g: %zu of %d dropped, %zu elements scaled wrongly", p, dropped, COUNT, wrong);
         guard_release(&arena);
     }
@@ -459,8 +456,7 @@ static void usual_activations_given(void)
                 s.shape.cell = none;
             memset(s.shape.cell.activations, 0, sizeof s.shape.cell.activations);
             family_spec spelled = s;
-            for (size_t n = 0; n < 3; n++)
-                spelled.shape.cell.activations[n].kind = usual[kind][n];
+            for (size_t n = 0; n < 3; n++) spelled.shape.cell.activations[n].kind = usual[kind][n];
             family a, b;
             family_result ra, rb;
             family_gradients ga, gb;

@@ -144,8 +144,7 @@ static void compare_rows(const family_spec *s)
     size_t order[64];
     family_make(&f, s);
     family_run(&f, 1, &whole);
-    for (size_t n = 0; n < s->B; n++)
-        order[n] = n;
+    for (size_t n = 0; n < s->B; n++) order[n] = n;
     for (size_t n = s->B; n-- > 1;) {
         const size_t other = random_size(0, n), b = order[n];
         order[n] = order[other];
@@ -365,8 +364,9 @@ static void mgu_step(const family *f, const double *x, double *h)
     const size_t H = f->H, I = f->spec.shape.input_size;
     double gate[64], reset[64], next[64];
     for (size_t j = 0; j < H; j++) {
-        gate[j] = 1.0 / (1.0 + exp(-row_product(f, w->weight_ih, j, x, I) - row_product(f, w->weight_hh, j, h, H) -
-                                   biases(f, j)));
+        gate[j] =
+            1.0 /
+            (1.0 + exp(-row_product(f, w->weight_ih, j, x, I) - row_product(f, w->weight_hh, j, h, H) - biases(f, j)));
         reset[j] = gate[j] * h[j];
     }
     for (size_t j = 0; j < H; j++)
@@ -384,7 +384,8 @@ static double mgu_error(const family *f, const family_result *r, size_t b)
     for (size_t t = 0; t < family_length(f, b); t++) {
         const ptrdiff_t x_at = placing_of(&f->of_x, t, b), y_at = placing_of(&f->of_y, t, b);
         for (size_t i = 0; i < f->spec.shape.input_size; i++)
-            x[i] = f->x_index != NULL ? (f->x_index[x_at] == (int64_t)i ? 1.0 : 0.0) : real_get(dtype, f->x, x_at + (ptrdiff_t)i);
+            x[i] = f->x_index != NULL ? (f->x_index[x_at] == (int64_t)i ? 1.0 : 0.0)
+                                      : real_get(dtype, f->x, x_at + (ptrdiff_t)i);
         mgu_step(f, x, h);
         for (size_t j = 0; j < f->H; j++) worst = fmax(worst, fabs(h[j] - real_get(dtype, r->y, y_at + (ptrdiff_t)j)));
     }

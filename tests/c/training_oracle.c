@@ -67,15 +67,12 @@ static void truth_forward(truth *o, const pass *a, size_t layer, size_t d, size_
             const size_t t = d == 0 ? step : length - 1 - step, row = t * B + b;
             const double *x = o->inputs[layer] + row * I;
             double *gates = kept->gates + row * 4 * H;
-            for (size_t j = 0; j < H && starts_new(a, d, t, b); j++)
-                h[j] = c[j] = 0.0;
+            for (size_t j = 0; j < H && starts_new(a, d, t, b); j++) h[j] = c[j] = 0.0;
             for (size_t n = 0; n < 4 * H; n++) {
                 double sum = w->bias_ih != NULL ? real_get(dtype, w->bias_ih, (ptrdiff_t)n) : 0.0;
                 sum += w->bias_hh != NULL ? real_get(dtype, w->bias_hh, (ptrdiff_t)n) : 0.0;
-                for (size_t i = 0; i < I; i++)
-                    sum += real_get(dtype, w->weight_ih, (ptrdiff_t)(n * I + i)) * x[i];
-                for (size_t j = 0; j < H; j++)
-                    sum += real_get(dtype, w->weight_hh, (ptrdiff_t)(n * H + j)) * h[j];
+                for (size_t i = 0; i < I; i++) sum += real_get(dtype, w->weight_ih, (ptrdiff_t)(n * I + i)) * x[i];
+                for (size_t j = 0; j < H; j++) sum += real_get(dtype, w->weight_hh, (ptrdiff_t)(n * H + j)) * h[j];
                 gates[n] = n / H == 2 ? tanh(sum) : logistic(sum);
             }
             for (size_t j = 0; j < H; j++) {
@@ -123,15 +120,13 @@ static void truth_backward(truth *o, const pass *a, size_t layer, size_t d, size
             const bool passes = !starts_new(a, d, t, b) && !is_truncated(a, d, t, b);
             for (size_t j = 0; j < H; j++) {
                 double sum = 0.0;
-                for (size_t n = 0; n < 4 * H; n++)
-                    sum += da[n] * real_get(dtype, w->weight_hh, (ptrdiff_t)(n * H + j));
+                for (size_t n = 0; n < 4 * H; n++) sum += da[n] * real_get(dtype, w->weight_hh, (ptrdiff_t)(n * H + j));
                 dh[j] = passes ? sum : 0.0;
                 dc[j] = passes ? dc[j] : 0.0;
             }
             for (size_t n = 0; n < 4 * H; n++) {
                 o->bias[cell][n] += da[n];
-                for (size_t j = 0; j < H; j++)
-                    o->weight_hh[cell][n * H + j] += da[n] * kept->h_before[row * H + j];
+                for (size_t j = 0; j < H; j++) o->weight_hh[cell][n * H + j] += da[n] * kept->h_before[row * H + j];
                 for (size_t i = 0; i < I; i++) {
                     o->weight_ih[cell][n * I + i] += da[n] * o->inputs[layer][row * I + i];
                     dx[row * I + i] += da[n] * real_get(dtype, w->weight_ih, (ptrdiff_t)(n * I + i));
@@ -151,8 +146,7 @@ void truth_make(truth *o, const pass *a)
     o->inputs[0] = doubles(T * B * s->shape.input_size);
     for (size_t b = 0; b < B; b++)
         for (size_t t = 0; t < problem_length(&a->p, b); t++) {
-            const ptrdiff_t place =
-                (ptrdiff_t)t * a->p.x_layout.stride_t + (ptrdiff_t)b * a->p.x_layout.stride_b;
+            const ptrdiff_t place = (ptrdiff_t)t * a->p.x_layout.stride_t + (ptrdiff_t)b * a->p.x_layout.stride_b;
             double *x = o->inputs[0] + (t * B + b) * s->shape.input_size;
             for (size_t i = 0; i < s->shape.input_size && a->p.x != NULL; i++)
                 x[i] = real_get(dtype, a->p.x, place + (ptrdiff_t)i);
@@ -161,8 +155,7 @@ void truth_make(truth *o, const pass *a)
         }
     for (size_t layer = 0; layer < L; layer++) {
         o->inputs[layer + 1] = doubles(T * B * width);
-        for (size_t d = 0; d < D; d++)
-            truth_forward(o, a, layer, d, layer == 0 ? s->shape.input_size : width);
+        for (size_t d = 0; d < D; d++) truth_forward(o, a, layer, d, layer == 0 ? s->shape.input_size : width);
         for (size_t n = 0; n < T * B * width && layer + 1 < L && a->o.dropout > 0.0; n++)
             o->inputs[layer + 1][n] *= mask_of(a, layer * T * B * width + n);
     }
@@ -181,8 +174,7 @@ void truth_make(truth *o, const pass *a)
     for (size_t layer = L; layer-- > 0;) {
         const size_t I = layer == 0 ? s->shape.input_size : width;
         double *dx = doubles(T * B * I);
-        for (size_t d = 0; d < D; d++)
-            truth_backward(o, a, layer, d, I, dy, dx);
+        for (size_t d = 0; d < D; d++) truth_backward(o, a, layer, d, I, dy, dx);
         for (size_t n = 0; n < T * B * I && layer > 0 && a->o.dropout > 0.0; n++)
             dx[n] *= mask_of(a, (layer - 1) * T * B * width + n);
         free(dy);

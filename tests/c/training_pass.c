@@ -42,8 +42,7 @@ char *at(const strided *layout, char *origin, size_t real_size, size_t t, size_t
 static void *random_reals(pass *a, size_t count)
 {
     void *array = guard_new(&a->inputs, count, a->p.real_size);
-    for (size_t n = 0; n < count; n++)
-        real_put(a->p.spec.shape.dtype, array, (ptrdiff_t)n, random_real(1.0));
+    for (size_t n = 0; n < count; n++) real_put(a->p.spec.shape.dtype, array, (ptrdiff_t)n, random_real(1.0));
     return array;
 }
 
@@ -69,8 +68,7 @@ void pass_make(pass *a, const spec *s, const options *o)
     a->dc_n = o->gives_dc ? random_reals(a, states) : NULL;
     if (o->resets) {
         a->reset = guard_new(&a->inputs, s->T * s->B, 1);
-        for (size_t n = 0; n < s->T * s->B; n++)
-            a->reset[n] = random_chance(8) ? (uint8_t)random_size(1, 255) : 0;
+        for (size_t n = 0; n < s->T * s->B; n++) a->reset[n] = random_chance(8) ? (uint8_t)random_size(1, 255) : 0;
     }
     guard_read_only(&a->inputs);
 }
@@ -99,7 +97,6 @@ void gradients_make(gradients *g, const pass *a)
         g->of[cell].bias_hh = a->p.spec.bias_hh ? guard_new(&g->outputs, 4 * H, size) : NULL;
     }
 }
-
 
 fl_record_args record_args(const pass *a, const result *r, size_t save, size_t threads)
 {

@@ -50,7 +50,7 @@ char *at(const strided *layout, char *origin, size_t real_size, size_t t, size_t
 
 /* What one cell goes through. */
 typedef struct trace {
-    double *gates;                 /* (T, B, 4H) after activation */
+    double *gates;                   /* (T, B, 4H) after activation */
     double *h_before, *c_before, *c; /* (T, B, H) */
 } trace;
 
