@@ -192,8 +192,8 @@ typedef struct fl_parameter_facts {
 } fl_parameter_facts;
 
 #define FL_PARAMETER_COUNT 11
-/* Parameter `index` of a layer, in the order of fl_weights.  FL_ERROR_ARGUMENT: index or layer too large, or options that do
- * not go together; FL_ERROR_SIZE: no such size fits the address space. */
+/* Parameter `index` of a layer, in the order of fl_weights.  FL_ERROR_ARGUMENT, FL_ERROR_SIZE: index or layer too large, or
+ * a shape that fl_stack_create would not take. */
 FL_API fl_status fl_parameter_get_facts(const fl_stack_shape *shape, size_t layer, size_t index,
                                         fl_parameter_facts *facts);
 
@@ -202,7 +202,8 @@ typedef struct fl_stack fl_stack;
 /* A layer stack with all weights zero.  FL_ERROR_ARGUMENT, FL_ERROR_SIZE, FL_ERROR_MEMORY. */
 FL_API fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack);
 FL_API void fl_stack_destroy(fl_stack *stack); /* null is allowed */
-/* Copy one layer and direction's weights into the packed layout of the active instruction set. */
+/* Copy one layer and direction's weights into the packed layout of the active instruction set.  FL_ERROR_ARGUMENT: one is
+ * missing that is not optional, or is given that the cell has not (fl_parameter_get_facts). */
 FL_API fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights);
 
 /* About how many multiply-adds a step of one row costs: for callers who want to know whether a call takes long. */

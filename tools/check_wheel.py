@@ -104,7 +104,7 @@ def check_module(wheel: Path, scratch: Path) -> None:
 def check_objects(build_dir: Path) -> None:
     """Check that code for an instruction set stays in the kernels of that instruction set."""
     objects = sorted(build_dir.rglob("*.o"))
-    kernels = {path: path.stem.split("_")[1] for path in objects if path.stem.startswith("kernels_")}
+    kernels = {path: path.stem.split("_")[0] for path in objects if path.parent.name == "isa"}
     require(
         "generic" in kernels.values() and any(path.stem == "_core" for path in objects),
         f"{build_dir}: expected the object files of a build, got {[path.name for path in objects]}",

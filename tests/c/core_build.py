@@ -57,6 +57,12 @@ def kernel_isa(source: Path) -> str | None:
     return source.stem.split("_")[0] if source.parent.name == "isa" else None
 
 
+def core_sources(isas: list[str]) -> list[Path]:
+    """Return the C files of the core, those that take longest to compile first."""
+    sources = [path for path in (ROOT / "csrc").rglob("*.c") if kernel_isa(path) in (None, *isas)]
+    return sorted(sources, key=lambda path: (kernel_isa(path) != "avx512", kernel_isa(path) is None, path))
+
+
 @dataclass
 class Build:
     """Objects of the core, compiled one way.
@@ -95,7 +101,8 @@ class Build:
         macros = [f"-DFL_HAVE_{isa.upper()}=1" for isa in self.isas if isa != "generic"]
 
         def compile_one(source: Path) -> Path:
-            target = self.directory / f"{source.stem}.o"
+            # Files of two folders may have the same name.
+            target = self.directory / ("-".join(source.relative_to(ROOT).with_suffix(".o").parts))
             isa = kernel_isa(source) or "generic"
             self.messages[source] = self.run(
                 *macros,
@@ -113,8 +120,7 @@ class Build:
 
     def core(self) -> list[Path]:
         """Compile the core."""
-        sources = sorted((ROOT / "csrc").rglob("*.c"), key=lambda path: -path.name.startswith("avx512"))
-        return self.objects([path for path in sources if kernel_isa(path) in (None, *self.isas)])
+        return self.objects(core_sources(self.isas))
 
     def link(self, name: str, objects: list[Path], *flags: str) -> Path:
         """Link a program."""
