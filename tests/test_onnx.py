@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import onnx_ops
+from fastlstm.interop import onnx as onnx_ops
 
 from .onnx_cases import (
     ACTIVATIONS,

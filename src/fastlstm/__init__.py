@@ -2,10 +2,10 @@
 """Compiled LSTM kernels for NumPy.
 
 `LSTM`, `GRU` and `RNN` are the layers, with the shapes, names and meaning of ``torch.nn``; `IndRNN`, `MGU`,
-`SLSTM`, `MinGRU` and `MinLSTM` are their relatives, `LSTMCell`, `GRUCell` and `RNNCell` single steps.  `kernels`
-holds the pieces they are made of, and `reference` the same in readable NumPy.  `Dense` and `Embedding` are
-layers that they are trained with; `losses` and `optim` are what trains them.  `onnx_lstm`, `onnx_gru` and
-`onnx_rnn` are ONNX's operators.
+`SLSTM`, `MinGRU` and `MinLSTM` are their relatives, `LSTMCell`, `GRUCell` and `RNNCell` single steps.
+`kernels` holds the pieces they are made of, and `reference` the same in readable NumPy.  `Dense` and
+`Embedding` are layers that they are trained with; `losses` and `optim` are what trains them.  `onnx_lstm`,
+`onnx_gru` and `onnx_rnn` are ONNX's operators.
 """
 
 import importlib
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from .layers.dense import Dense
     from .layers.embedding import Embedding
     from .layers.gru import GRU, GRUCell
-    from .layers.lstm import LSTM, SLSTM, LSTMCell
+    from .layers.lstm import LSTM, LSTMCell
     from .layers.minimal import MGU, MinGRU, MinLSTM
     from .layers.rnn import RNN, IndRNN, RNNCell
+    from .layers.slstm import SLSTM
 
 __version__ = "0.1.0"
 
@@ -58,9 +59,10 @@ _HOMES = {
     ".layers.dense": ("Dense",),
     ".layers.embedding": ("Embedding",),
     ".layers.gru": ("GRU", "GRUCell"),
-    ".layers.lstm": ("LSTM", "LSTMCell", "SLSTM"),
+    ".layers.lstm": ("LSTM", "LSTMCell"),
     ".layers.minimal": ("MGU", "MinGRU", "MinLSTM"),
     ".layers.rnn": ("RNN", "IndRNN", "RNNCell"),
+    ".layers.slstm": ("SLSTM",),
 }
 _MODULES = ("kernels", "losses", "optim", "reference")
 

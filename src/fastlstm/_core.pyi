@@ -11,12 +11,6 @@ compiler: str
 initial_num_threads: int
 initial_num_threads_source: str
 
-FIELDS: tuple[str, ...]
-KINDS: dict[str, int]
-COUPLINGS: dict[str | None, int]
-LAYER_NORMS: dict[str | None, int]
-ACTIVATIONS: dict[str | None, int]
-
 @final
 class Weights:
     source: Any  # read-only
@@ -96,10 +90,6 @@ class Layer:
 
 @disjoint_base
 class Recurrent(Layer):
-    @property
-    def batch_first(self) -> bool: ...
-    @property
-    def dropout(self) -> float: ...
     @property
     def parts(self) -> tuple[Weights, ...]: ...
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
@@ -253,3 +243,7 @@ def adam_step(
     decoupled: bool,
     step: int,
 ) -> None: ...
+def cell_facts(options: dict[str, Any], hidden_size: int) -> tuple[str, str, int]: ...
+def parameter_facts(
+    options: dict[str, Any], input_size: int, hidden_size: int
+) -> list[tuple[str, tuple[int, ...], bool]]: ...

@@ -129,8 +129,8 @@ cdef class Recurrent(Layer):
     not lie as in an array with T and B, and stacks whose layers are packed one by one.
     """
 
-    cdef readonly bint batch_first
-    cdef readonly double dropout
+    cdef bint batch_first
+    cdef double dropout
     cdef readonly tuple parts       # Weights of the stack, or of each of its layers
     cdef bint is_plain              # one part, forward or bidirectional
     cdef Record _spare              # whose tape has been used

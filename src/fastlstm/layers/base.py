@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from .. import _core
-from ..model import options
+from ..model import layouts, options
+from ..model.checks import checked_choice, checked_flag, checked_index, checked_probability
 from ..model.layouts import Layout
-from ..model.parameters import Parameters, ParameterSet, Values, checked_dtype, checked_flag
-from ..passes import batch as sequences, parts as stacks
+from ..model.options import Option, choice
+from ..model.parameters import Parameters, ParameterSet, Values
+from ..passes import batch as sequences
+from ..passes import parts as stacks
 from ..passes.streams import Stream, StreamOfParts, StreamOrigin
 
 if TYPE_CHECKING:
@@ -27,48 +30,14 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-T = TypeVar("T")
-
-
-class Setting(Generic[T]):
-    """An option of a layer as a read-only attribute."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, layer: None, owner: type) -> Setting[T]: ...
-    @overload
-    def __get__(self, layer: Recurrent, owner: type) -> T: ...
-    def __get__(self, layer: Recurrent | None, owner: type) -> T | Setting[T]:
-        if layer is None:
-            return self
-        value: T = layer._own_settings()[self._name]
-        return value
-
-    def __set__(self, layer: Recurrent, value: object) -> None:
-        raise AttributeError(f"{self._name}: expected to be set by the constructor, got {value!r} afterwards")
-
 
 class Recurrent(Parameters):
     """What layers and cells share: their parameters are packed for the C core."""
 
-    _settings: dict[str, Any]
-    _not_kept = Parameters._not_kept | {"_settings", "_plan"}
-    _always_shown = frozenset(
-        {
-            "input_size",
-            "hidden_size",
-            "num_layers",
-            "bias",
-            "batch_first",
-            "dropout",
-            "bidirectional",
-            "dtype",
-            "num_threads",
-        }
-    )
-    _defaults: ClassVar[dict[str, Any]] = {}
+    _kind: ClassVar[str]  # as fl_cell_set_option takes it
+    _keras_forget_bias: ClassVar[float | None] = None  # as Keras' layer of this kind has it at first
+    _is_numbered: ClassVar[bool]  # whether names of parameters carry their layer and direction
+    _not_kept = Parameters._not_kept | {"_plan"}
 
     if TYPE_CHECKING:
         num_threads: int | None
@@ -78,14 +47,35 @@ class Recurrent(Parameters):
         @weights.setter
         def weights(self, value: Any) -> None: ...
 
-    input_size = Setting[int]()
-    bias = Setting[bool]()
+    input_size = Option(_core.count)
+    bias = Option(checked_flag, True, is_shown=True)
 
-    def _own_settings(self) -> dict[str, Any]:
-        try:
-            return self._settings
-        except AttributeError:
-            raise RuntimeError(f"{type(self).__name__}: __init__ has not been called") from None
+    def _first_values(self, given: dict[str, Any]) -> Values:
+        init = checked_choice(given.pop("init", "torch"), "init", ("torch", "keras"))
+        usual = self._keras_forget_bias if init == "keras" else None
+        return layouts.initial(self.rng, init, given.pop("forget_bias", None), usual)
+
+    def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> Layout:
+        names = ("input_size", "hidden_size", "num_layers", "bias", "merge", "proj_bias")
+        return Layout(
+            **{name: settings[name] for name in names if name in settings},
+            num_directions=1 + settings.get("bidirectional", False),
+            dtype=dtype,
+            options=options.fields(type(self), settings),
+            in_parts=_is_in_parts(settings),
+            is_numbered=self._is_numbered,
+        )
+
+    def _set_up(self, values: Values, **given: Any) -> None:
+        super()._set_up(values, **given)
+        self.num_threads = given["num_threads"]
+
+    def _put_in_force(self, parameter_set: ParameterSet) -> None:
+        self.weights = self._packed(parameter_set)
+
+    def _packed(self, parameter_set: ParameterSet) -> Any:
+        layout: Layout = parameter_set.layout
+        return layout.packed(parameter_set)
 
     def _parameter_set(self) -> ParameterSet:
         source: ParameterSet = self.weights.source
@@ -94,97 +84,90 @@ class Recurrent(Parameters):
     def _config(self) -> dict[str, Any]:
         return self._own_settings() | {"num_threads": self.num_threads}
 
-    def __repr__(self) -> str:
-        shown = {
-            name: value
-            for name, value in self._config().items()
-            if name in self._always_shown or value != self._defaults.get(name)
-        }
-        config = ", ".join(
-            f"{name}={value if name == 'dtype' else repr(value)}" for name, value in shown.items()
-        )
-        return f"{type(self).__name__}({config})"
+
+def _is_in_parts(settings: dict[str, Any]) -> bool:
+    """Whether layers are packed one by one: they differ, or more is between them than the C core does."""
+    return (
+        isinstance(settings["hidden_size"], tuple)
+        or settings.get("merge", "concat") != "concat"
+        or settings.get("residual") is not None
+    )
+
+
+def _checked_residual(value: Any, name: str) -> int | None:
+    return None if value is None else checked_index(value, name, 0)
+
+
+def _refused_layer_count(o: options.Settings) -> str | bool:
+    """A sequence of sizes says how many there are."""
+    sizes = o["hidden_size"]
+    return (
+        isinstance(sizes, tuple)
+        and o["num_layers"] != len(sizes)
+        and f"{len(sizes)}, as many as hidden_size has"
+    )
+
+
+def _refused_residual(o: options.Settings) -> str | bool:
+    count = options.layer_count(o)
+    return o["residual"] >= count and f"a layer from 0 to {count - 1}"
 
 
 class RecurrentLayer(Recurrent, _core.Recurrent):
     """A stack of recurrent layers over whole sequences; see `fastlstm.LSTM`."""
 
-    _kind = ""
-    _cell_options: tuple[str, ...] = ()  # options of this kind of cell, in the order of the constructor
+    _is_numbered = True
     _plan: stacks.Plan
-    _defaults: ClassVar[dict[str, Any]] = {
-        "reverse": False,
-        "reverse_order": "aligned",
-        "residual": None,
-        "merge": "concat",
-    }
 
-    hidden_size = Setting[Any]()
-    num_layers = Setting[int]()
-    bidirectional = Setting[bool]()
-    reverse = Setting[bool]()
-    reverse_order = Setting[str]()
-    residual = Setting["int | None"]()
-    merge = Setting[str]()
+    hidden_size: Option[Any] = Option(options.checked_hidden_size)
+    num_layers = Option(_core.count, 1, _refused_layer_count, is_shown=True)
+    batch_first: Option[bool] = Option(checked_flag, False, is_shown=True)
+    dropout: Option[float] = Option(checked_probability, 0.0, is_shown=True)
+    bidirectional = Option(checked_flag, False, is_shown=True)
+    reverse = Option(
+        checked_flag,
+        False,
+        lambda o: o["bidirectional"] and "False with bidirectional, which has a direction from the end",
+    )
+    reverse_order = Option(
+        choice("aligned", "processing"),
+        "aligned",
+        lambda o: not o["reverse"] and "'aligned' without reverse, as time is the order of processing",
+    )
+    residual = Option(_checked_residual, None, _refused_residual)
+    merge = Option(
+        choice("concat", "sum", "average"),
+        "concat",
+        lambda o: not o["bidirectional"] and "'concat' without bidirectional, as there is one direction only",
+    )
 
     # ---- Construction --------------------------------------------------------------------------------------
 
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        """Options of this kind of cell."""
-        return {}
+    def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> Layout:
+        settings["num_layers"] = options.layer_count(settings)
+        layout = super()._make_layout(settings, dtype)
+        residual = settings["residual"]
+        for layer in range(layout.num_layers if residual is None else residual, layout.num_layers):
+            if layout.inputs(layer) != layout.output(layer):
+                raise ValueError(
+                    "residual: expected layers that have as many outputs as inputs, got "
+                    f"{layout.inputs(layer)} inputs and {layout.output(layer)} outputs of layer {layer}"
+                )
+        return layout
 
     def _set_up(self, values: Values, **given: Any) -> None:
-        input_size = _core.count(given["input_size"], "input_size")
-        hidden_size, num_layers = options.checked_sizes(given["hidden_size"], given["num_layers"])
-        stack = options.checked_stack(given, num_layers)
-        cell = self._checked_cell(given, hidden_size if isinstance(hidden_size, tuple) else (hidden_size,))
-        dtype = checked_dtype(given["dtype"])
-        is_single = (
-            not isinstance(hidden_size, tuple) and stack["merge"] == "concat" and stack["residual"] is None
-        )
-        layout = Layout(
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            num_directions=1 + stack["bidirectional"],
-            bias=stack["bias"],
-            dtype=dtype,
-            options=options.core_options(self._kind, cell),
-            merge=stack["merge"],
-            proj_bias=cell.get("proj_bias", False),
-            in_parts=not is_single,
-        )
-        if stack["residual"] is not None:
-            for layer in range(stack["residual"], num_layers):
-                if layout.inputs(layer) != layout.output(layer):
-                    raise ValueError(
-                        "residual: expected layers that have as many outputs as inputs, got "
-                        f"{layout.inputs(layer)} inputs and {layout.output(layer)} outputs of layer {layer}"
-                    )
-        self._settings = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
-        self._settings |= {name: stack[name] for name in ("bias", "batch_first", "dropout", "bidirectional")}
-        self._settings |= {name: cell[name] for name in self._cell_options}
-        self._settings |= {name: stack[name] for name in ("reverse", "reverse_order", "residual", "merge")}
-        self._settings |= {"dtype": dtype.name}
-        joins = stack["merge"] != "concat" or stack["residual"] is not None
+        super()._set_up(values, **given)
+        joins = self.merge != "concat" or self.residual is not None
         order = sequences.Order(
-            stack["reverse"],
-            stack["reverse_order"] == "processing",
-            layout.num_directions,
-            stack["batch_first"],
+            self.reverse,
+            self.reverse_order == "processing",
+            self.num_directions,
+            self.batch_first,
             joins,
             False,
         )
-        self._plan = stacks.Plan(
-            layout.num_directions, stack["merge"], stack["residual"], stack["dropout"], order
-        )
-        self.configure(stack["batch_first"], stack["dropout"], is_single and not stack["reverse"])
-        self.num_threads = given["num_threads"]
-        self._begin(layout, values)
-
-    def _put_in_force(self, parameter_set: ParameterSet) -> None:
-        layout: Layout = parameter_set.layout
-        self.weights = layout.packed(parameter_set)
+        self._plan = stacks.Plan(self.num_directions, self.merge, self.residual, self.dropout, order)
+        self.configure(self.batch_first, self.dropout, not self._layout.in_parts and not self.reverse)
 
     @property
     def num_directions(self) -> int:
@@ -433,37 +416,11 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
 class RecurrentCell(Recurrent, _core.Cell):
     """One time step of one layer; see `fastlstm.LSTMCell`."""
 
-    _kind = ""
-    _cell_options: tuple[str, ...] = ()
+    _is_numbered = False
 
-    hidden_size = Setting[int]()
+    hidden_size = Option(_core.count)
 
-    def _checked_cell(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Options of this kind of cell."""
-        return {}
-
-    def _set_up(self, values: Values, **given: Any) -> None:
-        cell = self._checked_cell(given)
-        layout = Layout(
-            input_size=_core.count(given["input_size"], "input_size"),
-            hidden_size=_core.count(given["hidden_size"], "hidden_size"),
-            num_layers=1,
-            num_directions=1,
-            bias=checked_flag(given["bias"], "bias"),
-            dtype=checked_dtype(given["dtype"]),
-            options=options.core_options(self._kind, cell),
-            is_numbered=False,
-        )
-        self._settings = {
-            "input_size": layout.input_size,
-            "hidden_size": layout.hidden_size,
-            "bias": layout.bias,
-            **{name: cell[name] for name in self._cell_options},
-            "dtype": layout.dtype.name,
-        }
-        self.num_threads = given["num_threads"]
-        self._begin(layout, values)
-
-    def _put_in_force(self, parameter_set: ParameterSet) -> None:
-        layout: Layout = parameter_set.layout
-        (self.weights,) = layout.packed(parameter_set)
+    def _packed(self, parameter_set: ParameterSet) -> _core.Weights:
+        weights: _core.Weights
+        (weights,) = super()._packed(parameter_set)
+        return weights

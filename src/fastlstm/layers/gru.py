@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""GRU, and one step of it: parameters, shapes, documentation."""
+"""GRU, and one step of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model import layouts, options
-from ..model.parameters import checked_flag, checked_rng
-from .base import RecurrentCell, RecurrentLayer, Setting
+from ..model.checks import checked_flag, checked_limit
+from ..model.options import Activations, CellOption
+from .base import RecurrentCell, RecurrentLayer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -68,12 +68,10 @@ class GRU(RecurrentLayer):
     """
 
     _kind = "gru"
-    _cell_options = ("reset_after", "activations", "gate_clip")
-    _defaults = RecurrentLayer._defaults | {"reset_after": True}
 
-    reset_after = Setting[bool]()
-    activations = Setting["tuple[options.Entry, ...] | None"]()
-    gate_clip = Setting["float | None"]()
+    reset_after = CellOption(checked_flag, True, field="reset_before", as_field=lambda is_after: not is_after)
+    activations = Activations(f="Sigmoid", g="Tanh")
+    gate_clip = CellOption(checked_limit)
 
     def __init__(
         self,
@@ -97,33 +95,7 @@ class GRU(RecurrentLayer):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            reset_after=reset_after,
-            activations=activations,
-            gate_clip=gate_clip,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
-
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        return {
-            "reset_after": checked_flag(given["reset_after"], "reset_after"),
-            "activations": options.checked_activations(given["activations"], "gru"),
-            "gate_clip": options.checked_limit(given["gate_clip"], "gate_clip"),
-        }
+        self._construct(locals())
 
 
 class GRUCell(RecurrentCell):
@@ -172,12 +144,4 @@ class GRUCell(RecurrentCell):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, "torch", None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            bias=bias,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
+        self._construct(locals())

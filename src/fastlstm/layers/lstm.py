@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""LSTM with its options, one step of it, and sLSTM: parameters, shapes, documentation."""
+"""LSTM with its options, and one step of it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _core
-from ..model import layouts, options
-from ..model.parameters import checked_number, checked_rng
-from .base import RecurrentCell, RecurrentLayer, Setting
+from ..model.checks import checked_flag, checked_limit, checked_probability
+from ..model.options import Activations, CellOption, Option, checked_size, choice, hidden_sizes
+from .base import RecurrentCell, RecurrentLayer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["LSTM", "SLSTM", "LSTMCell"]
+__all__ = ["LSTM", "LSTMCell"]
 
 
 class LSTM(RecurrentLayer):
@@ -231,50 +230,68 @@ class LSTM(RecurrentLayer):
     """
 
     _kind = "lstm"
-    _cell_options = (
-        "proj_size",
-        "peephole",
-        "coupled",
-        "forget_gate",
-        "proj_bias",
-        "proj_clip",
-        "cell_clip",
-        "gate_clip",
-        "layer_norm",
-        "zoneout_c",
-        "zoneout_h",
-        "zoneout_eval",
-        "recurrent_dropout",
-        "recurrent_dropout_masks",
-        "activations",
-    )
-    _defaults = RecurrentLayer._defaults | {
-        "proj_size": 0,
-        "peephole": False,
-        "forget_gate": True,
-        "proj_bias": False,
-        "zoneout_c": 0.0,
-        "zoneout_h": 0.0,
-        "zoneout_eval": "expectation",
-        "recurrent_dropout": 0.0,
-        "recurrent_dropout_masks": "gate",
-    }
+    _keras_forget_bias = 1.0
 
-    proj_size = Setting[int]()
-    peephole = Setting[bool]()
-    coupled = Setting["str | None"]()
-    forget_gate = Setting[bool]()
-    proj_bias = Setting[bool]()
-    proj_clip = Setting["float | None"]()
-    cell_clip = Setting["float | None"]()
-    gate_clip = Setting["float | None"]()
-    layer_norm = Setting["str | None"]()
-    zoneout_c = Setting[float]()
-    zoneout_h = Setting[float]()
-    zoneout_eval = Setting[str]()
-    recurrent_dropout = Setting[float]()
-    recurrent_dropout_masks = Setting[str]()
-    activations = Setting["tuple[options.Entry, ...] | None"]()
+    proj_size = CellOption(
+        checked_size,
+        0,
+        lambda o: (
+            o["proj_size"] >= min(hidden_sizes(o)) and f"0, or less than hidden_size = {min(hidden_sizes(o))}"
+        ),
+    )
+    peephole = CellOption(
+        checked_flag,
+        False,
+        lambda o: (
+            o["layer_norm"] == "haste" and "False with layer_norm='haste', whose norms have no place for them"
+        ),
+    )
+    coupled = CellOption(
+        choice(None, "f_from_i", "i_from_f"),
+        None,
+        lambda o: (
+            not o["forget_gate"] and "None with forget_gate=False, as there is no forget gate to couple"
+        ),
+        field="coupling",
+    )
+    forget_gate = CellOption(
+        checked_flag, True, field="coupling", as_field=lambda has: None if has else "no_forget_gate"
+    )
+    proj_bias = Option(
+        checked_flag,
+        False,
+        lambda o: not o["proj_size"] and "False without proj_size, as nothing is projected",
+    )
+    proj_clip = CellOption(
+        checked_limit,
+        None,
+        lambda o: not o["proj_size"] and "None without proj_size, as nothing is projected",
+    )
+    cell_clip = CellOption(checked_limit)
+    gate_clip = CellOption(checked_limit)
+    layer_norm = CellOption(choice(None, "gate", "haste"))
+    zoneout_c = CellOption(checked_probability, 0.0)
+    zoneout_h = CellOption(
+        checked_probability,
+        0.0,
+        lambda o: (
+            o["proj_size"] and "0 with proj_size, as the projected h has no elements of its own to keep"
+        ),
+    )
+    zoneout_eval = CellOption(
+        choice("expectation", "off"),
+        "expectation",
+        field="zoneout_expectation",
+        as_field=lambda value: value == "expectation",
+    )
+    recurrent_dropout = CellOption(checked_probability, 0.0)
+    recurrent_dropout_masks = CellOption(
+        choice("gate", "tied"),
+        "gate",
+        field="recurrent_dropout_tied",
+        as_field=lambda value: value == "tied",
+    )
+    activations = Activations(f="Sigmoid", g="Tanh", h="Tanh")
 
     def __init__(
         self,
@@ -311,158 +328,7 @@ class LSTM(RecurrentLayer):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        given = {
-            "coupled": options.checked_choice(coupled, "coupled", (None, "f_from_i", "i_from_f")),
-            "forget_gate": forget_gate,
-        }
-        forget_bias = options.checked_forget_bias(forget_bias, options.lstm_gates(given), bias)
-        if init == "keras" and forget_bias is None:
-            forget_bias = 1.0
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), forget_bias),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            proj_size=proj_size,
-            peephole=peephole,
-            coupled=coupled,
-            forget_gate=forget_gate,
-            proj_bias=proj_bias,
-            proj_clip=proj_clip,
-            cell_clip=cell_clip,
-            gate_clip=gate_clip,
-            layer_norm=layer_norm,
-            zoneout_c=zoneout_c,
-            zoneout_h=zoneout_h,
-            zoneout_eval=zoneout_eval,
-            recurrent_dropout=recurrent_dropout,
-            recurrent_dropout_masks=recurrent_dropout_masks,
-            activations=activations,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
-
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        return options.checked_lstm(given, min(sizes))
-
-
-class SLSTM(RecurrentLayer):
-    """A stack of sLSTM layers over whole sequences: exponential gates, a normaliser, and heads.
-
-    A call returns ``y, (h_n, c_n, n_n, m_n)``; all else is as of `LSTM`.  For each time step, element by
-    element, with W = weight_ih, U = weight_hh and b = bias_ih (Beck et al. 2024, "xLSTM: Extended long
-    short-term memory")::
-
-        a_i, a_f, a_z, a_o = W x_t + U h_{t-1} + b
-        m_t = max(a_i, log sigmoid(a_f) + m_{t-1}), or a_i where n_{t-1} is 0
-        i, f = exp(a_i - m_t), exp(log sigmoid(a_f) + m_{t-1} - m_t)
-        c_t = f * c_{t-1} + i * tanh(a_z)
-        n_t = max(f * n_{t-1} + i, n_floor)
-        h_t = sigmoid(a_o) * c_t / n_t
-
-    U is block-diagonal: each head's gates see the h of that head alone.  Where n_{t-1} is 0, nothing is kept:
-    f = 0.
-
-    Parameters
-    ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
-        As of `LSTM`.
-    heads : int
-        Blocks of U; divides H.
-    n_floor : float
-        Least value of n; 1 is that of FlashRNN, 0 that of the paper.
-    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
-        As of `LSTM`.
-
-    Attributes
-    ----------
-    params : dict of str to ndarray
-        ``weight_ih`` (4H, I), ``weight_hh`` (4H, H / heads), ``bias_ih`` (4H,), gates in the order i, f, z,
-        o.
-
-    Raises
-    ------
-    TypeError, ValueError, OverflowError
-        As of `LSTM`.
-
-    Notes
-    -----
-    Calls are as of `LSTM`, with four states, each (L*D, B, H), in place of two.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> layer = SLSTM(3, 4, heads=2, rng=0)
-    >>> {name: value.shape for name, value in layer.params.items()}
-    {'weight_ih_l0': (16, 3), 'weight_hh_l0': (16, 2), 'bias_ih_l0': (16,)}
-    """
-
-    _kind = "slstm"
-    _cell_options = ("heads", "n_floor")
-    _defaults = RecurrentLayer._defaults | {"heads": 1, "n_floor": 0.0}
-
-    heads = Setting[int]()
-    n_floor = Setting[float]()
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int | Sequence[int],
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        *,
-        heads: int = 1,
-        n_floor: float = 0.0,
-        init: str = "torch",
-        reverse: bool = False,
-        reverse_order: str = "aligned",
-        residual: int | None = None,
-        merge: str = "concat",
-        dtype: DTypeLike = np.float32,
-        num_threads: int | None = None,
-        rng: Any = None,
-    ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            heads=heads,
-            n_floor=n_floor,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
-
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        heads = _core.count(given["heads"], "heads")
-        for size in sizes:
-            if size % heads:
-                raise ValueError(f"heads: expected a divisor of hidden_size = {size}, got {heads}")
-        floor = checked_number(
-            given["n_floor"], "n_floor", "a number of at least 0", lambda n: 0 <= n < float("inf")
-        )
-        return {"heads": heads, "n_floor": floor}
+        self._construct(locals())
 
 
 class LSTMCell(RecurrentCell):
@@ -540,12 +406,4 @@ class LSTMCell(RecurrentCell):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, "torch", None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            bias=bias,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
+        self._construct(locals())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The minimal gated unit, minGRU and minLSTM: parameters, shapes, documentation."""
+"""The minimal gated unit, minGRU and minLSTM."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model import layouts, options
-from ..model.parameters import checked_rng
 from .base import RecurrentLayer
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ __all__ = ["MGU", "MinGRU", "MinLSTM"]
 
 
 class _Minimal(RecurrentLayer):
-    """What both share: no options of their own."""
+    """What these share: no options of their own."""
 
     def __init__(
         self,
@@ -40,30 +38,14 @@ class _Minimal(RecurrentLayer):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
+        self._construct(locals())
 
 
 class MGU(_Minimal):
     """A stack of minimal gated units over whole sequences: GRUs whose reset and update gates are one.
 
-    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step, with W, b = weight_ih, bias_ih and
-    U, d = weight_hh, bias_hh (Zhou et al. 2016, "Minimal gated unit for recurrent neural networks")::
+    A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step, with W, b = weight_ih, bias_ih
+    and U, d = weight_hh, bias_hh (Zhou et al. 2016, "Minimal gated unit for recurrent neural networks")::
 
         f = sigmoid(W_f x_t + b_f + U_f h_{t-1} + d_f)
         n = tanh(W_n x_t + b_n + U_n (f * h_{t-1}) + d_n)

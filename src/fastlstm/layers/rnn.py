@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""RNN, one step of it, and IndRNN: parameters, shapes, documentation."""
+"""RNN, one step of it, and IndRNN."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model import layouts, options
-from ..model.parameters import checked_rng
-from .base import RecurrentCell, RecurrentLayer, Setting
+from ..model.checks import checked_limit
+from ..model.options import Activations, CellOption, Nonlinearity
+from .base import RecurrentCell, RecurrentLayer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -62,12 +62,13 @@ class RNN(RecurrentLayer):
     """
 
     _kind = "rnn"
-    _cell_options = ("nonlinearity", "activations", "gate_clip")
-    _defaults = RecurrentLayer._defaults | {"nonlinearity": "tanh"}
 
-    nonlinearity = Setting[str]()
-    activations = Setting["tuple[options.Entry, ...] | None"]()
-    gate_clip = Setting["float | None"]()
+    nonlinearity = Nonlinearity(
+        "tanh",
+        lambda o: o["activations"] is not None and "none beside activations, which say the same",
+    )
+    activations = Activations(f="Tanh")
+    gate_clip = CellOption(checked_limit)
 
     def __init__(
         self,
@@ -91,39 +92,7 @@ class RNN(RecurrentLayer):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            nonlinearity=nonlinearity,
-            activations=activations,
-            gate_clip=gate_clip,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
-
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        cell = {
-            "nonlinearity": _checked_nonlinearity(given),
-            "activations": options.checked_activations(given["activations"], "rnn"),
-            "gate_clip": options.checked_limit(given["gate_clip"], "gate_clip"),
-        }
-        if cell["activations"] is not None and cell["nonlinearity"] != "tanh":
-            raise ValueError(
-                "nonlinearity: expected none beside activations, which say the same, "
-                f"got {cell['nonlinearity']!r}"
-            )
-        return cell
+        self._construct(locals())
 
 
 class IndRNN(RecurrentLayer):
@@ -165,10 +134,8 @@ class IndRNN(RecurrentLayer):
     """
 
     _kind = "indrnn"
-    _cell_options = ("nonlinearity",)
-    _defaults = RecurrentLayer._defaults | {"nonlinearity": "relu"}
 
-    nonlinearity = Setting[str]()
+    nonlinearity = Nonlinearity("relu")
 
     def __init__(
         self,
@@ -190,27 +157,7 @@ class IndRNN(RecurrentLayer):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, options.checked_choice(init, "init", ("torch", "keras")), None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            nonlinearity=nonlinearity,
-            reverse=reverse,
-            reverse_order=reverse_order,
-            residual=residual,
-            merge=merge,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
-
-    def _checked_cell(self, given: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-        return {"nonlinearity": _checked_nonlinearity(given)}
+        self._construct(locals())
 
 
 class RNNCell(RecurrentCell):
@@ -252,10 +199,8 @@ class RNNCell(RecurrentCell):
     """
 
     _kind = "rnn"
-    _cell_options = ("nonlinearity",)
-    _defaults: ClassVar[dict[str, Any]] = {"nonlinearity": "tanh"}
 
-    nonlinearity = Setting[str]()
+    nonlinearity = Nonlinearity("tanh")
 
     def __init__(
         self,
@@ -268,24 +213,4 @@ class RNNCell(RecurrentCell):
         num_threads: int | None = None,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            layouts.initial(self.rng, "torch", None),
-            input_size=input_size,
-            hidden_size=hidden_size,
-            bias=bias,
-            nonlinearity=nonlinearity,
-            dtype=dtype,
-            num_threads=num_threads,
-        )
-
-    def _checked_cell(self, given: dict[str, Any]) -> dict[str, Any]:
-        return {"nonlinearity": _checked_nonlinearity(given)}
-
-
-def _checked_nonlinearity(given: dict[str, Any]) -> str:
-    nonlinearity = given["nonlinearity"]
-    if nonlinearity is None:
-        raise TypeError("nonlinearity: expected 'tanh' or 'relu', got NoneType")
-    value: str = options.checked_choice(nonlinearity, "nonlinearity", ("tanh", "relu"))
-    return value
+        self._construct(locals())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
+from .checks import checked_number, is_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,11 +34,11 @@ class Layout:
 
     input_size: int
     hidden_size: int | tuple[int, ...]
-    num_layers: int
-    num_directions: int
     bias: bool
     dtype: np.dtype[Any]
-    options: Mapping[str, Any]  # for the C core
+    options: Mapping[str, Any]  # fields of fl_cell_options
+    num_layers: int = 1
+    num_directions: int = 1
     merge: str = "concat"
     proj_bias: bool = False
     in_parts: bool = False  # whether each layer is packed on its own
@@ -139,10 +140,14 @@ class Layout:
 # ---- First values ------------------------------------------------------------------------------------------
 
 
-def initial(rng: np.random.Generator, init: str, forget_bias: float | None) -> Values:
-    """Parameters as ``init`` says, "torch" or "keras"; see `fastlstm.LSTM`."""
+def initial(rng: np.random.Generator, init: str, forget_bias: object, usual_bias: float | None) -> Values:
+    """Parameters as ``init`` says, "torch" or "keras"; see `fastlstm.LSTM`.
+
+    `usual_bias` is that of a forget gate where none is given.
+    """
 
     def values(layout: Layout) -> Iterator[NDArray[Any]]:
+        bias = usual_bias if forget_bias is None else _checked_forget_bias(forget_bias, layout)
         for layer, _, kinds in layout.cells():
             for kind, shape in kinds.items():
                 if kind.startswith("weight_ln"):
@@ -153,12 +158,26 @@ def initial(rng: np.random.Generator, init: str, forget_bias: float | None) -> V
                     value = _keras(rng, layout, layer, kind, shape)
                 else:
                     value = _uniform(rng, 1 / math.sqrt(layout.hidden(layer)), shape)
-                if forget_bias is not None and kind in ("bias_ih", "bias_hh") and "f" in layout.gates:
+                if bias is not None and kind in ("bias_ih", "bias_hh") and "f" in layout.gates:
                     H, gate = layout.hidden(layer), layout.gates.index("f")
-                    value[gate * H : (gate + 1) * H] = forget_bias if kind == "bias_ih" else 0
+                    value[gate * H : (gate + 1) * H] = bias if kind == "bias_ih" else 0
                 yield value
 
     return values
+
+
+def _checked_forget_bias(value: object, layout: Layout) -> float:
+    """`value` as a float, if there is a forget gate with a bias."""
+    number = checked_number(value, "forget_bias", "None or a number", is_finite)
+    if "f" not in layout.gates:
+        raise ValueError(
+            f"forget_bias: expected None where the forget gate has no parameters of its own, got {number}"
+        )
+    if not layout.bias:
+        raise ValueError(
+            f"forget_bias: expected None with bias=False, as there is no bias to set, got {number}"
+        )
+    return number
 
 
 def _uniform(rng: np.random.Generator, bound: float, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..model.parameters import checked_array
+from ..model.checks import checked_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -36,8 +36,13 @@ CELL_OPTIONS: dict[str, tuple[str, ...]] = {
 # Members of the state, the one that is the output first; all have the cell's width but a projected h.
 STATES = {"LSTM": ("h", "c"), "SLSTM": ("h", "c", "n", "m")}
 _GATES = {
-    **{"GRU": "rzn", "MGU": "fn", "RNN": "h", "IndRNN": "h"},
-    **{"SLSTM": "ifzo", "MinGRU": "zh", "MinLSTM": "fih"},
+    "GRU": "rzn",
+    "MGU": "fn",
+    "RNN": "h",
+    "IndRNN": "h",
+    "SLSTM": "ifzo",
+    "MinGRU": "zh",
+    "MinLSTM": "fih",
 }
 _LIKE_TORCH = ("LSTM", "GRU", "MGU", "RNN")  # with a recurrent matrix and two biases
 _DEFAULT_ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh")}
