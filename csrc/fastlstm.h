@@ -169,7 +169,8 @@ typedef struct fl_stack_shape {
     fl_cell_options cell;
 } fl_stack_shape;
 
-/* One layer and direction as PyTorch lays it out, row-major; G*H rows, gates one after the other. */
+/* One layer and direction as PyTorch lays it out, row-major; G*H rows, gates one after the other.  What the cell does not
+ * have is not looked at. */
 typedef struct fl_weights {
     const void *weight_ih;    /* (G*H, I_l) */
     const void *weight_hh;    /* (G*H, P), or as the kind of the cell says */
@@ -191,8 +192,8 @@ typedef struct fl_parameter_facts {
 } fl_parameter_facts;
 
 #define FL_PARAMETER_COUNT 11
-/* Parameter `index` of a layer, in the order of fl_weights.  FL_ERROR_ARGUMENT: index or layer too large, or a shape that
- * fl_stack_create would not take. */
+/* Parameter `index` of a layer, in the order of fl_weights.  FL_ERROR_ARGUMENT: index or layer too large, or options that do
+ * not go together; FL_ERROR_SIZE: no such size fits the address space. */
 FL_API fl_status fl_parameter_get_facts(const fl_stack_shape *shape, size_t layer, size_t index,
                                         fl_parameter_facts *facts);
 

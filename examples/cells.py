@@ -64,6 +64,7 @@ CELLS = (
     Cell("RNN", "RNN"),
     Cell("IndRNN", "IndRNN"),
     Cell("SLSTM, `heads=4`", "SLSTM", {"heads": 4}),
+    Cell("MGU", "MGU"),
     Cell("MinGRU", "MinGRU"),
     Cell("MinLSTM", "MinLSTM"),
 )

@@ -134,6 +134,7 @@ EVERY_OPTION: dict[str, tuple[str, dict[str, Any]]] = {
     "SLSTM": ("SLSTM", {}),
     "heads": ("SLSTM", {"heads": 3, "n_floor": 1.0, "dropout": 0.3}),
     "MinGRU": ("MinGRU", {"dropout": 0.3}),
+    "MGU": ("MGU", {}),
     "MinLSTM": ("MinLSTM", {}),
     "sum of directions": ("LSTM", {"merge": "sum", "dropout": 0.3}),
     "average of directions": ("SLSTM", {"merge": "average"}),

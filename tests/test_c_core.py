@@ -113,7 +113,7 @@ def test_fused_instruction_sets_give_the_same_bits(built):
             for line in run_tests([built.program], isa, "digest").splitlines()
             if line.startswith("digest ")
         ]
-        assert len(lines) == 4 + 2 * 7  # of the plain LSTM, and of all kinds of cells
+        assert len(lines) == 4 + 2 * 8  # of the plain LSTM, and of all kinds of cells
         digests[isa] = lines
     assert all(lines == digests[FUSED[0]] for lines in digests.values()), digests
 
@@ -163,6 +163,15 @@ def test_example_with_all_instruction_sets(built):
     noise_is_smoothed(built.build.link("stream_sine", [*example, *built.core]))
 
 
+def test_all_files_compile_without_flags_into_a_program(tmp_path):
+    """Files of instruction sets are empty then: the kernels in plain C are left."""
+    sources = [ROOT / "examples" / "c" / "stream_sine.c", *sorted((ROOT / "csrc").rglob("*.c"))]
+    program = tmp_path / "stream_sine"
+    command = [*shlex.split(DEFAULT_COMPILER), "-std=c11", "-O1", f"-I{ROOT / 'csrc'}", *map(str, sources)]
+    subprocess.run([*command, "-lm", "-pthread", "-o", str(program)], check=True, timeout=HANG)
+    noise_is_smoothed(program)
+
+
 # ---- The objects ------------------------------------------------------------------------------------------
 
 
@@ -170,7 +179,7 @@ def test_example_with_all_instruction_sets(built):
 def test_no_warnings(compiled, compiler):
     assert shutil.which(shlex.split(compiler)[0]), f"{compiler} is not installed"
     said = compiled(compiler).build.messages
-    assert {"forward.c", "family.c", "kernels_generic_f32.c"} <= {source.name for source in said}
+    assert {"forward.c", "family.c", "generic_f32.c"} <= {source.name for source in said}
     assert not any(said.values()), "\n".join(said.values())
 
 

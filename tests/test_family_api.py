@@ -22,7 +22,7 @@ from .test_inputs import Tensor
 
 I, H = 5, 6
 LAYERS = {
-    name: getattr(fastlstm, name) for name in ("LSTM", "GRU", "RNN", "IndRNN", "SLSTM", "MinGRU", "MinLSTM")
+    name: getattr(fastlstm, name) for name in ("LSTM", "GRU", "RNN", "IndRNN", "SLSTM", "MGU", "MinGRU", "MinLSTM")
 }
 # One of each kind, and those whose parameters or passes differ: (class, input size, hidden size, options).
 FAMILY = {name: (cls, I, H, {}) for name, cls in LAYERS.items()} | {
@@ -97,6 +97,7 @@ SHAPES = [
     (fastlstm.SLSTM, {"heads": 2}, "weight_ih 24,5 weight_hh 24,3 bias_ih 24"),
     (fastlstm.SLSTM, {"bias": False}, "weight_ih 24,5 weight_hh 24,6"),
     (fastlstm.MinGRU, {}, "weight_ih 12,5 bias_ih 12"),
+    (fastlstm.MGU, {}, "weight_ih 12,5 weight_hh 12,6 bias_ih 12 bias_hh 12"),
     (fastlstm.MinLSTM, {}, "weight_ih 18,5 bias_ih 18"),
     (fastlstm.MinLSTM, {"bias": False}, "weight_ih 18,5"),
 ]  # fmt: skip

@@ -190,7 +190,7 @@ def test_states(name):
         refuses(TypeError, "state", layer, x, arrays(state)[0])
 
 
-@pytest.mark.parametrize("cls", [GRU, RNN, fastlstm.IndRNN, fastlstm.MinGRU, fastlstm.MinLSTM])
+@pytest.mark.parametrize("cls", [GRU, RNN, fastlstm.IndRNN, fastlstm.MGU, fastlstm.MinGRU, fastlstm.MinLSTM])
 def test_cells_without_a_c_return_none(cls):
     refuses(ValueError, "return_cells", cls(I, H), X, return_cells=True)
     refuses(ValueError, "return_cells", cls(I, H).forward, X, return_cells=True)

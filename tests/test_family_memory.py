@@ -18,7 +18,7 @@ from .family import called, make_layer, random_config, random_problem, trained
 from .guard import guarded, guarded_out
 from .helpers import ISAS, assert_same_bits, in_child
 
-CELLS = ("LSTM", "GRU", "RNN", "IndRNN", "SLSTM", "MinGRU", "MinLSTM")
+CELLS = ("LSTM", "GRU", "RNN", "IndRNN", "SLSTM", "MGU", "MinGRU", "MinLSTM")
 PLACES = list(itertools.product((True, False), (0, 4)))  # at the end or the start of a page, and 4 bytes off
 PROBLEMS = 6  # of a cell, dtype and place
 LARGEST = 37  # features and units: beyond two vectors, with every tail

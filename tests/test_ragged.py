@@ -165,6 +165,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "GRU": {"cell": "GRU", "reset_after": True},
     "SLSTM": {"cell": "SLSTM"},
     "MinLSTM": {"cell": "MinLSTM"},
+    "MGU": {"cell": "MGU"},
 }
 
 

@@ -97,6 +97,7 @@ def of_state(function: Any, state: Any) -> Any:
         ({"cell": "SLSTM", "heads": 2}, "weight_ih 16,3 weight_hh 16,2 bias_ih 16"),
         ({"cell": "MinGRU"}, "weight_ih 8,3 bias_ih 8"),
         ({"cell": "MinLSTM"}, "weight_ih 12,3 bias_ih 12"),
+        ({"cell": "MGU"}, "weight_ih 8,3 weight_hh 8,4 bias_ih 8 bias_hh 8"),
     ],
 )
 def test_parameters_of_each_cell_in_their_order(options, expected):

@@ -125,6 +125,8 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("SLSTM", {"heads": 2, "n_floor": 1.0}),
     ("MinGRU", {}),
     ("MinGRU", {"bias": False}),
+    ("MGU", {}),
+    ("MGU", {"bias": False}),
     ("MinLSTM", {}),
     ("MinLSTM", {"bias": False}),
 ]

@@ -61,9 +61,9 @@ static void clear_gradients(const fl_stack *stack, const fl_backward_args *args)
     for (size_t n = 0; n < stack->shape.num_layers * stack->shape.num_directions; n++)
         for (size_t index = 0; index < FL_PARAMETER_COUNT; index++) {
             void *gradient = fl_gradient_at(&args->gradients[n], index);
-            if (gradient != NULL)
-                memset(gradient, 0,
-                       fl_parameter_size(&stack->sizes, stack->recurrences[n].I, index) * stack->real_size);
+            const size_t size = fl_parameter_size(&stack->sizes, stack->recurrences[n].I, index);
+            if (gradient != NULL && size != 0)
+                memset(gradient, 0, size * stack->real_size);
         }
 }
 

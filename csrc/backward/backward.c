@@ -113,11 +113,11 @@ static void finish_gradients(const back_call *c)
     const size_t gates = c->G * c->H, real_size = c->stack->real_size;
     const bool own_bias_hh = c->stack->gradient_row.columns[FL_BIAS_HH].count != 0;
     for (size_t n = 0; n < c->L * c->D; n++) {
-        const fl_gradients *gradients = &c->args->gradients[n];
-        if (gradients->bias_ih != NULL && gradients->bias_hh != NULL && !own_bias_hh)
-            memcpy(gradients->bias_hh, gradients->bias_ih, gates * real_size);
+        const fl_gradients gradients = fl_gradients_of(&c->stack->sizes, &c->args->gradients[n]);
+        if (gradients.bias_ih != NULL && gradients.bias_hh != NULL && !own_bias_hh)
+            memcpy(gradients.bias_hh, gradients.bias_ih, gates * real_size);
         if (n < c->D && c->tape->args.call.x_index != NULL)
-            transpose(c->stack->shape.input_size, gates, real_size, c->memory.index_gradient[n], gradients->weight_ih);
+            transpose(c->stack->shape.input_size, gates, real_size, c->memory.index_gradient[n], gradients.weight_ih);
     }
 }
 

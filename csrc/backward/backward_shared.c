@@ -262,10 +262,11 @@ void fl_back_shared(back_call *c, size_t thread, size_t index)
                      .part = thread - c->plan.first_sharing,
                      .parts = c->plan.threads - c->plan.first_sharing,
                      .scratch = &c->memory.threads[thread]};
-    const fl_gradients *gradients = &c->args->gradients[p.s.layer * c->D + p.s.direction];
+    const fl_gradients gradients =
+        fl_gradients_of(&c->stack->sizes, &c->args->gradients[p.s.layer * c->D + p.s.direction]);
     for (size_t t = p.s.begin; t < p.s.end; t++) p.rows += fl_back_active(c, t);
-    multiply_all(&p, gradients);
-    sum_columns(&p, gradients);
+    multiply_all(&p, &gradients);
+    sum_columns(&p, &gradients);
     if (p.s.layer == 0 && c->tape->args.call.x_index != NULL)
         scatter_index(&p);
 }

@@ -330,7 +330,9 @@ fl_status fl_forward_planned(const fl_stack *stack, const fl_forward_args *args,
     fl_status status = FL_ERROR_MEMORY;
     if (workspace != NULL)
         status = fl_forward_run(stack, args, &plan, recording, workspace, caller_state);
-    if (kept == NULL && workspace != NULL)
+    if (kept == NULL && status == FL_ERROR_MEMORY)
+        fl_workspace_free(workspace);
+    else if (kept == NULL)
         fl_workspace_return(stack, workspace);
     fl_pool_release(acquired);
     return status;

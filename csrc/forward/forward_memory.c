@@ -16,11 +16,15 @@ static size_t between_count(const fl_stack *stack, const fl_plan *plan, const fl
 }
 
 /* Rows of one buffer between layers: a chunk of time, or with two directions all steps. */
-static size_t between_rows(const fl_stack *stack, const fl_plan *plan, const fl_forward_args *args)
+static size_t between_rows(fl_arena *arena, const fl_stack *stack, const fl_plan *plan, const fl_forward_args *args)
 {
-    if (stack->shape.num_directions == 2)
-        return fl_places_of(args->lengths, args->T, args->B, 0, NULL).count;
-    return plan->chunk * args->B;
+    const bool is_whole = stack->shape.num_directions == 2;
+    size_t rows = 0;
+    if (!fl_add_product(&rows, is_whole ? args->T : plan->chunk, args->B, 1))
+        arena->overflows = true;
+    else if (is_whole)
+        rows = fl_places_of(args->lengths, args->T, args->B, 0, NULL).count;
+    return rows;
 }
 
 /* A run of `count` parts of equal size; the bytes of one. */
@@ -79,8 +83,8 @@ void fl_forward_place(fl_arena *arena, const fl_stack *stack, const fl_plan *pla
     m->pre = take_parts(arena, parts, m->hoisted_rows, stack->sizes.path != FL_PATH_SCAN ? fl_pre_width(stack) : 0,
                         real_size, &m->pre_bytes);
     m->exchange = fl_arena_take(arena, plan->hidden_groups > 1 ? parts * 3 : 0, B, exchanged * real_size);
-    m->between = take_parts(arena, between_count(stack, plan, recording), between_rows(stack, plan, args), width, real_size,
-                            &m->between_bytes);
+    m->between = take_parts(arena, between_count(stack, plan, recording), between_rows(arena, stack, plan, args), width,
+                            real_size, &m->between_bytes);
     m->dropped = fl_arena_take(arena, fl_drops(stack, recording), m->between_bytes, 1);
     m->masks = fl_arena_take(arena, cells * fl_recurrent_masks(stack, recording) * B, P, real_size);
     m->threads = fl_arena_take(arena, plan->threads, sizeof *m->threads, 1);

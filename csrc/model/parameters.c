@@ -4,6 +4,8 @@
  */
 #include "model/parameters.h"
 
+#include <stdint.h>
+
 typedef enum dimension { NONE, GATES, INPUTS, HEAD, UNITS, WIDTH, PEEPHOLES } dimension;
 
 /* Where a gradient comes from: a product over rows, or sums of columns of fl_gradient_row. */
@@ -64,10 +66,30 @@ bool fl_parameters_are_complete(const fl_cell_sizes *s, const fl_weights *weight
     for (size_t index = 0; index < FL_PARAMETER_COUNT; index++) {
         const bool is_there = fl_weight_at(weights, index) != NULL;
         const bool has_gradient = gradients != NULL ? fl_gradient_at(gradients, index) != NULL : is_there;
-        if (!has(s, index) ? is_there || has_gradient : !table[index].is_optional && !(is_there && has_gradient))
+        if (has(s, index) && !table[index].is_optional && !(is_there && has_gradient))
             return false;
     }
     return true;
+}
+
+fl_weights fl_weights_of(const fl_cell_sizes *s, const fl_weights *weights)
+{
+    fl_weights own = *weights;
+    const void **fields = (const void **)(void *)&own;
+    for (size_t index = 0; index < FL_PARAMETER_COUNT; index++)
+        if (!has(s, index))
+            fields[index] = NULL;
+    return own;
+}
+
+fl_gradients fl_gradients_of(const fl_cell_sizes *s, const fl_gradients *gradients)
+{
+    fl_gradients own = *gradients;
+    void **fields = (void **)(void *)&own;
+    for (size_t index = 0; index < FL_PARAMETER_COUNT; index++)
+        if (!has(s, index))
+            fields[index] = NULL;
+    return own;
 }
 
 /* A bias that is added behind a norm has a gradient of its own kind, and both biases have it. */
@@ -109,6 +131,8 @@ fl_status fl_parameter_get_facts(const fl_stack_shape *shape, size_t layer, size
     if (shape == NULL || facts == NULL || index >= FL_PARAMETER_COUNT || layer >= shape->num_layers ||
         shape->hidden_size == 0 || !fl_cell_options_are_valid(&shape->cell, shape->hidden_size))
         return FL_ERROR_ARGUMENT;
+    if (shape->hidden_size > (size_t)PTRDIFF_MAX / 64 || shape->input_size > (size_t)PTRDIFF_MAX / 64)
+        return FL_ERROR_SIZE;
     const fl_cell_options complete = fl_cell_options_complete(shape->cell);
     const fl_cell_sizes sizes = fl_cell_sizes_of(&complete, shape->hidden_size);
     const size_t I = layer == 0 ? shape->input_size : shape->num_directions * sizes.P;

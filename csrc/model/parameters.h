@@ -37,9 +37,12 @@ static inline void *fl_gradient_at(const fl_gradients *gradients, size_t index)
 
 /* Elements of a parameter where the layer has I inputs; 0: the cell has none. */
 size_t fl_parameter_size(const fl_cell_sizes *sizes, size_t I, size_t index);
+/* Those that the cell has; others are not to be looked at. */
+fl_weights fl_weights_of(const fl_cell_sizes *sizes, const fl_weights *weights);
+fl_gradients fl_gradients_of(const fl_cell_sizes *sizes, const fl_gradients *gradients);
 /* Whether a copy of it is what kernels take: fl_cell.own. */
 bool fl_parameter_is_copied(const fl_cell_sizes *sizes, size_t index);
-/* Whether everything is there that the cell needs, and nothing that it does not have; `gradients` may be null. */
+/* Whether everything is there that the cell needs; `gradients` may be null. */
 bool fl_parameters_are_complete(const fl_cell_sizes *sizes, const fl_weights *weights, const fl_gradients *gradients);
 
 /* What a step and row of the backward pass leaves: gradients of the pre-activations of the input's part (G*H), and from

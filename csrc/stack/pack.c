@@ -95,8 +95,9 @@ fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const f
         direction >= stack->shape.num_directions || !fl_parameters_are_complete(&stack->sizes, weights, NULL))
         return FL_ERROR_ARGUMENT;
     const fl_recurrence *r = fl_recurrence_of(stack, layer, direction);
-    pack_matrices(stack, r, weights);
-    pack_biases(stack, r, weights);
+    const fl_weights own = fl_weights_of(&stack->sizes, weights);
+    pack_matrices(stack, r, &own);
+    pack_biases(stack, r, &own);
     for (size_t index = 0; index < FL_PARAMETER_COUNT; index++)
         if (fl_parameter_is_copied(&stack->sizes, index))
             memcpy(fl_gradient_at(&r->own, index), fl_weight_at(weights, index),

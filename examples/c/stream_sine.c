@@ -6,10 +6,9 @@
  * an exponential moving average.  A noisy sine goes in; what comes out has far less noise.  The calls in the loop take
  * no memory and no locks, so that they may stand in a real-time thread.
  *
- * Compile from the root of the repository.  This is the plain C core; for instruction sets add their kernel files, each
- * with the flags that setup.py lists, and -DFL_HAVE_AVX2=1 and so on for cpu.c:
+ * Compile from the root of the repository.  This is the core in plain C; docs/c.md says how to add instruction sets:
  *     cc -O3 -std=c11 -ffp-contract=off -fno-math-errno -pthread -Icsrc examples/c/stream_sine.c \
- *         csrc/[!k]*.c csrc/kernels_generic_*.c -lm -o stream_sine
+ *         $(find csrc -name '*.c') -lm -o stream_sine
  */
 #include <math.h>
 #include <stdint.h>

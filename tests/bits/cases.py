@@ -89,6 +89,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "SLSTM, heads, floor": ("SLSTM", {"heads": 3, "n_floor": 1.0}),
     "MinGRU": ("MinGRU", {}),
     "MinLSTM": ("MinLSTM", {}),
+    "MGU": ("MGU", {}),
 }
 # Those with a path of their own through the core.
 BASES = (
@@ -103,6 +104,7 @@ BASES = (
     "SLSTM, heads",
     "MinGRU",
     "MinLSTM",
+    "MGU",
 )
 
 # ---- Sizes and forms ---------------------------------------------------------------------------------------

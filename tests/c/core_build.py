@@ -54,7 +54,7 @@ def machine_isas(machine: str | None = None) -> list[str]:
 
 def kernel_isa(source: Path) -> str | None:
     """Return the instruction set of a kernel file; None for the others, which get baseline flags."""
-    return source.stem.split("_")[1] if source.stem.startswith("kernels_") else None
+    return source.stem.split("_")[0] if source.parent.name == "isa" else None
 
 
 @dataclass
@@ -113,9 +113,7 @@ class Build:
 
     def core(self) -> list[Path]:
         """Compile the core."""
-        sources = sorted(
-            (ROOT / "csrc").glob("*.c"), key=lambda path: -path.name.startswith("kernels_avx512")
-        )
+        sources = sorted((ROOT / "csrc").rglob("*.c"), key=lambda path: -path.name.startswith("avx512"))
         return self.objects([path for path in sources if kernel_isa(path) in (None, *self.isas)])
 
     def link(self, name: str, objects: list[Path], *flags: str) -> Path:

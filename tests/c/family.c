@@ -9,7 +9,7 @@
 
 static size_t gates_of(const fl_cell_options *o)
 {
-    static const size_t gates[FL_CELL_COUNT] = {4, 3, 1, 1, 4, 2, 3};
+    static const size_t gates[FL_CELL_COUNT] = {4, 3, 1, 1, 4, 2, 3, 2};
     return o->kind == FL_CELL_LSTM && o->coupling != FL_COUPLING_NONE ? 3 : gates[o->kind];
 }
 
@@ -25,6 +25,12 @@ static size_t recurrent_size(const family *f)
     }
 }
 
+/* Whether the cell has a bias of the state's part. */
+static bool has_bias_hh(fl_cell_kind kind)
+{
+    return kind == FL_CELL_LSTM || kind == FL_CELL_GRU || kind == FL_CELL_RNN || kind == FL_CELL_MGU;
+}
+
 static void set_sizes(const family *f, size_t I, size_t sizes[FAMILY_PARAMETERS])
 {
     const family_spec *s = &f->spec;
@@ -35,7 +41,7 @@ static void set_sizes(const family *f, size_t I, size_t sizes[FAMILY_PARAMETERS]
     const size_t all[FAMILY_PARAMETERS] = {rows * I,
                                            recurrent_size(f),
                                            s->bias_ih ? rows : 0,
-                                           s->bias_hh ? rows : 0,
+                                           s->bias_hh && has_bias_hh(o->kind) ? rows : 0,
                                            o->peephole ? (f->gates - 1) * H : 0,
                                            projects ? f->P * H : 0,
                                            projects && s->bias_hr ? f->P : 0,

@@ -100,9 +100,12 @@ void family_reorder(family_spec *s)
 
 family_spec family_random(fl_cell_kind kind, fl_dtype dtype)
 {
-    family_spec s = family_plain(kind, dtype, random_chance(4) ? 1 : random_size(2, 14),
-                                 random_chance(3) ? 1 : random_size(2, 9), random_chance(4) ? 1 : random_size(2, 40),
-                                 random_size(1, 40));
+    /* Drawn one after the other: the order of a call's arguments is the compiler's. */
+    const size_t T = random_chance(4) ? 1 : random_size(2, 14);
+    const size_t B = random_chance(3) ? 1 : random_size(2, 9);
+    const size_t I = random_chance(4) ? 1 : random_size(2, 40);
+    const size_t H = random_size(1, 40);
+    family_spec s = family_plain(kind, dtype, T, B, I, H);
     s.shape.cell = options_of_kind(kind, s.shape.hidden_size);
     s.shape.num_layers = random_size(1, 3);
     s.shape.num_directions = random_size(1, 2);
@@ -129,7 +132,7 @@ family_spec family_random(fl_cell_kind kind, fl_dtype dtype)
 
 const char *family_text(const family *f)
 {
-    static const char *const kinds[] = {"LSTM", "GRU", "RNN", "IndRNN", "sLSTM", "minGRU", "minLSTM"};
+    static const char *const kinds[] = {"LSTM", "GRU", "RNN", "IndRNN", "sLSTM", "minGRU", "minLSTM", "MGU"};
     static char text[700];
     const family_spec *s = &f->spec;
     const fl_cell_options *o = &s->shape.cell;

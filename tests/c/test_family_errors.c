@@ -124,13 +124,14 @@ static void family_options(void)
 
 /* ---- Some cells that between them have all parameters ------------------------------------------------------- */
 
-#define SOME_CELLS 12
+#define SOME_CELLS 13
 
 static family_spec some_cell(size_t number, fl_dtype dtype, size_t T, size_t B, size_t I, size_t H)
 {
     static const fl_cell_kind kinds[SOME_CELLS] = {FL_CELL_LSTM,   FL_CELL_LSTM,  FL_CELL_LSTM,   FL_CELL_LSTM,
                                                    FL_CELL_LSTM,   FL_CELL_GRU,   FL_CELL_GRU,    FL_CELL_RNN,
-                                                   FL_CELL_INDRNN, FL_CELL_SLSTM, FL_CELL_MINGRU, FL_CELL_MINLSTM};
+                                                   FL_CELL_INDRNN, FL_CELL_SLSTM, FL_CELL_MINGRU, FL_CELL_MINLSTM,
+                                                   FL_CELL_MGU};
     family_spec s = family_plain(kinds[number], dtype, T, B, I, H);
     fl_cell_options *o = &s.shape.cell;
     s.shape.num_layers = 2;

@@ -83,8 +83,8 @@ static void family_record_equals_forward(void)
             family_run(&f, 1, &expected);
             family_result_make(&r, &f);
             EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-            const fl_record_args args =
-                family_record_args(&f, &r, random_chance(2) ? FL_SAVE_ALL : random_size(1, 5), random_size(1, 2));
+            const size_t save = random_chance(2) ? FL_SAVE_ALL : random_size(1, 5), threads = random_size(1, 2);
+            const fl_record_args args = family_record_args(&f, &r, save, threads);
             EXPECT_STATUS(fl_stack_record(f.stack, &args, tape), FL_OK);
             EXPECT(arenas_equal(&expected.outputs, &r.outputs), "%s", family_text(&f));
             fl_tape_destroy(tape);

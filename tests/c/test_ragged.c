@@ -64,7 +64,7 @@ static size_t saved_rows(fl_cell_kind kind)
 {
     static const size_t rows[FL_CELL_COUNT] = {[FL_CELL_LSTM] = 4,  [FL_CELL_GRU] = 4,    [FL_CELL_RNN] = 1,
                                                [FL_CELL_INDRNN] = 1, [FL_CELL_SLSTM] = 4, [FL_CELL_MINGRU] = 2,
-                                               [FL_CELL_MINLSTM] = 3};
+                                               [FL_CELL_MINLSTM] = 3, [FL_CELL_MGU] = 3};
     return rows[kind];
 }
 
@@ -322,8 +322,8 @@ static void ragged_rows_alone(size_t repeats, size_t most_threads)
             const bool is_long = most_threads > 1 || repeat % 3 == 0;
             const size_t T = is_long ? 70 : random_size(1, 12), B = is_long ? 11 : random_size(1, 9);
             const size_t H = most_threads > 1 ? 24 : random_size(1, 20);
-            family_spec s = ragged_spec((fl_cell_kind)kind, dtypes[repeat % 2], T, B, random_size(1, 12), H,
-                                        random_size(1, 3), random_size(1, 2));
+            const size_t I = random_size(1, 12), L = random_size(1, 3), D = random_size(1, 2);
+            family_spec s = ragged_spec((fl_cell_kind)kind, dtypes[repeat % 2], T, B, I, H, L, D);
             s.shape.cell = options_of_kind((fl_cell_kind)kind, s.shape.hidden_size);
             s.resets = random_chance(2);
             s.bptt = random_chance(3) ? random_size(1, 9) : 0;
