@@ -75,7 +75,7 @@ class Layout:
 
     def width(self, layer: int) -> int:
         """P of a layer: of h."""
-        return self.options.get("proj_size") or self.hidden(layer)
+        return _core.cell_facts(dict(self.options), self.hidden(layer))[2]
 
     def output(self, layer: int) -> int:
         """Features of a layer's output."""
@@ -86,7 +86,7 @@ class Layout:
         return self.output(layer - 1) if layer else self.input_size
 
     def kinds(self, layer: int) -> dict[str, tuple[int, ...]]:
-        """Names without their ends, and shapes, of a layer and direction: PyTorch's first."""
+        """Names without their ends, and shapes, of what a layer has in each direction: PyTorch's first."""
         facts = _core.parameter_facts(dict(self.options), self.inputs(layer), self.hidden(layer))
         has = {"bias_ih": self.bias, "bias_hh": self.bias, "bias_hr": self.proj_bias}
         one_norm = not any(name == "weight_ln_hh" for name, _, _ in facts)
@@ -107,7 +107,7 @@ class Layout:
         # However many layers are asked for, this takes no time.
         return of_layer(0) + (of_layer(1) * (self.num_layers - 1) if self.num_layers > 1 else 0)
 
-    def cells(self) -> Iterator[tuple[int, str, dict[str, tuple[int, ...]]]]:
+    def recurrences(self) -> Iterator[tuple[int, str, dict[str, tuple[int, ...]]]]:
         """Layer, end of the names, and `kinds`, of each layer and direction in their order."""
         for layer in range(self.num_layers):
             kinds = self.kinds(layer)
@@ -116,24 +116,24 @@ class Layout:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all parameters."""
-        return {kind + end: shape for _, end, kinds in self.cells() for kind, shape in kinds.items()}
+        return {kind + end: shape for _, end, kinds in self.recurrences() for kind, shape in kinds.items()}
 
     def packed(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
         """Pack parameters for the C core: the whole stack, or each layer."""
-        cells = [
+        arrays = [
             {_FIELDS.get(kind, kind): parameter_set.views[kind + end] for kind in kinds}
-            for _, end, kinds in self.cells()
+            for _, end, kinds in self.recurrences()
         ]
         D, options = self.num_directions, dict(self.options)
         if not self.in_parts:
             sizes = self.input_size, self.hidden(0), self.num_layers, D
-            return (_core.Weights(self.dtype, *sizes, options, cells, parameter_set),)
+            return (_core.Weights(self.dtype, *sizes, options, arrays, parameter_set),)
         parts, begin = [], 0
         for layer in range(self.num_layers):
-            part = cells[layer * D : (layer + 1) * D]
+            own = arrays[layer * D : (layer + 1) * D]
             sizes = self.inputs(layer), self.hidden(layer), 1, D
-            parts.append(_core.Weights(self.dtype, *sizes, options, part, parameter_set, begin))
-            begin += sum(view.size for cell in part for view in cell.values())
+            parts.append(_core.Weights(self.dtype, *sizes, options, own, parameter_set, begin))
+            begin += sum(view.size for views in own for view in views.values())
         return tuple(parts)
 
 
@@ -148,7 +148,7 @@ def initial(rng: np.random.Generator, init: str, forget_bias: object, usual_bias
 
     def values(layout: Layout) -> Iterator[NDArray[Any]]:
         bias = usual_bias if forget_bias is None else _checked_forget_bias(forget_bias, layout)
-        for layer, _, kinds in layout.cells():
+        for layer, _, kinds in layout.recurrences():
             for kind, shape in kinds.items():
                 if kind.startswith("weight_ln"):
                     value = np.ones(shape)

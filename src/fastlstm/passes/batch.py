@@ -4,7 +4,7 @@
 The C core runs B rows, each from its own first step in the order of processing, wherever rows begin in x and
 in y: so `reverse`, `lengths`, lists and packed data need no copies.  Only steps with holes between them, and
 outputs that are more than rows (held ones, residual sums), pass through packed arrays in which the steps of a
-row lie one behind the other: "inner" rows, here and in stacks.py, which runs the layers.  What a real step
+row lie one behind the other: "inner" rows, here and in parts.py, which runs the layers.  What a real step
 is, and the order of the rest, is said in ``fastlstm.reference``.  Indexing is NumPy's; no element is looked
 at in Python.
 """
@@ -205,7 +205,7 @@ class Order:
     is_kept: bool  # for a backward pass: arguments must not change
 
 
-def read(
+def read_batch(
     weights: _core.Weights,
     order: Order,
     x: Any,
@@ -253,7 +253,7 @@ def _read_regular(
     if lengths is not None:
         counts = _core.read_row_lengths(lengths, T, B, is_batched)
     if mask is not None:
-        is_real = _core.read_booleans(mask, "mask", T, B, is_batched, order.batch_first).view(bool)
+        is_real = _core.read_flags(mask, "mask", T, B, is_batched, order.batch_first).view(bool)
         if counts is not None:
             is_real &= steps < counts
         counts = is_real.sum(axis=0, dtype=np.int64)
@@ -267,7 +267,7 @@ def _read_regular(
         sequence = time_first(array)
     starts = None
     if reset is not None:
-        starts = _core.read_booleans(reset, "reset", T, B, is_batched, order.batch_first)
+        starts = _core.read_flags(reset, "reset", T, B, is_batched, order.batch_first)
 
     def flat(t: Any, b: Any) -> Array:
         """Rows of an array in the caller's layout."""
@@ -491,7 +491,7 @@ def _checked_offsets(offsets: Any, N: int) -> Array:
 
 
 def _checked_flags(value: Any, name: str, count: int) -> Array:
-    array: Array = _core.read_booleans(value, name, count, 1, False, False)
+    array: Array = _core.read_flags(value, name, count, 1, False, False)
     return array.reshape(count)
 
 
