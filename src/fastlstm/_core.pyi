@@ -109,7 +109,6 @@ class Layer:
 
 @disjoint_base
 class Recurrent(Layer):
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
     def configure(self, batch_first: bool, dropout: float, is_direct: bool) -> None: ...
     def __call__(
         self,

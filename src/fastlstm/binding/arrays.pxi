@@ -296,9 +296,8 @@ cdef int check_apart_from(object out, str name, object value, str value_name) ex
         return check_apart(out, name, value, value_name)
     if isinstance(value, (tuple, list)):
         for n, item in enumerate(value):
-            if not PyArray_Check(item) and not isinstance(item, (tuple, list)):
-                continue
-            check_apart_from(out, name, item, f"{value_name}[{n}]")
+            if not PyArray_Check(item) or extents_meet(<ndarray>out, <ndarray>item):
+                check_apart_from(out, name, item, f"{value_name}[{n}]")
     return 0
 
 

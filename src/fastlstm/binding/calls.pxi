@@ -102,7 +102,7 @@ cdef tuple fill_direct(Recurrent layer, Weights weights, x, state, lengths, out,
     state_dims[1] = <npy_intp>view.B
     state_dims[1 + batched] = <npy_intp>weights.width
     if state is not None:
-        h_0, c_0 = read_state(read_members(state, "state", weights), "state", "", weights, 2 + batched, state_dims,
+        h_0, c_0 = read_state(read_members(state, "state", weights), STATE_NAMES, weights, 2 + batched, state_dims,
                               False)
         if is_kept:
             h_0, c_0 = own_copy(h_0), None if c_0 is None else own_copy(c_0)
@@ -157,11 +157,9 @@ cdef class Recurrent(Layer):
     cdef bint _batch_first
     cdef double _dropout
     cdef bint _is_direct            # one part, forward or bidirectional
-    cdef list _spares               # Records whose tapes have been used
-    cdef ndarray _gradient_scratch  # that of a backward pass, likewise
-
-    def __cinit__(self, *args, **kwargs):
-        self._spares = []
+    cdef Record _spare              # the first of those whose tapes have been used
+    cdef size_t _spare_count
+    cdef ndarray _gradient_scratch  # of a backward pass that is done
 
     def configure(self, bint batch_first, double dropout, bint is_direct):
         """Set what the weights do not say."""
@@ -276,24 +274,29 @@ cdef class Recurrent(Layer):
 @cython.nonecheck(True)
 cpdef ndarray gradient_scratch(Recurrent layer):
     """A flat buffer like the parameters', for `add_gradients`."""
-    cdef ndarray scratch = layer._gradient_scratch
-    params = layer.ready().source.flat
+    cdef ndarray scratch = layer._gradient_scratch, flat = layer.ready().flat
     layer._gradient_scratch = None  # another thread makes its own
-    if scratch is None or PyArray_SIZE(scratch) != params.size or scratch.dtype != params.dtype:
-        scratch = np.empty(params.size, params.dtype)
+    if scratch is None or PyArray_SIZE(scratch) != PyArray_SIZE(flat) or PyArray_TYPE(scratch) != PyArray_TYPE(flat):
+        scratch = <ndarray>PyArray_EMPTY(1, PyArray_DIMS(flat), PyArray_TYPE(flat), 0)
     return scratch
 
 
 cdef Record take_record(Recurrent layer):
-    return layer._spares.pop() if layer._spares else Record()
+    cdef Record record = layer._spare
+    if record is None:
+        return Record()
+    layer._spare, record.next_spare = record.next_spare, None
+    layer._spare_count -= 1
+    return record
 
 
 @cython.nonecheck(True)
 cpdef int give_back(Recurrent layer, Record record) except -1:
     """Keep the memory of a record that is no longer needed."""
     record.forget()
-    if len(layer._spares) < len(layer._parts):
-        layer._spares.append(record)
+    if layer._spare_count < <size_t>len(layer._parts):
+        record.next_spare, layer._spare = layer._spare, record
+        layer._spare_count += 1
     return 0
 
 
@@ -333,7 +336,7 @@ cdef class Step(Layer):
         dims[0] = <npy_intp>view.B
         dims[nd - 1] = <npy_intp>weights.shape.hidden_size
         if state is not None:
-            h_0, c_0 = read_state(read_members(state, "state", weights), "state", "", weights, nd, dims, False)
+            h_0, c_0 = read_state(read_members(state, "state", weights), STATE_NAMES, weights, nd, dims, False)
             args.h0 = PyArray_DATA(h_0)
             if has_c:
                 args.c0 = PyArray_DATA(c_0)
@@ -342,16 +345,17 @@ cdef class Step(Layer):
             if has_c:
                 c_n = <ndarray>PyArray_EMPTY(nd, dims, weights.typenum, 0)
         else:
-            results = read_pair(out, "out") if has_c else (out,)
-            for n, result in enumerate(results):
-                name = f"out[{n}]" if has_c else "out"
-                check_out(result, name, weights.typenum, nd, dims)
-                check_apart_from_x(result, name, x, x_read)
-                check_apart_from(result, name, state, "state")
-            h_n = <ndarray>results[0]
+            h_out, c_out = read_pair(out, "out") if has_c else (out, None)
+            check_out(h_out, "out[0]" if has_c else "out", weights.typenum, nd, dims)
+            check_apart_from_x(h_out, "out[0]" if has_c else "out", x, x_read)
+            check_apart_from(h_out, "out[0]" if has_c else "out", state, "state")
             if has_c:
-                check_apart(results[1], "out[1]", h_n, "out[0]")
-                c_n = <ndarray>results[1]
+                check_out(c_out, "out[1]", weights.typenum, nd, dims)
+                check_apart_from_x(c_out, "out[1]", x, x_read)
+                check_apart_from(c_out, "out[1]", state, "state")
+                check_apart(c_out, "out[1]", h_out, "out[0]")
+                c_n = <ndarray>c_out
+            h_n = <ndarray>h_out
         args.h_n = PyArray_DATA(h_n)
         if has_c:
             args.c_n = PyArray_DATA(c_n)

@@ -341,6 +341,7 @@ cdef class Record:
     cdef Weights weights
     cdef StackCall call  # of rows that lie anywhere
     cdef object pins
+    cdef Record next_spare
     cdef readonly size_t nbytes
 
     def __cinit__(self):
@@ -366,12 +367,10 @@ cdef class Record:
         """Gradients of the parameters go to `scratch`, which is laid out as they are."""
         cdef Weights weights = self.weights
         cdef fl_status status
-        cdef ndarray params = <ndarray?>weights.source.flat
-        flat_buffer(scratch, "scratch", weights.typenum, PyArray_SIZE(params), True)
         first = <fl_weights *>PyMem_Malloc(weights.rows() * (sizeof(fl_weights) + sizeof(fl_gradients)))
         if first == NULL:
             raise MemoryError
-        point_at_parameters(weights, params, scratch, first, args)
+        point_at_parameters(weights, scratch, first, args)
         status = run_backward(weights.stack, self.tape, args)
         PyMem_Free(first)
         check(status)
@@ -414,6 +413,7 @@ cdef class Record:
             args.dc0 = PyArray_DATA(dc_0)
         args.bptt = bptt
         args.num_threads = num_threads
+        flat_buffer(scratch, "scratch", weights.typenum, PyArray_SIZE(weights.flat), True)
         self.run_back(&args, scratch)
         return dh_0, dc_0
 
@@ -421,8 +421,9 @@ cdef class Record:
 @cython.nonecheck(True)
 cpdef int add_gradients(Recurrent layer, ndarray scratch) except -1:
     """Add gradients of all parameters to those of the layer, which keeps `scratch` for a next pass."""
-    cdef ndarray flat = flat_buffer(layer.flat_grads, "flat_grads", layer.ready().typenum, PyArray_SIZE(scratch), True)
-    fl_add(layer.ready().shape.dtype, <size_t>PyArray_SIZE(scratch), PyArray_DATA(scratch), PyArray_DATA(flat))
+    cdef Weights weights = layer.ready()
+    cdef ndarray flat = flat_buffer(layer.flat_grads, "flat_grads", weights.typenum, PyArray_SIZE(scratch), True)
+    fl_add(weights.shape.dtype, <size_t>PyArray_SIZE(scratch), PyArray_DATA(scratch), PyArray_DATA(flat))
     layer._gradient_scratch = scratch
     return 0
 

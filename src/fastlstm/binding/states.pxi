@@ -6,8 +6,13 @@
 # states side by side, of each stack that a layer is packed in.
 
 
-# "state" and "state[n]", so that no call makes them.
-cdef dict MEMBER_NAMES = {name: (name, *[f"{name}[{n}]" for n in range(4)]) for name in ("state", "dstate")}
+cdef tuple names_of(str name, str end):
+    """What messages call a state, and its members."""
+    return (name + end, *[f"{name}[{n}]{end}" for n in range(4)])
+
+
+cdef tuple STATE_NAMES = names_of("state", "")
+cdef tuple DSTATE_NAMES = names_of("dstate", "")
 
 
 cdef inline tuple read_pair(object value, str name):
@@ -34,25 +39,24 @@ cdef tuple read_members(object state, str name, Weights weights):
     return tuple(state)
 
 
-cdef tuple read_state(tuple members, str name, str end, Weights weights, int nd, npy_intp *dims, bint may_lack):
+cdef tuple read_state(tuple members, tuple names, Weights weights, int nd, npy_intp *dims, bint may_lack):
     """``(h, beside)`` of one stack, contiguous; None where there is none, or where members may be None.
 
-    `dims` are those of h, whose last is its width.  A message calls a member `name`, with its number and `end`.
+    `dims` are those of h, whose last is its width; `names` are for messages, as STATE_NAMES.
     """
-    cdef tuple names = <tuple>MEMBER_NAMES[name]
     cdef npy_intp width = dims[nd - 1]
     cdef ndarray h = None, beside = None
     if not may_lack or members[0] is not None:
-        h = read_operand(members[0], names[weights.states != 0] + end, weights.typenum, nd, dims)
+        h = read_operand(members[0], <str>names[1 if weights.states != 0 else 0], weights.typenum, nd, dims)
     if weights.states == 0 or may_lack and all([member is None for member in members[1:]]):
         return h, None
     dims[nd - 1] = <npy_intp>weights.shape.hidden_size
     if weights.states == 1:
-        beside = read_operand(members[1], names[2] + end, weights.typenum, nd, dims)
+        beside = read_operand(members[1], <str>names[2], weights.typenum, nd, dims)
     else:
         arrays = [np.zeros(shape_of(nd, dims), weights.dtype) if may_lack and member is None
-                  else read_operand(member, given + end, weights.typenum, nd, dims)
-                  for member, given in zip(members[1:], names[2:])]
+                  else read_operand(member, called, weights.typenum, nd, dims)
+                  for member, called in zip(members[1:], names[2:])]
         beside = np.concatenate(arrays, axis=-1)
     dims[nd - 1] = width
     return h, beside
@@ -63,7 +67,7 @@ def read_states(tuple parts not None, state, str name, size_t B, bint batched, b
     cdef Weights first = <Weights?>parts[0], part
     cdef npy_intp[3] dims
     cdef int nd = 2 + batched
-    cdef tuple members
+    cdef tuple members, names = names_of(name, "")
     if state is None:
         return [(None, None)] * len(parts)
     members = read_members(state, name, first)
@@ -71,15 +75,15 @@ def read_states(tuple parts not None, state, str name, size_t B, bint batched, b
     if not is_listed:
         dims[0] = sum([(<Weights?>each).rows() for each in parts])
         dims[nd - 1] = <npy_intp>first.width
-        whole = read_state(members, name, "", first, nd, dims, may_lack)
+        whole = read_state(members, names, first, nd, dims, may_lack)
         return list(zip(*[split_rows(array, len(parts), B) for array in whole]))
     for n, member in enumerate(members):
-        check_listed(member, MEMBER_NAMES[name][n + (first.states != 0)], len(parts), may_lack)
+        check_listed(member, names[n + (first.states != 0)], len(parts), may_lack)
     result = []
     for index, part in enumerate(parts):
         own = tuple([None if member is None else member[index] for member in members])
         dims[0], dims[nd - 1] = <npy_intp>part.rows(), <npy_intp>part.width
-        arrays = read_state(own, name, f"[{index}]", part, nd, dims, may_lack)
+        arrays = read_state(own, names_of(name, f"[{index}]"), part, nd, dims, may_lack)
         result.append(tuple([split_rows(array, 1, B)[0] for array in arrays]))
     return result
 
@@ -112,6 +116,8 @@ cdef tuple members_of(Weights weights, h, beside):
 
 cdef inline object final_state(Weights weights, h, beside):
     """The state of one stack as a caller has it, with B or without."""
+    if weights.states == 1:
+        return h, beside
     return h if weights.states == 0 else members_of(weights, h, beside)
 
 

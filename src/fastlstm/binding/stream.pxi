@@ -18,7 +18,8 @@ cdef class Stream:
     """
 
     cdef tuple parts
-    cdef fl_stream *stream   # of the one stack
+    cdef Weights _weights        # the first of them
+    cdef fl_stream *stream       # of the one stack
     cdef readonly tuple streams  # of each, else
     cdef bint busy  # a call has released the GIL, or is in one of several streams
     cdef bint is_listed
@@ -30,7 +31,7 @@ cdef class Stream:
         self.batch_size = as_count(batch_size, "batch_size")
         self.batch_first = batch_first
         self.is_listed = is_listed
-        self.parts = parts
+        self.parts, self._weights = parts, first
         if first.shape.num_directions != 1:
             raise ValueError("stream: expected a unidirectional layer, got a bidirectional one, which needs "
                              "the end of a sequence first")
@@ -42,13 +43,10 @@ cdef class Stream:
     def __dealloc__(self):
         fl_stream_destroy(self.stream)
 
-    cdef inline Weights first(self):
-        return <Weights>self.parts[0]
-
     @property
     def weights(self):
         """The packed weights of the layer at the time when the stream was made, of the first stack."""
-        return self.first()
+        return self._weights
 
     # ---- Calls -------------------------------------------------------------------------------------------------
 
@@ -105,7 +103,7 @@ cdef class Stream:
         return self.advance(x, out, True)
 
     cdef object advance(self, x, out, bint has_time):
-        cdef Weights weights = self.first()
+        cdef Weights weights = self._weights
         cdef input_view view
         cdef fl_stream_io io
         cdef fl_status status
@@ -186,17 +184,17 @@ cdef class Stream:
 
     cdef inline size_t bytes_of(self, size_t width) noexcept:
         """Of a state of the one stack."""
-        cdef Weights weights = self.first()
+        cdef Weights weights = self._weights
         return weights.rows() * self.batch_size * width * (4 if weights.shape.dtype == FL_F32 else 8)
 
     cdef inline size_t width_beside(self) noexcept:
         """Of the states beside h."""
-        cdef Weights weights = self.first()
+        cdef Weights weights = self._weights
         return weights.states * weights.shape.hidden_size
 
     cdef tuple copied(self):
         """``(h, beside)`` of the one stack."""
-        cdef Weights weights = self.first()
+        cdef Weights weights = self._weights
         cdef size_t width = self.width_beside()
         cdef ndarray h = new_state(weights, self.batch_size, weights.width), beside = None
         memcpy(PyArray_DATA(h), fl_stream_h(self.stream), self.bytes_of(weights.width))
@@ -207,7 +205,7 @@ cdef class Stream:
 
     cdef int put(self, ndarray h, ndarray beside) except -1:
         """Set the state of the one stack."""
-        memcpy(fl_stream_h(self.stream), PyArray_DATA(h), self.bytes_of(self.first().width))
+        memcpy(fl_stream_h(self.stream), PyArray_DATA(h), self.bytes_of(self._weights.width))
         if beside is not None:
             memcpy(fl_stream_c(self.stream), PyArray_DATA(beside), self.bytes_of(self.width_beside()))
         return 0
@@ -221,7 +219,7 @@ cdef class Stream:
         cdef Stream stream
         self.check_idle()
         for stream in self.each():
-            memset(fl_stream_h(stream.stream), 0, stream.bytes_of(stream.first().width))
+            memset(fl_stream_h(stream.stream), 0, stream.bytes_of(stream._weights.width))
             if stream.width_beside() != 0:
                 memset(fl_stream_c(stream.stream), 0, stream.bytes_of(stream.width_beside()))
 
@@ -239,7 +237,7 @@ cdef class Stream:
     def state(self, value):
         cdef Stream stream
         first = value
-        if self.first().states != 0 and isinstance(value, (tuple, list)) and len(value) > 0:
+        if self._weights.states != 0 and isinstance(value, (tuple, list)) and len(value) > 0:
             first = value[0]
         cdef bint batched = self.is_listed or self.batch_size != 1 or np.ndim(first) != 2
         if value is None:

@@ -79,7 +79,7 @@ cdef class Tape:
             raise RuntimeError("tape: expected one call at a time, got one while another runs")
         self._is_busy = True  # first of all: while arguments are read, other threads may run
         try:
-            if self._layer.parts is not self._parts:
+            if self._layer._parts is not self._parts:
                 raise RuntimeError("tape: expected the parameters of its forward, got others since: call forward "
                                    "again")
             if dcells is not None and self.cells is None:
@@ -113,7 +113,7 @@ cdef class Tape:
         if dstate is not None:
             for axis in range(nd):
                 dims[axis] = PyArray_DIMS(self._h_n)[axis]
-            dh_n, dc_n = read_state(read_members(dstate, "dstate", weights), "dstate", "", weights, nd, dims, True)
+            dh_n, dc_n = read_state(read_members(dstate, "dstate", weights), DSTATE_NAMES, weights, nd, dims, True)
             if dh_n is not None:
                 args.dh_n = PyArray_DATA(dh_n)
             if dc_n is not None:

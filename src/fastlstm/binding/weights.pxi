@@ -85,6 +85,7 @@ cdef class Weights:
     cdef readonly bint draws  # whether the cell has masks of its own in training
     cdef unsigned int fields  # bits of parameters that are given
     cdef size_t begin
+    cdef ndarray flat         # all parameters of the layer
     cdef readonly object source
 
     def __cinit__(self, dtype, size_t input_size, size_t hidden_size, size_t num_layers,
@@ -102,6 +103,8 @@ cdef class Weights:
         read_options(options, &self.shape.cell)
         self.source = source
         self.begin = begin
+        if source is not None and not isinstance(source, tuple):
+            self.flat = <ndarray?>source.flat
         check(fl_stack_create(&self.shape, &self.stack))
         self.ask()
         if <size_t>len(arrays) != self.rows():
@@ -202,13 +205,12 @@ cdef class Weights:
         return self.width
 
 
-cdef void point_at_parameters(Weights weights, ndarray params, ndarray gradients, fl_weights *first,
-                              fl_backward_args *args) noexcept:
+cdef void point_at_parameters(Weights weights, ndarray gradients, fl_weights *first, fl_backward_args *args) noexcept:
     """Where each parameter and its gradient stand in the flat buffers; `first` has room for both structs of all."""
     cdef size_t count = weights.rows(), place, n
     cdef fl_gradients *gradient = <fl_gradients *>(first + count)
-    cdef size_t real_size = <size_t>PyArray_ITEMSIZE(params), offset = weights.begin * real_size
-    cdef char *p = <char *>PyArray_DATA(params)
+    cdef size_t real_size = <size_t>PyArray_ITEMSIZE(gradients), offset = weights.begin * real_size
+    cdef char *p = <char *>PyArray_DATA(weights.flat)
     cdef char *g = <char *>PyArray_DATA(gradients)
     cdef const fl_parameter_facts *facts
     memset(first, 0, count * (sizeof(fl_weights) + sizeof(fl_gradients)))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -43,6 +42,7 @@ class Layout:
     proj_bias: bool = False
     in_parts: bool = False  # whether each layer is packed on its own
     is_numbered: bool = True  # whether names carry their layer and direction
+    _known: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def sizes(self) -> str:
@@ -54,20 +54,23 @@ class Layout:
         """What names of each direction end in."""
         return ("", "_reverse")[: self.num_directions]
 
-    @functools.cached_property
-    def _facts(self) -> tuple[str, str, int]:
-        facts: tuple[str, str, int] = _core.cell_facts(dict(self.options), self.hidden(0))
+    def _facts(self, layer: int) -> tuple[str, str, int]:
+        """Letters of gates and states, and P, of a layer."""
+        key = "facts", self.hidden(layer)
+        if key not in self._known:
+            self._known[key] = _core.cell_facts(dict(self.options), self.hidden(layer))
+        facts: tuple[str, str, int] = self._known[key]
         return facts
 
     @property
     def gates(self) -> str:
         """A letter for each gate that has weights, in the order of their rows."""
-        return self._facts[0]
+        return self._facts(0)[0]
 
     @property
     def num_states(self) -> int:
         """States beside h."""
-        return len(self._facts[1]) - 1
+        return len(self._facts(0)[1]) - 1
 
     def hidden(self, layer: int) -> int:
         """H of a layer."""
@@ -75,7 +78,7 @@ class Layout:
 
     def width(self, layer: int) -> int:
         """P of a layer: of h."""
-        return _core.cell_facts(dict(self.options), self.hidden(layer))[2]
+        return self._facts(layer)[2]
 
     def output(self, layer: int) -> int:
         """Features of a layer's output."""
@@ -87,7 +90,14 @@ class Layout:
 
     def kinds(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Names without their ends, and shapes, of what a layer has in each direction: PyTorch's first."""
-        facts = _core.parameter_facts(dict(self.options), self.inputs(layer), self.hidden(layer))
+        key = "kinds", self.inputs(layer), self.hidden(layer)
+        if key not in self._known:
+            self._known[key] = self._ask_kinds(*key[1:])
+        kinds: dict[str, tuple[int, ...]] = self._known[key]
+        return kinds
+
+    def _ask_kinds(self, inputs: int, hidden: int) -> dict[str, tuple[int, ...]]:
+        facts = _core.parameter_facts(dict(self.options), inputs, hidden)
         has = {"bias_ih": self.bias, "bias_hh": self.bias, "bias_hr": self.proj_bias}
         one_norm = not any(name == "weight_ln_hh" for name, _, _ in facts)
         return {

@@ -92,20 +92,20 @@ class CellOption(Option[T]):
         self.as_field = as_field
 
 
-def of(cls: type[Any]) -> dict[str, Option[Any]]:
-    """All options of a class of layers, by name."""
+def find(cls: type[Any]) -> dict[str, Option[Any]]:
+    """All options of a class of layers, by name; the class keeps them as ``_options``."""
     members = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
     return {name: value for name, value in members.items() if isinstance(value, Option)}
 
 
 def defaults(cls: type[Any]) -> dict[str, Any]:
     """What the options of a class of layers are where nothing is said."""
-    return {name: option.default for name, option in of(cls).items()}
+    return {name: option.default for name, option in cls._options.items()}
 
 
 def checked(cls: type[Any], given: Settings) -> dict[str, Any]:
     """Check options, each and all together; their order is that of `given`, which may hold more."""
-    options = of(cls)
+    options = cls._options
     settings = {name: options[name].check(value, name) for name, value in given.items() if name in options}
     for name, value in settings.items():
         refusal = options[name].refusal
@@ -118,7 +118,7 @@ def fields(cls: type[Any], settings: Settings) -> dict[str, Any]:
     """Fields of fl_cell_options by name, only those that are not zero."""
     values = {
         option.field or name: value
-        for name, option in of(cls).items()
+        for name, option in cls._options.items()
         if isinstance(option, CellOption) and (value := option.as_field(settings[name]))
     }
     return {"kind": cls._kind, **values}

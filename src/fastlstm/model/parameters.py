@@ -12,7 +12,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -151,7 +151,12 @@ class Parameters:
     """
 
     rng: np.random.Generator
+    _options: ClassVar[dict[str, options.Option[Any]]] = {}
     _settings: dict[str, Any]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._options = options.find(cls)
 
     # ---- Construction --------------------------------------------------------------------------------------
 
@@ -188,7 +193,7 @@ class Parameters:
         return self._own_settings()
 
     def __repr__(self) -> str:
-        known = options.of(type(self))
+        known = self._options
         shown = [
             f"{name}={value if name == 'dtype' else repr(value)}"
             for name, value in self._config().items()
