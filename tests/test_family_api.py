@@ -22,7 +22,8 @@ from .test_inputs import Tensor
 
 I, H = 5, 6
 LAYERS = {
-    name: getattr(fastlstm, name) for name in ("LSTM", "GRU", "RNN", "IndRNN", "SLSTM", "MGU", "MinGRU", "MinLSTM")
+    name: getattr(fastlstm, name)
+    for name in ("LSTM", "GRU", "RNN", "IndRNN", "SLSTM", "MGU", "MinGRU", "MinLSTM")
 }
 # One of each kind, and those whose parameters or passes differ: (class, input size, hidden size, options).
 FAMILY = {name: (cls, I, H, {}) for name, cls in LAYERS.items()} | {
@@ -508,7 +509,8 @@ def test_a_layer_without_init_is_an_error_and_no_crash(cls):
 
 
 @pytest.mark.parametrize(
-    "module", ["layers.gru", "layers.lstm", "layers.minimal", "layers.rnn", "layers.slstm", "passes.streams"]
+    "module",
+    ["layers.gru", "layers.lstm", "layers.minimal", "layers.rnn", "layers.slstm", "passes.streams"],
 )
 def test_examples_in_docstrings(module):
     assert doctest.testmod(importlib.import_module(f"fastlstm.{module}")).failed == 0

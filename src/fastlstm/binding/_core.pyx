@@ -5,8 +5,8 @@
 
 It knows parameters by the names of fl_weights alone (model/layouts.py has the others) and loops over no elements
 (csrc/ does).  Layers, streams, kernels.py and runtime.py are built on it.  A call through the Python C API costs more
-than the arithmetic of a small step, hence cdef classes with checks inline, ndarrays instead of typed memoryviews, and no
-wrappers in Python.
+than the arithmetic of a small step, hence cdef classes with checks inline, ndarrays instead of typed memoryviews, and
+no wrappers in Python.
 """
 import os
 import sys

@@ -324,7 +324,7 @@ cdef class StackCall:
             dims[0], dims[1] = <npy_intp>self.x.T, <npy_intp>self.x.B
             if not (is_plain(reset, NPY_UINT8) and has_shape(<ndarray>reset, 2, dims)
                     and PyArray_IS_C_CONTIGUOUS(<ndarray>reset)):
-                raise ValueError(f"reset: expected {shape_of(2, dims)} of uint8, got {np.shape(reset)} of {reset.dtype}")
+                raise ValueError(f"reset: expected {shape_of(2, dims)} of uint8, got {np.shape(reset)}")
             args.reset = <const uint8_t *>PyArray_DATA(<ndarray>reset)
         record = take_record(layer)
         record.pins = self, reset

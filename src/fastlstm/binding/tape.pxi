@@ -47,8 +47,8 @@ cdef class Tape:
     def backward(self, dy=None, dstate=None, dcells=None):
         """Backpropagation through the recorded pass; gradients of parameters are added to ``layer.grads``.
 
-        A tape serves once: the layer keeps its memory, for the next tape.  After an exception the gradients of the layer
-        are what they were, and the tape may be used again.
+        A tape serves once: the layer keeps its memory, for the next tape.  After an exception the gradients of the
+        layer are what they were, and the tape may be used again.
 
         Parameters
         ----------

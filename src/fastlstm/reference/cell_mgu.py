@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The minimal gated unit: a GRU whose reset and update gates are one.  Gates: f (forget), n (new).
+"""The minimal gated unit: a GRU whose reset and update gates are one.  Its gates are f (forget), n (new).
 
 Zhou et al., "Minimal gated unit for recurrent neural networks", 2016: equations 9 to 11::
 
