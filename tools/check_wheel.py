@@ -21,7 +21,8 @@ from pathlib import Path
 MAX_BYTES = 1_500_000
 ALLOWED_LIBRARIES = re.compile(r"(libc|libm|libpthread|ld-linux-[\w-]+)\.so\.\d+")
 ALLOWED_FILES = re.compile(
-    r"fastlstm/(reference/)?([a-z]\w*|__init__|__main__)\.py|fastlstm/_core\.(abi3\.so|pyi)|fastlstm/py\.typed"
+    r"fastlstm/((interop|layers|model|passes|reference)/)?([a-z]\w*|__init__)\.py|fastlstm/__main__\.py"
+    r"|fastlstm/_core\.(abi3\.so|pyi)|fastlstm/py\.typed"
     r"|fastlstm-[\d.]+\.dist-info/(METADATA|WHEEL|RECORD|top_level\.txt|licenses/LICENSE)"
 )
 REQUIRED_FILES = (
@@ -30,7 +31,7 @@ REQUIRED_FILES = (
     "_core.abi3.so",
     "_core.pyi",
     "py.typed",
-    "reference/__init__.py",
+    *(f"{folder}/__init__.py" for folder in ("interop", "layers", "model", "passes", "reference")),
 )
 # Every VEX and EVEX instruction begins with v; these three older ones do too.
 LEGACY_V = {"verr", "verw", "vmcall"}
@@ -104,7 +105,7 @@ def check_module(wheel: Path, scratch: Path) -> None:
 def check_objects(build_dir: Path) -> None:
     """Check that code for an instruction set stays in the kernels of that instruction set."""
     objects = sorted(build_dir.rglob("*.o"))
-    kernels = {path: path.stem.split("_")[1] for path in objects if path.stem.startswith("kernels_")}
+    kernels = {path: path.stem.split("_")[0] for path in objects if path.parent.name == "isa"}
     require(
         "generic" in kernels.values() and any(path.stem == "_core" for path in objects),
         f"{build_dir}: expected the object files of a build, got {[path.name for path in objects]}",

@@ -18,10 +18,7 @@ class Weights:
     def __new__(
         cls,
         dtype: DTypeLike,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        num_directions: int,
+        sizes: tuple[int, int, int, int],
         options: dict[str, Any],
         arrays: Sequence[dict[str, Any]],
         source: Any = None,

@@ -21,7 +21,7 @@ cdef Weights pack_one(weight_ih, weight_hh, bias, int typenum, tuple source=None
         bias = read_operand(bias, "bias", typenum, 1, dims)
     dtype = np.float32 if typenum == NPY_FLOAT32 else np.float64
     arrays = [{"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias}]
-    return Weights(dtype, weight_ih.shape[1], weight_hh.shape[1], 1, 1, {}, arrays, source)
+    return Weights(dtype, (weight_ih.shape[1], weight_hh.shape[1], 1, 1), {}, arrays, source)
 
 
 def packed(weight_ih, weight_hh, bias=None):

@@ -60,7 +60,7 @@ cdef class Weights:
     ----------
     dtype : numpy.dtype
         float32 or float64.
-    input_size, hidden_size, num_layers, num_directions : int
+    sizes : tuple of int
         I, H, L, D.
     options : dict
         What the cell is: fields of fl_cell_options by name, with names in place of enumerations.
@@ -88,18 +88,14 @@ cdef class Weights:
     cdef ndarray flat         # all parameters of the layer
     cdef readonly object source
 
-    def __cinit__(self, dtype, size_t input_size, size_t hidden_size, size_t num_layers,
-                  size_t num_directions, dict options not None, arrays, source=None, size_t begin=0):
+    def __cinit__(self, dtype, tuple sizes not None, dict options not None, arrays, source=None, size_t begin=0):
         cdef size_t layer, direction
         dtype = np.dtype(dtype)
         if dtype != np.float32 and dtype != np.float64:
             raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
         self.typenum = NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64
         self.shape.dtype = FL_F32 if dtype == np.float32 else FL_F64
-        self.shape.input_size = input_size
-        self.shape.hidden_size = hidden_size
-        self.shape.num_layers = num_layers
-        self.shape.num_directions = num_directions
+        (self.shape.input_size, self.shape.hidden_size, self.shape.num_layers, self.shape.num_directions) = sizes
         read_options(options, &self.shape.cell)
         self.source = source
         self.begin = begin
@@ -109,9 +105,9 @@ cdef class Weights:
         self.ask()
         if <size_t>len(arrays) != self.rows():
             raise ValueError(f"arrays: expected {self.rows()} dicts, got {len(arrays)}")
-        for layer in range(num_layers):
-            for direction in range(num_directions):
-                self.pack(layer, direction, arrays[layer * num_directions + direction])
+        for layer in range(self.shape.num_layers):
+            for direction in range(self.shape.num_directions):
+                self.pack(layer, direction, arrays[layer * self.shape.num_directions + direction])
 
     def __dealloc__(self):
         fl_stack_destroy(self.stack)

@@ -153,7 +153,7 @@ def onnx_lstm(
     >>> Y.shape, Y_h.shape, Y_c.shape
     ((5, 1, 2, 4), (1, 2, 4), (1, 2, 4))
     """
-    call = _Call(LSTM, X, W, R, B, sequence_lens, hidden_size, direction, layout, zero_length)
+    call = _Call(LSTM, (X, W, R, B), sequence_lens, hidden_size, direction, layout, zero_length)
     states = (call.state(initial_h, "initial_h"), call.state(initial_c, "initial_c"))
     peepholes = call.operand(P, "P", (call.D, 3 * call.H))
     coupled = _checked_integer(input_forget, "input_forget", (0, 1)) == 1
@@ -228,7 +228,7 @@ def onnx_gru(
     >>> Y.shape, Y_h.shape
     ((2, 5, 2, 4), (2, 2, 4))
     """
-    call = _Call(GRU, X, W, R, B, sequence_lens, hidden_size, direction, layout, zero_length)
+    call = _Call(GRU, (X, W, R, B), sequence_lens, hidden_size, direction, layout, zero_length)
     states = (call.state(initial_h, "initial_h"),)
     options = call.read_options(activations, activation_alpha, activation_beta, clip)
     options["reset_after"] = _checked_integer(linear_before_reset, "linear_before_reset") != 0
@@ -295,7 +295,7 @@ def onnx_rnn(
     >>> bool((Y_h[0] == Y[0, 0]).all()), float(Y.max())
     (True, 2.0)
     """
-    call = _Call(RNN, X, W, R, B, sequence_lens, hidden_size, direction, layout, zero_length)
+    call = _Call(RNN, (X, W, R, B), sequence_lens, hidden_size, direction, layout, zero_length)
     states = (call.state(initial_h, "initial_h"),)
     options = call.read_options(activations, activation_alpha, activation_beta, clip)
     Y, Y_h = call.run(options, states)
@@ -314,16 +314,14 @@ class _Call:
     def __init__(
         self,
         cls: _Layer,
-        X: Any,
-        W: Any,
-        R: Any,
-        B: Any,
+        operands: tuple[Any, Any, Any, Any],
         sequence_lens: Any,
         hidden_size: Any,
         direction: Any,
         layout: Any,
         zero_length: Any,
     ) -> None:
+        X, W, R, B = operands
         self.cls = cls
         self.is_reverse = _DIRECTIONS[checked_choice(direction, "direction", _DIRECTIONS)]
         self.batch_first = _checked_integer(layout, "layout", (0, 1)) == 1

@@ -9,6 +9,7 @@ the stacks.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,8 @@ from ..passes.parts import Pass, Plan, Recording
 from ..passes.streams import Origin, Stream
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from ..passes.parts import States
 
 __all__: list[str] = []
@@ -135,6 +138,28 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
 
     # ---- Construction --------------------------------------------------------------------------------------
 
+    # Of the kinds of cell that have no options; others write theirs out.
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        init: str = "torch",
+        reverse: bool = False,
+        reverse_order: str = "aligned",
+        residual: int | None = None,
+        merge: str = "concat",
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        rng: Any = None,
+    ) -> None:
+        self._construct(locals())
+
     def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> Layout:
         settings["num_layers"] = options.layer_count(settings)
         layout = super()._make_layout(settings, dtype)
@@ -204,7 +229,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         return done
 
     def _read_batch(self, order: Order, given: dict[str, Any], pad: Any) -> Batch:
-        batch = read_batch(self.parts[0], order, **given, pad=pad)
+        batch = read_batch(self.parts[0], order, given, pad)
         if pad == "hold" and self._plan.joins:
             raise ValueError(
                 "pad: expected 'zero' with residual or merged directions, whose sums are no state, got 'hold'"
@@ -258,3 +283,16 @@ class RecurrentCell(Recurrent, _core.Step):
     _is_numbered = False
 
     hidden_size = Option(_core.count)
+
+    # Of the kinds that have no options here.
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        rng: Any = None,
+    ) -> None:
+        self._construct(locals())

@@ -137,12 +137,12 @@ class Layout:
         D, options = self.num_directions, dict(self.options)
         if not self.in_parts:
             sizes = self.input_size, self.hidden(0), self.num_layers, D
-            return (_core.Weights(self.dtype, *sizes, options, arrays, parameter_set),)
+            return (_core.Weights(self.dtype, sizes, options, arrays, parameter_set),)
         parts, begin = [], 0
         for layer in range(self.num_layers):
             own = arrays[layer * D : (layer + 1) * D]
             sizes = self.inputs(layer), self.hidden(layer), 1, D
-            parts.append(_core.Weights(self.dtype, *sizes, options, own, parameter_set, begin))
+            parts.append(_core.Weights(self.dtype, sizes, options, own, parameter_set, begin))
             begin += sum(view.size for views in own for view in views.values())
         return tuple(parts)
 
