@@ -10,7 +10,7 @@ ARGS ?=
 # The directories are in the list so that a removed file counts as a change.
 SOURCES := $(shell find csrc src/fastlstm -not -name '__pycache__' -not -name '*.pyc') \
 	setup.py pyproject.toml MANIFEST.in README.md LICENSE
-C_SOURCES := $(wildcard csrc/*.[ch] tests/*.[ch] tests/c/*.[ch] examples/c/*.[ch])
+C_SOURCES := $(shell find csrc tests examples/c -name "*.[ch]")
 BUILD_ENVIRONMENT := CC=$(CC) CFLAGS=$(CFLAGS) LDFLAGS=$(LDFLAGS) FASTLSTM_WERROR=$(FASTLSTM_WERROR)
 
 .DEFAULT_GOAL := venv
@@ -18,8 +18,9 @@ BUILD_ENVIRONMENT := CC=$(CC) CFLAGS=$(CFLAGS) LDFLAGS=$(LDFLAGS) FASTLSTM_WERRO
 
 venv: $(VENV)/.installed
 
+# One process a core, up to four: tests measure memory, and start children and threads of their own.
 test: venv
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
 
 bench: venv
 	$(BIN)/python -m benchmarks.run $(ARGS)

@@ -45,7 +45,8 @@ fl_status fl_cell_update(fl_dtype dtype, size_t B, size_t H, const void *gates, 
         (B != 0 && H != 0 && (gates == NULL || c == NULL || h_out == NULL || c_out == NULL)))
         return FL_ERROR_ARGUMENT;
     const fl_fp_state caller_state = fl_fp_enter(true);
-    fl_kernels_active(dtype, FL_STORAGE_REAL)->lstm_cell_update(B, H, gates, ldg, c, ldc, h_out, ldh_out, c_out, ldc_out);
+    fl_kernels_active(dtype, FL_STORAGE_REAL)
+        ->lstm_cell_update(B, H, gates, ldg, c, ldc, h_out, ldh_out, c_out, ldc_out);
     fl_fp_leave(caller_state);
     return FL_OK;
 }

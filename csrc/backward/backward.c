@@ -93,7 +93,8 @@ static void clear_padding(const back_call *c)
         return;
     for (size_t b = 0; b < c->B; b++)
         for (size_t t = (size_t)c->lengths[b]; t < c->T; t++)
-            memset(fl_row(args->dx, &rows, t, b, c->stack->real_size), 0, c->stack->shape.input_size * c->stack->real_size);
+            memset(fl_row(args->dx, &rows, t, b, c->stack->real_size), 0,
+                   c->stack->shape.input_size * c->stack->real_size);
 }
 
 #define TRANSPOSE_BLOCK 16

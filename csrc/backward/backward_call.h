@@ -59,9 +59,9 @@ typedef struct back_memory {
     char *masks;             /* of recurrent dropout, as in the forward pass; or null */
     char *dgates[2];         /* by parity of the stage: rows of fl_gradient_row, `dgates_stride` apart */
     char *dropped[2];        /* by parity of the stage: their input after dropout */
-    char *inner[2]; /* by parity of the layer: gradients of inner layers' outputs, (inner_places.count, D*P) */
-    fl_places inner_places; /* of the steps of a chunk, for two directions of all */
-    back_scratch *threads; /* one per thread */
+    char *inner[2];          /* by parity of the layer: gradients of inner layers' outputs, (inner_places.count, D*P) */
+    fl_places inner_places;  /* of the steps of a chunk, for two directions of all */
+    back_scratch *threads;   /* one per thread */
     ptrdiff_t dgates_stride;
     back_window window;
 } back_memory;
@@ -100,10 +100,7 @@ static inline size_t back_length(const back_call *c, size_t b)
     return c->lengths != NULL ? (size_t)c->lengths[b] : c->T;
 }
 /* Step n of a stage, against time. */
-static inline size_t stage_time(const stage *s, size_t n)
-{
-    return s->direction == 0 ? s->end - 1 - n : s->begin + n;
-}
+static inline size_t stage_time(const stage *s, size_t n) { return s->direction == 0 ? s->end - 1 - n : s->begin + n; }
 /* Output of a layer (all directions) at a step within the saved range. */
 const void *fl_back_output(const back_call *c, size_t layer, size_t t, size_t b);
 /* h and c before a step, in the order of the direction. */

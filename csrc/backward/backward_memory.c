@@ -104,7 +104,8 @@ static void place(fl_arena *arena, const back_call *c, back_memory *m)
     m->ranked = fl_arena_take(arena, B, sizeof(fl_ranked_row), 1);
     m->zeros = fl_arena_take(arena, widest, real_size, 1);
     place_panels(arena, c, m);
-    for (size_t n = 0; n < D; n++) m->index_gradient[n] = has_index ? fl_arena_take(arena, I, gate_rows, real_size) : NULL;
+    for (size_t n = 0; n < D; n++)
+        m->index_gradient[n] = has_index ? fl_arena_take(arena, I, gate_rows, real_size) : NULL;
     m->masks = fl_arena_take(arena, c->L * D * fl_recurrent_masks(stack, &c->tape->recording) * B, P, real_size);
     for (size_t n = 0; n < 2; n++) m->dgates[n] = fl_arena_take(arena, rows, stride, real_size);
     for (size_t n = 0; n < 2; n++) m->dropped[n] = fl_arena_take(arena, c->drops ? rows : 0, width, real_size);

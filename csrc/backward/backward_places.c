@@ -14,7 +14,8 @@ const void *fl_back_output(const back_call *c, size_t layer, size_t t, size_t b)
     const saved_states *s = &c->saved;
     if (layer == s->top_layer)
         return fl_row_const(s->y, &s->y_rows, t - s->origin, b, c->stack->real_size);
-    return s->h + (layer * s->places.count + fl_place(&s->places, t - s->origin, b)) * c->D * c->P * c->stack->real_size;
+    return s->h +
+           (layer * s->places.count + fl_place(&s->places, t - s->origin, b)) * c->D * c->P * c->stack->real_size;
 }
 
 /* Row of a recurrence at a step in an array like fl_recording's, `width` elements a row. */
@@ -105,8 +106,7 @@ const void *fl_back_dcells(const back_call *c, const stage *s, size_t t, size_t 
     const fl_rows rows = {c->args->dcells_stride_t, c->args->dcells_stride_b, c->args->dy_at};
     if (c->args->dcells == NULL || s->layer + 1 != c->L)
         return NULL;
-    return fl_row_const(c->args->dcells, &rows, t, b, c->stack->real_size) +
-           s->direction * c->H * c->stack->real_size;
+    return fl_row_const(c->args->dcells, &rows, t, b, c->stack->real_size) + s->direction * c->H * c->stack->real_size;
 }
 
 void *fl_back_dx(const back_call *c, const stage *s, size_t t, size_t b)

@@ -43,7 +43,7 @@ stage fl_back_stage(const fl_stack *stack, const back_plan *plan, size_t T, size
 {
     const size_t L = stack->shape.num_layers, chunks = plan->chunks;
     stage s;
-    size_t n; /* the chunk's place in the order of the direction */
+    size_t n;                               /* the chunk's place in the order of the direction */
     if (stack->shape.num_directions == 1) { /* a chunk passes all layers */
         s.direction = 0;
         s.layer = L - 1 - index % L;

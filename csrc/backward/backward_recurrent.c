@@ -43,7 +43,8 @@ static void point_at_input(const recurrent_part *p, size_t m, size_t row, size_t
     const back_call *c = p->c;
     if (c->drops && p->s.layer > 0) {
         char *dropped = c->memory.dropped[p->parity] + row * c->D * c->P * c->stack->real_size;
-        fl_drop_row(c->stack, &c->tape->recording, p->s.layer, t, c->B, b, fl_back_output(c, p->s.layer - 1, t, b), dropped);
+        fl_drop_row(c->stack, &c->tape->recording, p->s.layer, t, c->B, b, fl_back_output(c, p->s.layer - 1, t, b),
+                    dropped);
         p->scratch->x[m] = dropped;
     } else if (p->s.layer > 0) {
         p->scratch->x[m] = fl_back_output(c, p->s.layer - 1, t, b);

@@ -159,12 +159,14 @@ static size_t recurrent_parts(const back_call *c, const fl_gradients *gradients,
         parts[0].source = FROM_MASKED;
     } else if (masks > 1) {
         for (size_t gate = 0; gate < G; gate++) {
-            const outer_part one = {FROM_MASKED, gate, c->stack->gradient_row.state + gate * H, H, P, out + gate * H * P * real_size};
+            const outer_part one = {FROM_MASKED, gate, c->stack->gradient_row.state + gate * H,
+                                    H,           P,    out + gate * H * P * real_size};
             parts[gate] = one;
         }
         return G;
     } else if (early != 0) { /* the last gate saw r h, which the cell keeps behind rows of all gates */
-        const outer_part last = {FROM_SAVED, G * H, c->stack->gradient_row.state + early * H, H, H, out + early * H * H * real_size};
+        const outer_part last = {FROM_SAVED, G * H, c->stack->gradient_row.state + early * H,
+                                 H,          H,     out + early * H * H * real_size};
         parts[0].rows = early * H;
         parts[1] = last;
         return 2;
@@ -177,7 +179,11 @@ static void multiply_heads(const shared_part *p, const fl_gradients *gradients)
 {
     const size_t heads = p->c->stack->sizes.heads, K = p->c->H / heads;
     for (size_t n = 0; n < p->c->G * heads; n++) {
-        const outer_part head = {FROM_STATE, n % heads * K, p->c->stack->gradient_row.state + n * K, K, K,
+        const outer_part head = {FROM_STATE,
+                                 n % heads * K,
+                                 p->c->stack->gradient_row.state + n * K,
+                                 K,
+                                 K,
                                  (char *)gradients->weight_hh + n * K * K * p->c->stack->real_size};
         multiply_alone(p, &head);
     }
@@ -205,8 +211,8 @@ static void multiply_all(const shared_part *p, const fl_gradients *gradients)
     if (stack->sizes.heads > 1)
         multiply_heads(p, gradients);
     if (gradients->weight_hr != NULL) {
-        const outer_part projection = {FROM_SAVED, stack->sizes.saved - c->H, c->stack->gradient_row.projected, c->P, c->H,
-                                       gradients->weight_hr};
+        const outer_part projection = {FROM_SAVED, stack->sizes.saved - c->H, c->stack->gradient_row.projected, c->P,
+                                       c->H,       gradients->weight_hr};
         multiply_alone(p, &projection);
     }
 }
@@ -250,8 +256,8 @@ static void scatter_index(const shared_part *p)
         for (size_t rank = 0; rank < active; rank++, m++)
             p->scratch->index[m] = fl_back_input_index(c, t, c->memory.rows[rank]);
     }
-    c->stack->kernels->scatter_rows(p->rows, c->memory.dgates[p->parity], c->memory.dgates_stride, p->scratch->index, begin,
-                                    end, c->memory.index_gradient[p->s.direction], (ptrdiff_t)gates);
+    c->stack->kernels->scatter_rows(p->rows, c->memory.dgates[p->parity], c->memory.dgates_stride, p->scratch->index,
+                                    begin, end, c->memory.index_gradient[p->s.direction], (ptrdiff_t)gates);
 }
 
 void fl_back_shared(back_call *c, size_t thread, size_t index)

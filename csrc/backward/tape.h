@@ -10,7 +10,7 @@ struct fl_tape {
     const fl_stack *stack; /* that recorded; null: nothing is recorded */
     fl_record_args args;
     fl_recording recording;
-    size_t used;            /* bytes of `kept` */
+    size_t used; /* bytes of `kept` */
     fl_workspace kept;
     fl_workspace workspace; /* of the forward driver */
     fl_workspace scratch;   /* of the backward pass */

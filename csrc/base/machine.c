@@ -30,7 +30,8 @@ static unsigned where(unsigned reg, unsigned bits, unsigned ability) { return (r
 unsigned fl_machine_abilities(void)
 {
     unsigned a, b, c, d, a1, b1, c1, d1, can;
-    const unsigned osxsave = 1U << 27, avx = 1U << 28, fma = 1U << 12, f16c = 1U << 29, needed = osxsave | avx | fma | f16c;
+    const unsigned osxsave = 1U << 27, avx = 1U << 28, fma = 1U << 12, f16c = 1U << 29,
+                   needed = osxsave | avx | fma | f16c;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & needed) != needed)
         return 0;
     const uint64_t states = enabled_states();

@@ -8,7 +8,7 @@
 
 /* A bit each: a set, not a ladder.  A kernel file names those that its code needs (kernels/choose.c). */
 typedef enum fl_ability {
-    FL_CAN_AVX2 = 1 << 0, /* with FMA and F16C */
+    FL_CAN_AVX2 = 1 << 0,   /* with FMA and F16C */
     FL_CAN_AVX512 = 1 << 1, /* F, CD, BW, DQ, VL */
     FL_CAN_AVX_VNNI = 1 << 2,
     FL_CAN_AVX512_VNNI = 1 << 3,

@@ -8,10 +8,7 @@
 
 #include <string.h>
 
-static char *between_buffer(const call *c, size_t index)
-{
-    return c->memory.between + index * c->memory.between_bytes;
-}
+static char *between_buffer(const call *c, size_t index) { return c->memory.between + index * c->memory.between_bytes; }
 
 /* Outputs of a layer, all steps of the call. */
 static target whole_output(const call *c, void *base)
@@ -101,7 +98,8 @@ static void run_stack(part *p)
 {
     call *c = p->call;
     const size_t T = c->args->T, L = call_layers(c), groups = c->plan.layer_groups, hidden = c->plan.hidden_groups;
-    const size_t first = fl_group_begin(L, groups, p->layer_group), last = fl_group_begin(L, groups, p->layer_group + 1);
+    const size_t first = fl_group_begin(L, groups, p->layer_group),
+                 last = fl_group_begin(L, groups, p->layer_group + 1);
     fl_counter *mine = &c->memory.progress[p->thread];
     const fl_counter *before = mine - (p->layer_group > 0 ? hidden : 0);
     const fl_counter *after = mine + hidden * (p->layer_group + 1 < groups);
@@ -321,8 +319,8 @@ fl_status fl_forward_planned(const fl_stack *stack, const fl_forward_args *args,
                              fl_workspace *kept, fl_fp_state *caller_state)
 {
     const bool rows_only = fl_recording_needs_rows(stack, recording);
-    fl_plan plan = fl_plan_make(stack, args->T, args->B, fl_pool_resting() ? 1 : fl_thread_limit(args->num_threads),
-                                rows_only);
+    fl_plan plan =
+        fl_plan_make(stack, args->T, args->B, fl_pool_resting() ? 1 : fl_thread_limit(args->num_threads), rows_only);
     const size_t acquired = plan.threads > 1 ? fl_pool_acquire(plan.threads) : 1;
     if (acquired < plan.threads)
         plan = fl_plan_make(stack, args->T, args->B, acquired, rows_only);

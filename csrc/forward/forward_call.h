@@ -32,27 +32,27 @@ typedef struct scan_rows {
 
 /* One thread's own memory; what the cell does not take is not set, or null. */
 typedef struct forward_scratch {
-    ptrdiff_t *offsets;    /* x offsets of hoisted rows */
+    ptrdiff_t *offsets;      /* x offsets of hoisted rows */
     void *zoned_c, *zoned_h; /* masks of zoneout for one step, (group_rows, H) */
-    void *hidden;          /* (group_rows, H): h before projection */
-    fl_row_scratch rows;   /* of cells on whole rows, and of projections */
+    void *hidden;            /* (group_rows, H): h before projection */
+    fl_row_scratch rows;     /* of cells on whole rows, and of projections */
     scan_rows scan;
 } forward_scratch;
 
 /* Memory of a call; where it is per thread or part, of the first one, and the bytes to the next. */
 typedef struct forward_memory {
-    fl_counter *progress;   /* per thread: steps (hidden groups), chunks (layer groups) or layers (directions) done */
-    size_t *rows;           /* (B) batch rows, group after group, longest first; null where all are T long */
-    fl_ranked_row *ranked;  /* (B) scratch */
-    ptrdiff_t *at;          /* (B) of places */
-    char *pre;              /* hoisted input products, one part per hidden group */
-    char *exchange;         /* h (twice) and c of hidden groups, (B, blocks * units) each, one part per hidden group */
-    char *between;          /* outputs of layers that are not the last */
-    char *dropped;          /* input of a layer after dropout */
-    char *masks;            /* of recurrent dropout, of all recurrences */
+    fl_counter *progress;  /* per thread: steps (hidden groups), chunks (layer groups) or layers (directions) done */
+    size_t *rows;          /* (B) batch rows, group after group, longest first; null where all are T long */
+    fl_ranked_row *ranked; /* (B) scratch */
+    ptrdiff_t *at;         /* (B) of places */
+    char *pre;             /* hoisted input products, one part per hidden group */
+    char *exchange;        /* h (twice) and c of hidden groups, (B, blocks * units) each, one part per hidden group */
+    char *between;         /* outputs of layers that are not the last */
+    char *dropped;         /* input of a layer after dropout */
+    char *masks;           /* of recurrent dropout, of all recurrences */
     forward_scratch *threads; /* one per thread */
     size_t pre_bytes, between_bytes;
-    size_t hoisted_rows;    /* most rows of a part of `pre` */
+    size_t hoisted_rows; /* most rows of a part of `pre` */
 } forward_memory;
 
 typedef struct call {
@@ -62,7 +62,7 @@ typedef struct call {
     const fl_recording *recording; /* null in a call that is not recorded */
     fl_places places;              /* of the call's steps, in what is kept of the whole sequence */
     forward_memory memory;
-    size_t turn;                   /* see fl_steps */
+    size_t turn; /* see fl_steps */
     fl_interrupt interrupt;
 } call;
 
@@ -70,10 +70,10 @@ typedef struct call {
 typedef struct part {
     call *call;
     size_t thread, group, direction_group, layer_group, hidden_group; /* place in the grid */
-    size_t place;       /* number of the hidden group */
-    size_t B;           /* rows of the row group */
-    size_t first_row;   /* position of the first one */
-    const size_t *rows; /* their batch rows, or null: first_row.. */
+    size_t place;                                                     /* number of the hidden group */
+    size_t B;                                                         /* rows of the row group */
+    size_t first_row;                                                 /* position of the first one */
+    const size_t *rows;                                               /* their batch rows, or null: first_row.. */
     size_t block_begin, block_end;
     const forward_scratch *scratch;
     uint64_t seq;        /* steps done, the same for all members of a hidden group */

@@ -75,7 +75,8 @@ static void keep_state(part *p, const fl_steps *s, size_t T, const void *y, void
 {
     const size_t real_size = p->call->stack->real_size;
     const fl_rows state = {0, (ptrdiff_t)p->call->stack->sizes.P, NULL};
-    copy_units(p, s, h_state, &state, fl_moved_const(y, (ptrdiff_t)(T - 1) * s->y_rows.stride_t, real_size), &s->y_rows);
+    copy_units(p, s, h_state, &state, fl_moved_const(y, (ptrdiff_t)(T - 1) * s->y_rows.stride_t, real_size),
+               &s->y_rows);
     p->turn += T;
     p->seq += T;
 }
@@ -211,7 +212,8 @@ static bool keep_going(part *p)
 /* ---- A run of steps ----------------------------------------------------------------------------------------- */
 
 /* Rows of an array (T, B) or of places, in the order of the direction, from batch row `first_row` on. */
-static fl_rows rows_from(ptrdiff_t stride_t, ptrdiff_t stride_b, const ptrdiff_t *at, size_t direction, size_t first_row)
+static fl_rows rows_from(ptrdiff_t stride_t, ptrdiff_t stride_b, const ptrdiff_t *at, size_t direction,
+                         size_t first_row)
 {
     const fl_rows rows = {direction == 0 ? stride_t : -stride_t, stride_b, at != NULL ? at + first_row : NULL};
     return rows;
@@ -242,8 +244,7 @@ static void set_saving(const call *c, fl_steps *s, size_t layer, size_t directio
             s->saved_gates = recording->gates + row * saved * real_size;
         s->saved_parts = saved / stack->sizes.H;
         s->saves_far = places->count * stack->sizes.H * real_size > fl_cache_l2() / 4;
-        s->saved_c_rows =
-            rows_from(step * (ptrdiff_t)states, (ptrdiff_t)states, places->at, direction, first_row);
+        s->saved_c_rows = rows_from(step * (ptrdiff_t)states, (ptrdiff_t)states, places->at, direction, first_row);
         s->saved_gates_rows = rows_from(step * (ptrdiff_t)saved, (ptrdiff_t)saved, places->at, direction, first_row);
     } else if (fl_keeps_cells(c, layer)) {
         s->saved_c_rows = s->y_rows;
@@ -327,8 +328,7 @@ static fl_steps steps_of(const part *p, const run *r, size_t t, size_t steps)
                   .y_rows = rows_from(out->stride_t, out->stride_b, out->at, r->direction, first_row),
                   .c = states != 0 ? (char *)c->args->c_n + row * states * real_size : NULL,
                   .c_stride_b = (ptrdiff_t)states};
-    const ptrdiff_t x_first =
-        first_offset(&s.x_rows, (ptrdiff_t)t - (ptrdiff_t)r->in->origin, r->direction, first_row);
+    const ptrdiff_t x_first = first_offset(&s.x_rows, (ptrdiff_t)t - (ptrdiff_t)r->in->origin, r->direction, first_row);
     const ptrdiff_t y_first =
         first_offset(&s.y_rows, (ptrdiff_t)t - (ptrdiff_t)r->out->origin, r->direction, first_row);
     if (r->in->index != NULL)

@@ -33,7 +33,7 @@ FL_ISA_LIST(DECLARE)
 
 typedef struct isa_entry {
     const char *name;
-    unsigned needs, allows; /* abilities */
+    unsigned needs, allows;                         /* abilities */
     const fl_kernels *kernels[FL_STORAGE_COUNT][2]; /* by dtype; null where not built */
 } isa_entry;
 
@@ -41,12 +41,11 @@ typedef struct isa_entry {
 #define IF_BUILT_1(table) &table
 #define IF_BUILT_0(table) NULL
 #define IF_BUILT(built, table) IF_BUILT_(built, table)
-#define ENTRY(name, needs, allows)                                   \
-    {#name,                                                          \
-     needs,                                                          \
-     allows,                                                         \
-     {{IF_BUILT(FL_BUILT_##name, fl_kernels_##name##_f32),           \
-       IF_BUILT(FL_BUILT_##name, fl_kernels_##name##_f64)}}},
+#define ENTRY(name, needs, allows) \
+    {#name,                        \
+     needs,                        \
+     allows,                       \
+     {{IF_BUILT(FL_BUILT_##name, fl_kernels_##name##_f32), IF_BUILT(FL_BUILT_##name, fl_kernels_##name##_f64)}}},
 
 static const isa_entry entries[] = {FL_ISA_LIST(ENTRY)};
 _Static_assert(sizeof entries / sizeof *entries == FL_ISA_COUNT, "FL_ISA_COUNT is the length of FL_ISA_LIST");

@@ -57,7 +57,8 @@ typedef struct fl_kernels {
                          void *out, ptrdiff_t ld_out);
 
     /* Pieces of the public API. */
-    void (*gate_matmul)(const fl_steps *); /* one step; the gates before activation go to y as (B, 4H): no cell update */
+    void (*gate_matmul)(
+        const fl_steps *); /* one step; the gates before activation go to y as (B, 4H): no cell update */
     void (*lstm_cell_update)(size_t B, size_t H, const void *gates, ptrdiff_t ldg, const void *c, ptrdiff_t ldc,
                              void *h_out, ptrdiff_t ldh_out, void *c_out, ptrdiff_t ldc_out);
     void (*sigmoid)(size_t n, const void *x, void *out);

@@ -45,9 +45,9 @@ fl_row_scratch fl_row_scratch_take(fl_arena *arena, const fl_cell_sizes *sizes, 
 
 /* What a step on whole rows takes beside fl_steps. */
 typedef struct fl_row_work {
-    const void *mask; /* of h in the recurrent product, (., B, P) by b; or null */
+    const void *mask;           /* of h in the recurrent product, (., B, P) by b; or null */
     ptrdiff_t mask_stride_gate; /* 0: one for all gates */
-    size_t saved_states; /* elements of saved_c a row: c alone, or all states beside h */
+    size_t saved_states;        /* elements of saved_c a row: c alone, or all states beside h */
     fl_projection projection;
     fl_row_scratch scratch;
 } fl_row_work;

@@ -26,13 +26,13 @@ typedef enum fl_path {
 
 /* Kinds of cells, with those options that decide how they are computed. */
 typedef enum fl_variant {
-    FL_LSTM,                 /* PyTorch's */
-    FL_LSTM_PEEPHOLE,        /* with peepholes, and nothing else */
-    FL_LSTM_OPTIONS,         /* of four gates, with any other option */
-    FL_LSTM_COUPLED,         /* of three gates */
-    FL_LSTM_DROPPED,         /* with recurrent dropout: h under a mask for each gate */
+    FL_LSTM,          /* PyTorch's */
+    FL_LSTM_PEEPHOLE, /* with peepholes, and nothing else */
+    FL_LSTM_OPTIONS,  /* of four gates, with any other option */
+    FL_LSTM_COUPLED,  /* of three gates */
+    FL_LSTM_DROPPED,  /* with recurrent dropout: h under a mask for each gate */
     FL_LSTM_COUPLED_DROPPED,
-    FL_LSTM_NORM,            /* with layer norm */
+    FL_LSTM_NORM, /* with layer norm */
     FL_GRU,
     FL_GRU_RESET_BEFORE,
     FL_MGU,
@@ -52,10 +52,10 @@ typedef struct fl_cell_sizes {
     size_t gates;           /* G: rows of weight_ih, in units */
     size_t states;          /* beside h, each (H): c; or c, n, m */
     size_t heads;           /* blocks of a block-diagonal weight_hh, else 1 */
-    size_t early_gates;     /* gates that are computed ahead of the last one, which sees r h in place of h; 0: no such */
-    size_t saved;           /* elements a row and step */
-    size_t peepholes;       /* n */
-    unsigned parameters;    /* bits of fl_parameter_index */
+    size_t early_gates;  /* gates that are computed ahead of the last one, which sees r h in place of h; 0: no such */
+    size_t saved;        /* elements a row and step */
+    size_t peepholes;    /* n */
+    unsigned parameters; /* bits of fl_parameter_index */
     fl_layer_norm norm;
     bool split;
     bool recurs;            /* has a recurrent product */
@@ -69,8 +69,8 @@ typedef struct fl_cell_sizes {
 typedef struct fl_cell {
     fl_cell_options options; /* no activation is the default one */
     fl_cell_sizes sizes;
-    bool is_usual;           /* LSTM, GRU: usual activations, no clip of gates or c, no zoneout */
-    fl_weights own;          /* parameters that are no matrices; with layer norm bias_ih is the sum of both biases */
+    bool is_usual;  /* LSTM, GRU: usual activations, no clip of gates or c, no zoneout */
+    fl_weights own; /* parameters that are no matrices; with layer norm bias_ih is the sum of both biases */
 } fl_cell;
 
 /* As fl_cell_set_option takes it; null beyond the last. */

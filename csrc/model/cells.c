@@ -8,8 +8,8 @@
 #include "model/parameters.h"
 
 static const char *const kind_names[FL_CELL_COUNT] = {
-    [FL_CELL_LSTM] = "lstm",     [FL_CELL_GRU] = "gru",       [FL_CELL_RNN] = "rnn",         [FL_CELL_INDRNN] = "indrnn",
-    [FL_CELL_SLSTM] = "slstm",   [FL_CELL_MINGRU] = "mingru", [FL_CELL_MINLSTM] = "minlstm", [FL_CELL_MGU] = "mgu"};
+    [FL_CELL_LSTM] = "lstm",   [FL_CELL_GRU] = "gru",       [FL_CELL_RNN] = "rnn",         [FL_CELL_INDRNN] = "indrnn",
+    [FL_CELL_SLSTM] = "slstm", [FL_CELL_MINGRU] = "mingru", [FL_CELL_MINLSTM] = "minlstm", [FL_CELL_MGU] = "mgu"};
 
 const char *fl_cell_kind_name(size_t kind) { return kind < FL_CELL_COUNT ? kind_names[kind] : NULL; }
 

@@ -130,8 +130,7 @@ static inline size_t fl_unit_column(const fl_panels *panels, size_t H, size_t ga
 {
     const size_t part = unit / panels->lanes;
     size_t p = 0;
-    while (fl_panel_first(panels, p + 1) <= part * panels->together)
-        p++;
+    while (fl_panel_first(panels, p + 1) <= part * panels->together) p++;
     *panel = fl_panel_first(panels, p) * panels->lanes;
     *width = fl_panel_first(panels, p + 1) * panels->lanes - *panel;
     return part * panels->together * panels->lanes + gate * fl_gate_stride(panels, H);

@@ -9,9 +9,9 @@
 
 static const char *const coupling_names[] = {"none", "f_from_i", "i_from_f", "no_forget_gate", NULL};
 static const char *const norm_names[] = {"none", "gate", "haste", NULL};
-static const char *const activation_names[] = {"Default",         "Sigmoid",    "Tanh",        "Relu", "Affine",   "LeakyRelu",
-                                               "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu",  "Softsign", "Softplus",
-                                               NULL};
+static const char *const activation_names[] = {"Default",   "Sigmoid",         "Tanh",       "Relu",        "Affine",
+                                               "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu",
+                                               "Softsign",  "Softplus",        NULL};
 
 #define LSTM (1U << FL_CELL_LSTM)
 #define GRU (1U << FL_CELL_GRU)
@@ -29,7 +29,7 @@ static const struct option_row {
     const char *name;
     size_t offset;
     option_type type;
-    unsigned kinds; /* that have it; it is zero in all others */
+    unsigned kinds;           /* that have it; it is zero in all others */
     const char *const *names; /* of a NAME other than the kind */
 } rows[] = {
     {FIELD(kind), NAME, ANY, NULL},
@@ -72,8 +72,7 @@ static int kind_of(const char *name)
 static bool is_name(const struct option_row *row, double value)
 {
     size_t count = 0;
-    while (row->names != NULL && row->names[count] != NULL)
-        count++;
+    while (row->names != NULL && row->names[count] != NULL) count++;
     return value < (row->names != NULL ? (double)count : FL_CELL_COUNT);
 }
 
@@ -109,8 +108,8 @@ bool fl_cell_options_are_valid(const fl_cell_options *o, size_t H)
     for (size_t n = 0; n < ROWS; n++) {
         const struct option_row *row = &rows[n];
         const double value = value_of(o, row);
-        if (!(value >= 0.0) || (value != 0.0 && (row->kinds & kind) == 0) || (row->type == PROBABILITY && value > 1.0) ||
-            (row->type == NAME && !is_name(row, value)))
+        if (!(value >= 0.0) || (value != 0.0 && (row->kinds & kind) == 0) ||
+            (row->type == PROBABILITY && value > 1.0) || (row->type == NAME && !is_name(row, value)))
             return false;
     }
     for (size_t n = 0; n < 3; n++)

@@ -20,12 +20,13 @@ void fl_fill_recurrent_masks(const fl_stack *stack, const fl_recording *recordin
                 count * each, 0.0, kept, masks);
 }
 
-void fl_fill_zoneout(const fl_stack *stack, const fl_recording *recording, size_t recurrence, size_t t, size_t B, size_t b,
-                     void *of_c, void *of_h)
+void fl_fill_zoneout(const fl_stack *stack, const fl_recording *recording, size_t recurrence, size_t t, size_t B,
+                     size_t b, void *of_c, void *of_h)
 {
     const fl_cell_options *o = &stack->shape.cell;
     const size_t H = stack->sizes.H;
-    const uint64_t step = (uint64_t)(recording->first_cell + recurrence) * recording->mask_T + recording->mask_origin + t;
+    const uint64_t step =
+        (uint64_t)(recording->first_cell + recurrence) * recording->mask_T + recording->mask_origin + t;
     const uint64_t first = (step * B + b) * H;
     if (o->zoneout_c > 0.0)
         fl_mask(stack->shape.dtype, o->zoneout_c, recording->seed + SEED_ZONEOUT_C, first, H, 1.0, 0.0, of_c);

@@ -9,16 +9,16 @@
 
 /* Arrays of recurrences are (L*D, places.count, ...), contiguous. */
 typedef struct fl_recording {
-    size_t layers;            /* layers to run: the first ones; y is the output of the last of them */
-    size_t first_layer;       /* whose gates and c are saved first; arrays begin with it */
-    char *gates;              /* what the cell saves; may be null */
-    char *c;                  /* states beside h, (n*H); may be null */
-    char *h;                  /* outputs of all layers but the last, (layers - 1, places.count, D*P); may be null */
-    fl_places places;         /* of the call's steps */
-    char *checkpoints;        /* before steps segment, 2 segment, ...: (L*D, checked.count) of h (P), c (n*H); may be null */
-    fl_places checked;        /* of these, n - 1 for step n segment; there are none behind the end of a row */
-    size_t segment;           /* 0: states of all steps are kept */
-    const uint8_t *reset;     /* (., B), from the call's first step on: no state passes to this step from the one before */
+    size_t layers;      /* layers to run: the first ones; y is the output of the last of them */
+    size_t first_layer; /* whose gates and c are saved first; arrays begin with it */
+    char *gates;        /* what the cell saves; may be null */
+    char *c;            /* states beside h, (n*H); may be null */
+    char *h;            /* outputs of all layers but the last, (layers - 1, places.count, D*P); may be null */
+    fl_places places;   /* of the call's steps */
+    char *checkpoints;  /* before steps segment, 2 segment, ...: (L*D, checked.count) of h (P), c (n*H); may be null */
+    fl_places checked;  /* of these, n - 1 for step n segment; there are none behind the end of a row */
+    size_t segment;     /* 0: states of all steps are kept */
+    const uint8_t *reset; /* (., B), from the call's first step on: no state passes to this step from the one before */
     const uint8_t *any_reset; /* (.): whether a row has one */
     double dropout;           /* between layers */
     uint64_t seed;            /* of all masks */
@@ -61,8 +61,8 @@ static inline bool fl_recording_needs_rows(const fl_stack *stack, const fl_recor
 
 void fl_fill_recurrent_masks(const fl_stack *stack, const fl_recording *recording, size_t B, void *masks);
 /* Masks of zoneout of one row of one step, 1 where the old value is kept: that of c and that of h, H elements each. */
-void fl_fill_zoneout(const fl_stack *stack, const fl_recording *recording, size_t recurrence, size_t t, size_t B, size_t b,
-                     void *of_c, void *of_h);
+void fl_fill_zoneout(const fl_stack *stack, const fl_recording *recording, size_t recurrence, size_t t, size_t B,
+                     size_t b, void *of_c, void *of_h);
 /* The input row of layer `layer` > 0 at step t, from the output of the layer below, or gradients likewise; in may be out. */
 void fl_drop_row(const fl_stack *stack, const fl_recording *recording, size_t layer, size_t t, size_t B, size_t b,
                  const void *in, void *out);

@@ -6,7 +6,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from ..helpers import digest
+from tests.problems.helpers import digest
+
 from .cases import layer_cases
 from .passes import Arrays, layer_arrays
 from .pieces import piece_cases

@@ -13,7 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from ..helpers import FUSED_ISAS, ISAS, digest, result_of_child, start_child
+from tests.problems.helpers import FUSED_ISAS, ISAS, digest, result_of_child, start_child
+
 from .computed import DIFFERS, DIGITS, all_cases, digests_of_this_isa
 
 FILE = Path(__file__).with_name("digests.json")

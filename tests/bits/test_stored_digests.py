@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import pytest
 
-from ..helpers import ISAS
+from tests.problems.helpers import ISAS
+
 from .computed import all_cases
 from .digests import column, differences, digests_of_every_isa, stored
 

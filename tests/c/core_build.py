@@ -124,7 +124,7 @@ class Build:
 
     def tests(self, core: list[Path]) -> Path:
         """Compile the test program and link it with the objects of the core."""
-        sources = sorted((ROOT / "tests" / "c").glob("*.c"))
+        sources = sorted((ROOT / "tests" / "c").rglob("*.c"))
         wraps = ",".join(f"--wrap={name}" for name in WRAPPED)
         return self.link("run_tests", core + self.objects(sources), f"-Wl,{wraps}")
 

@@ -6,14 +6,13 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "family.h"
+#include "harness/family.h"
 #include "tests.h"
 
 static uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes)
 {
     const unsigned char *byte = data;
-    for (size_t n = 0; n < bytes; n++)
-        hash = (hash ^ byte[n]) * 1099511628211U; /* FNV-1a */
+    for (size_t n = 0; n < bytes; n++) hash = (hash ^ byte[n]) * 1099511628211U; /* FNV-1a */
     return hash;
 }
 
@@ -91,8 +90,7 @@ static uint64_t hash_pieces(fl_dtype dtype)
 
 static uint64_t hash_arena(uint64_t hash, const guard_arena *arena)
 {
-    for (size_t n = 0; n < arena->count; n++)
-        hash = hash_bytes(hash, arena->blocks[n].data, arena->blocks[n].bytes);
+    for (size_t n = 0; n < arena->count; n++) hash = hash_bytes(hash, arena->blocks[n].data, arena->blocks[n].bytes);
     return hash;
 }
 

@@ -16,7 +16,7 @@
 #include <string.h>
 
 #include "fastlstm.h"
-#include "harness.h"
+#include "harness/harness.h"
 #include "tests.h"
 
 static const char *wanted_isa;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "problem.h"
+#include "harness/problem.h"
 #include "tests.h"
 
 static const fl_dtype dtypes[] = {FL_F32, FL_F64};
@@ -197,8 +197,8 @@ static void index_equals_one_hot(void)
                 for (size_t t = 0; t < problem_length(&p, b); t++)
                     for (size_t i = 0; i < I; i++)
                         real_put(dtypes[d], x, (ptrdiff_t)((t * s.B + b) * I + i),
-                                 p.x_index[(ptrdiff_t)t * p.x_layout.stride_t +
-                                           (ptrdiff_t)b * p.x_layout.stride_b] == (int64_t)i);
+                                 p.x_index[(ptrdiff_t)t * p.x_layout.stride_t + (ptrdiff_t)b * p.x_layout.stride_b] ==
+                                     (int64_t)i);
             fl_forward_args args = problem_args(&p, &dense, 1);
             args.x_index = NULL;
             args.x = x;
@@ -233,9 +233,8 @@ static void pieces_equal_forward(void)
             const ptrdiff_t row = (ptrdiff_t)H;
             void *gates = guard_new(&more, 4 * s.B * H, p.real_size);
             EXPECT_STATUS(fl_gate_matmul(p.stack, s.B, p.x, p.x_layout.stride_b, p.h0, row, gates, 4 * row), FL_OK);
-            EXPECT_STATUS(fl_cell_update(dtypes[d], s.B, H, gates, 4 * row, p.c0, row, pieces.h_n, row, pieces.c_n,
-                                         row),
-                          FL_OK);
+            EXPECT_STATUS(
+                fl_cell_update(dtypes[d], s.B, H, gates, 4 * row, p.c0, row, pieces.h_n, row, pieces.c_n, row), FL_OK);
             memcpy(pieces.y, pieces.h_n, s.B * H * p.real_size);
             EXPECT(results_equal(&p, &whole, &pieces), "%s", spec_text(&s));
             guard_release(&more);

@@ -4,7 +4,7 @@
  */
 #include <string.h>
 
-#include "problem.h"
+#include "harness/problem.h"
 #include "tests.h"
 
 #define HUGE_COUNT ((size_t)PTRDIFF_MAX)
@@ -16,11 +16,16 @@ static void create(void)
         {FL_F32, 3, 4, 1, 0, {0}}, {FL_F32, 3, 4, 1, 3, {0}}, {(fl_dtype)7, 3, 4, 1, 1, {0}},
     };
     static const fl_stack_shape too_large[] = {
-        {FL_F32, SIZE_MAX, 4, 1, 1, {0}},           {FL_F32, 3, SIZE_MAX, 1, 1, {0}},
-        {FL_F32, 3, 4, SIZE_MAX, 1, {0}},           {FL_F64, SIZE_MAX, SIZE_MAX, SIZE_MAX, 2, {0}},
-        {FL_F32, 3, HUGE_COUNT, 1, 1, {0}},         {FL_F32, 3, (size_t)1 << 31, 1, 1, {0}},
-        {FL_F64, (size_t)1 << 40, 1 << 20, 1, 1, {0}}, {FL_F32, HUGE_COUNT / 16, 1, 1, 1, {0}},
-        {FL_F32, 1, 1, HUGE_COUNT / 64, 2, {0}},    {FL_F64, 1, HUGE_COUNT / 63, 1, 1, {0}},
+        {FL_F32, SIZE_MAX, 4, 1, 1, {0}},
+        {FL_F32, 3, SIZE_MAX, 1, 1, {0}},
+        {FL_F32, 3, 4, SIZE_MAX, 1, {0}},
+        {FL_F64, SIZE_MAX, SIZE_MAX, SIZE_MAX, 2, {0}},
+        {FL_F32, 3, HUGE_COUNT, 1, 1, {0}},
+        {FL_F32, 3, (size_t)1 << 31, 1, 1, {0}},
+        {FL_F64, (size_t)1 << 40, 1 << 20, 1, 1, {0}},
+        {FL_F32, HUGE_COUNT / 16, 1, 1, 1, {0}},
+        {FL_F32, 1, 1, HUGE_COUNT / 64, 2, {0}},
+        {FL_F64, 1, HUGE_COUNT / 63, 1, 1, {0}},
     };
     const fl_stack_shape right = {FL_F32, 3, 4, 1, 1, {0}};
     fl_stack *stack = NULL;
@@ -81,10 +86,10 @@ static void forward(void)
         EXPECT_STATUS(fl_stack_workspace(NULL, &right, &bytes), FL_ERROR_ARGUMENT);
         EXPECT_STATUS(fl_stack_workspace(p.stack, NULL, &bytes), FL_ERROR_ARGUMENT);
         EXPECT_STATUS(fl_stack_workspace(p.stack, &right, NULL), FL_ERROR_ARGUMENT);
-#define EXPECT_WITH(change, status)                             \
-    do {                                                        \
-        args = right;                                           \
-        change;                                                 \
+#define EXPECT_WITH(change, status)                              \
+    do {                                                         \
+        args = right;                                            \
+        change;                                                  \
         EXPECT_STATUS(fl_stack_forward(p.stack, &args), status); \
     } while (0)
         EXPECT_WITH(args.y = NULL, FL_ERROR_ARGUMENT);
@@ -170,8 +175,8 @@ static void stream(void)
     EXPECT(stream == NULL, "a stream in spite of an error");
     EXPECT_STATUS(fl_stream_create(p.stack, 2, &stream), FL_OK);
     if (stream != NULL) {
-        const fl_stream_io right = {.x_index = p.x_index, .x_stride_t = 2, .x_stride_b = 1, .y = r.y,
-                                    .y_stride_t = 10, .y_stride_b = 5};
+        const fl_stream_io right = {
+            .x_index = p.x_index, .x_stride_t = 2, .x_stride_b = 1, .y = r.y, .y_stride_t = 10, .y_stride_b = 5};
         fl_stream_io io = right;
         int64_t index[6] = {0, 1, 2, 3, 0, 4};
         EXPECT_STATUS(fl_stream_process(NULL, 1, &right), FL_ERROR_ARGUMENT);

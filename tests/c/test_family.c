@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "family.h"
+#include "harness/family.h"
 #include "tests.h"
 
 static const fl_dtype dtypes[] = {FL_F32, FL_F64};
@@ -144,8 +144,7 @@ static void compare_rows(const family_spec *s)
     size_t order[64];
     family_make(&f, s);
     family_run(&f, 1, &whole);
-    for (size_t n = 0; n < s->B; n++)
-        order[n] = n;
+    for (size_t n = 0; n < s->B; n++) order[n] = n;
     for (size_t n = s->B; n-- > 1;) {
         const size_t other = random_size(0, n), b = order[n];
         order[n] = order[other];

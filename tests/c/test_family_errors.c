@@ -6,9 +6,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "family.h"
+#include "harness/family.h"
 #include "tests.h"
-#include "training_pass.h"
+#include "harness/training_pass.h"
 
 /* ---- Options ------------------------------------------------------------------------------------------------- */
 
@@ -25,11 +25,11 @@ static fl_status create_with(const fl_cell_options *o, size_t H)
 }
 
 /* One change of an option of a kind, which then is FL_ERROR_ARGUMENT, or FL_OK. */
-#define WITH(kind_, change, wanted)                         \
-    do {                                                    \
-        fl_cell_options o = {.kind = (kind_)};              \
-        change;                                             \
-        EXPECT_STATUS(create_with(&o, 6), wanted);          \
+#define WITH(kind_, change, wanted)                \
+    do {                                           \
+        fl_cell_options o = {.kind = (kind_)};     \
+        change;                                    \
+        EXPECT_STATUS(create_with(&o, 6), wanted); \
     } while (0)
 #define REFUSE(kind_, change) WITH(kind_, change, FL_ERROR_ARGUMENT)
 #define ACCEPT(kind_, change) WITH(kind_, change, FL_OK)
@@ -128,10 +128,9 @@ static void family_options(void)
 
 static family_spec some_cell(size_t number, fl_dtype dtype, size_t T, size_t B, size_t I, size_t H)
 {
-    static const fl_cell_kind kinds[SOME_CELLS] = {FL_CELL_LSTM,   FL_CELL_LSTM,  FL_CELL_LSTM,   FL_CELL_LSTM,
-                                                   FL_CELL_LSTM,   FL_CELL_GRU,   FL_CELL_GRU,    FL_CELL_RNN,
-                                                   FL_CELL_INDRNN, FL_CELL_SLSTM, FL_CELL_MINGRU, FL_CELL_MINLSTM,
-                                                   FL_CELL_MGU};
+    static const fl_cell_kind kinds[SOME_CELLS] = {
+        FL_CELL_LSTM, FL_CELL_LSTM,   FL_CELL_LSTM,  FL_CELL_LSTM,   FL_CELL_LSTM,    FL_CELL_GRU, FL_CELL_GRU,
+        FL_CELL_RNN,  FL_CELL_INDRNN, FL_CELL_SLSTM, FL_CELL_MINGRU, FL_CELL_MINLSTM, FL_CELL_MGU};
     family_spec s = family_plain(kinds[number], dtype, T, B, I, H);
     fl_cell_options *o = &s.shape.cell;
     s.shape.num_layers = 2;
@@ -139,10 +138,26 @@ static family_spec some_cell(size_t number, fl_dtype dtype, size_t T, size_t B, 
     s.bias_hr = true;
     switch (number) {
     case 0: o->peephole = true; break;
-    case 1: o->layer_norm = FL_LAYER_NORM_GATE; o->coupling = FL_I_FROM_F; o->peephole = true; break;
-    case 2: o->layer_norm = FL_LAYER_NORM_HASTE; o->recurrent_dropout = 0.5; o->zoneout_h = 0.5; break;
-    case 3: o->proj_size = H / 2 + 1; o->zoneout_c = 0.5; o->coupling = FL_F_FROM_I; break;
-    case 4: o->proj_size = H / 3 + 1; o->recurrent_dropout = 0.5; o->recurrent_dropout_tied = true; break;
+    case 1:
+        o->layer_norm = FL_LAYER_NORM_GATE;
+        o->coupling = FL_I_FROM_F;
+        o->peephole = true;
+        break;
+    case 2:
+        o->layer_norm = FL_LAYER_NORM_HASTE;
+        o->recurrent_dropout = 0.5;
+        o->zoneout_h = 0.5;
+        break;
+    case 3:
+        o->proj_size = H / 2 + 1;
+        o->zoneout_c = 0.5;
+        o->coupling = FL_F_FROM_I;
+        break;
+    case 4:
+        o->proj_size = H / 3 + 1;
+        o->recurrent_dropout = 0.5;
+        o->recurrent_dropout_tied = true;
+        break;
     case 6: o->reset_before = true; break;
     case 9: o->heads = H % 3 == 0 ? 3 : 1; break;
     default: break;
@@ -182,8 +197,8 @@ static void check_parameters(const family *f, fl_tape *tape, const fl_backward_a
         fl_gradients wanted[FAMILY_CELLS];
         void **wanted_slots[FAMILY_PARAMETERS];
         *slots[n] = NULL;
-        EXPECT(fl_stack_pack(f->stack, 0, 0, &weights) == (may_be_missing ? FL_OK : FL_ERROR_ARGUMENT), "%s: parameter %zu",
-               family_text(f), n);
+        EXPECT(fl_stack_pack(f->stack, 0, 0, &weights) == (may_be_missing ? FL_OK : FL_ERROR_ARGUMENT),
+               "%s: parameter %zu", family_text(f), n);
         memcpy(given, right->weights, f->cells * sizeof *given);
         memcpy(wanted, right->gradients, f->cells * sizeof *wanted);
         given[0] = weights;
@@ -216,10 +231,10 @@ static void check_arguments(size_t number)
     EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
     const fl_record_args recorded = family_record_args(&f, &r, FL_SAVE_ALL, 1);
     const fl_backward_args right = family_backward_args(&f, &g, 1);
-#define REFUSE_CALL(change)                                                     \
-    do {                                                                        \
-        fl_record_args args = recorded;                                         \
-        change;                                                                 \
+#define REFUSE_CALL(change)                                                      \
+    do {                                                                         \
+        fl_record_args args = recorded;                                          \
+        change;                                                                  \
         EXPECT_STATUS(fl_stack_forward(f.stack, &args.call), FL_ERROR_ARGUMENT); \
         EXPECT_STATUS(fl_stack_record(f.stack, &args, tape), FL_ERROR_ARGUMENT); \
     } while (0)
@@ -230,12 +245,13 @@ static void check_arguments(size_t number)
     else
         REFUSE_CALL(args.call.cells = r.y);
     EXPECT(all_untouched(&r.outputs), "%s: something was written", family_text(&f));
-    EXPECT_STATUS(fl_gate_matmul(f.stack, 1, f.x, 4, f.h0, 6, r.y, 24), FL_ERROR_ARGUMENT); /* of the plain LSTM alone */
+    EXPECT_STATUS(fl_gate_matmul(f.stack, 1, f.x, 4, f.h0, 6, r.y, 24),
+                  FL_ERROR_ARGUMENT); /* of the plain LSTM alone */
     EXPECT_STATUS(fl_stack_record(f.stack, &recorded, tape), FL_OK);
-#define REFUSE_BACKWARD(change)                                                   \
-    do {                                                                          \
-        fl_backward_args args = right;                                            \
-        change;                                                                   \
+#define REFUSE_BACKWARD(change)                                                    \
+    do {                                                                           \
+        fl_backward_args args = right;                                             \
+        change;                                                                    \
         EXPECT_STATUS(fl_stack_backward(f.stack, tape, &args), FL_ERROR_ARGUMENT); \
     } while (0)
     REFUSE_BACKWARD(args.dh0 = NULL);
@@ -274,27 +290,26 @@ static void check_arguments(size_t number)
 
 static void family_arguments(void)
 {
-    for (size_t number = 0; number < SOME_CELLS; number++)
-        check_arguments(number);
+    for (size_t number = 0; number < SOME_CELLS; number++) check_arguments(number);
 }
 
 /* ---- No memory ----------------------------------------------------------------------------------------------- */
 
 /* Each allocation of a call fails, one after the other, until it succeeds. */
-#define UNTIL_MEMORY(call, after)                                                                         \
-    do {                                                                                                  \
-        fl_status status_ = FL_ERROR_MEMORY;                                                              \
-        size_t nth_ = 0;                                                                                  \
-        for (; status_ == FL_ERROR_MEMORY && nth_ < 100; nth_++) {                                        \
-            allocation_fail(1 + nth_ / 2); /* what was taken before may be kept: fewer are left */        \
-            status_ = (call);                                                                             \
-            allocation_fail(0);                                                                           \
-            if (status_ != FL_OK) {                                                                       \
-                after;                                                                                    \
-            }                                                                                             \
-        }                                                                                                 \
-        EXPECT_STATUS(status_, FL_OK);                                                                    \
-        EXPECT(nth_ > 1, "%s: no allocation failed", family_text(&f));                                    \
+#define UNTIL_MEMORY(call, after)                                                                  \
+    do {                                                                                           \
+        fl_status status_ = FL_ERROR_MEMORY;                                                       \
+        size_t nth_ = 0;                                                                           \
+        for (; status_ == FL_ERROR_MEMORY && nth_ < 100; nth_++) {                                 \
+            allocation_fail(1 + nth_ / 2); /* what was taken before may be kept: fewer are left */ \
+            status_ = (call);                                                                      \
+            allocation_fail(0);                                                                    \
+            if (status_ != FL_OK) {                                                                \
+                after;                                                                             \
+            }                                                                                      \
+        }                                                                                          \
+        EXPECT_STATUS(status_, FL_OK);                                                             \
+        EXPECT(nth_ > 1, "%s: no allocation failed", family_text(&f));                             \
     } while (0)
 
 static void check_without_memory(size_t number, size_t threads)
@@ -452,8 +467,7 @@ static void family_interrupted(void)
 {
     /* Whole rows with masks of zoneout, single steps, tiles, whole rows. */
     static const size_t numbers[] = {2, 3, 5, 9};
-    for (size_t n = 0; n < sizeof numbers / sizeof *numbers; n++)
-        check_interruption(numbers[n], 1 + n % 2);
+    for (size_t n = 0; n < sizeof numbers / sizeof *numbers; n++) check_interruption(numbers[n], 1 + n % 2);
 }
 
 void test_family_interruptions(void) { run_test("family_interrupted", family_interrupted); }

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "family.h"
+#include "harness/family.h"
 #include "tests.h"
-#include "training_pass.h"
+#include "harness/training_pass.h"
 
 static const fl_dtype dtypes[] = {FL_F32, FL_F64};
 
@@ -29,8 +29,8 @@ static void check_saves(const family_spec *s, size_t most_threads)
     for (size_t threads = 1; threads <= most_threads; threads++)
         for (size_t n = 0; n < sizeof saves / sizeof *saves; n++) {
             family_train(&f, tape, saves[n], threads, &r, &g);
-            EXPECT(arenas_equal(&expected.outputs, &r.outputs), "%s: results with save %zu, %zu threads", family_text(&f),
-                   saves[n], threads);
+            EXPECT(arenas_equal(&expected.outputs, &r.outputs), "%s: results with save %zu, %zu threads",
+                   family_text(&f), saves[n], threads);
             EXPECT(arenas_equal(&right.outputs, &g.outputs) && arenas_equal(&right.of_dx, &g.of_dx),
                    "%s: gradients with save %zu, %zu threads", family_text(&f), saves[n], threads);
             family_result_free(&r);
@@ -185,7 +185,8 @@ static void family_first_cell(void)
         upper_args.call.c0 = call.c0 != NULL ? (const char *)call.c0 + c_bytes : NULL;
         EXPECT_STATUS(fl_stack_record(top.stack, &upper_args, tape), FL_OK);
         EXPECT(memcmp(r_both.y_memory, r_top.y_memory, s.T * s.B * D * family_h_bytes(&both)) == 0 &&
-                   memcmp(r_both.h_n, r_below.h_n, h_bytes) == 0 && memcmp(r_both.h_n + h_bytes, r_top.h_n, h_bytes) == 0 &&
+                   memcmp(r_both.h_n, r_below.h_n, h_bytes) == 0 &&
+                   memcmp(r_both.h_n + h_bytes, r_top.h_n, h_bytes) == 0 &&
                    memcmp(r_both.c_n + c_bytes, r_top.c_n, c_bytes) == 0,
                "%s", family_text(&both));
         fl_tape_destroy(tape);
@@ -214,8 +215,7 @@ static double product_sum(const family *f, const placing *pa, char *a, const pla
 static double states_sum(const void *a, const void *b, size_t count)
 {
     double sum = 0.0;
-    for (size_t n = 0; n < count && b != NULL; n++)
-        sum += ((const double *)a)[n] * ((const double *)b)[n];
+    for (size_t n = 0; n < count && b != NULL; n++) sum += ((const double *)a)[n] * ((const double *)b)[n];
     return sum;
 }
 
@@ -299,9 +299,9 @@ static void check_states(family *f, fl_tape *tape, const family_result *r, const
 
 static void check_gradients(const family_spec *s, checked *c)
 {
-    static const char *const names[FAMILY_PARAMETERS] = {
-        "weight_ih", "weight_hh",    "bias_ih",      "bias_hh",     "weight_ch", "weight_hr",
-        "bias_hr",   "weight_ln_ih", "weight_ln_hh", "weight_ln_c", "bias_ln_c"};
+    static const char *const names[FAMILY_PARAMETERS] = {"weight_ih",    "weight_hh",   "bias_ih",  "bias_hh",
+                                                         "weight_ch",    "weight_hr",   "bias_hr",  "weight_ln_ih",
+                                                         "weight_ln_hh", "weight_ln_c", "bias_ln_c"};
     family f;
     family_result r;
     family_gradients g;
@@ -370,8 +370,7 @@ static void family_gradients_of_kind(fl_cell_kind kind)
 
 static void family_differences(void)
 {
-    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
-        family_gradients_of_kind((fl_cell_kind)kind);
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++) family_gradients_of_kind((fl_cell_kind)kind);
 }
 
 /* ---- Truncation ---------------------------------------------------------------------------------------------- */
@@ -408,8 +407,7 @@ static void add_part(const family *f, fl_tape *tape, size_t begin, size_t end, c
         family_gradients_of(&g.of[cell], from);
         family_gradients_of(&total, to);
         for (size_t n = 0; n < FAMILY_PARAMETERS; n++)
-            for (size_t k = 0; k < family_sizes(f, cell)[n]; k++)
-                ((double *)*to[n])[k] += ((double *)*from[n])[k];
+            for (size_t k = 0; k < family_sizes(f, cell)[n]; k++) ((double *)*to[n])[k] += ((double *)*from[n])[k];
     }
     family_result_free(&r);
     family_gradients_free(&g);
@@ -426,8 +424,7 @@ static void check_truncation(const family_spec *s)
     EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
     family_train(&f, tape, random_chance(2) ? FL_SAVE_ALL : random_size(1, 5), 1, &r, &g);
     family_gradients_make(&sum, &f);
-    for (size_t n = 0; n < sum.outputs.count; n++)
-        memset(sum.outputs.blocks[n].data, 0, sum.outputs.blocks[n].bytes);
+    for (size_t n = 0; n < sum.outputs.count; n++) memset(sum.outputs.blocks[n].data, 0, sum.outputs.blocks[n].bytes);
     for (size_t begin = 0; begin < s->T; begin += s->bptt) {
         const size_t end = s->T - begin < s->bptt ? s->T : begin + s->bptt;
         family_result_make(&states, &f);

@@ -3,7 +3,7 @@
  * Out of memory: the first allocation fails, then the second, and so on until the call succeeds.  Each time there must
  * be the right status, nothing written, nothing lost, and everything usable.
  */
-#include "problem.h"
+#include "harness/problem.h"
 #include "tests.h"
 
 static void create_without_memory(void)
@@ -129,8 +129,7 @@ static void calls_leave_memory_flat(void)
         problem_run(&p, threads, &r);
         const fl_forward_args args = problem_args(&p, &r, threads);
         const long live = atomic_load(&allocations_live), made = atomic_load(&allocations_made);
-        for (size_t repeat = 0; repeat < rounds(200); repeat++)
-            EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
+        for (size_t repeat = 0; repeat < rounds(200); repeat++) EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
         EXPECT(atomic_load(&allocations_live) == live, "%ld blocks, then %ld", live, atomic_load(&allocations_live));
         EXPECT(threads > 1 || atomic_load(&allocations_made) == made, "%ld allocations",
                atomic_load(&allocations_made) - made);

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "family.h"
+#include "harness/family.h"
 #include "tests.h"
-#include "training_pass.h"
+#include "harness/training_pass.h"
 
 #define SLACK (5 * 256) /* five places in one block of memory, each up to the second next line */
 
@@ -45,15 +45,13 @@ static void ragged_make(family *f, const family_spec *s, lengths_kind kind)
 {
     family_make(f, s);
     f->lengths = guard_new(&f->inputs, s->B, sizeof *f->lengths);
-    for (size_t b = 0; b < s->B; b++)
-        f->lengths[b] = length_of_kind(kind, s->T, s->B, b);
+    for (size_t b = 0; b < s->B; b++) f->lengths[b] = length_of_kind(kind, s->T, s->B, b);
 }
 
 static size_t all_steps(const family *f)
 {
     size_t steps = 0;
-    for (size_t b = 0; b < f->spec.B; b++)
-        steps += family_length(f, b);
+    for (size_t b = 0; b < f->spec.B; b++) steps += family_length(f, b);
     return steps;
 }
 
@@ -62,8 +60,8 @@ static size_t all_steps(const family *f)
 /* What a cell without options saves of a step, in rows of H. */
 static size_t saved_rows(fl_cell_kind kind)
 {
-    static const size_t rows[FL_CELL_COUNT] = {[FL_CELL_LSTM] = 4,  [FL_CELL_GRU] = 4,    [FL_CELL_RNN] = 1,
-                                               [FL_CELL_INDRNN] = 1, [FL_CELL_SLSTM] = 4, [FL_CELL_MINGRU] = 2,
+    static const size_t rows[FL_CELL_COUNT] = {[FL_CELL_LSTM] = 4,    [FL_CELL_GRU] = 4,   [FL_CELL_RNN] = 1,
+                                               [FL_CELL_INDRNN] = 1,  [FL_CELL_SLSTM] = 4, [FL_CELL_MINGRU] = 2,
                                                [FL_CELL_MINLSTM] = 3, [FL_CELL_MGU] = 3};
     return rows[kind];
 }
@@ -125,8 +123,7 @@ static void workspace_of_ragged_rows(void)
         family_result_make(&r, &f);
         const fl_forward_args args = family_args(&f, &r, 1);
         for (size_t k = 0; k < 2; k++) {
-            for (size_t b = 0; b < B; b++)
-                f.lengths[b] = length_of_kind(k == 0 ? ONE_LONG : NEARLY_EQUAL, T, B, b);
+            for (size_t b = 0; b < B; b++) f.lengths[b] = length_of_kind(k == 0 ? ONE_LONG : NEARLY_EQUAL, T, B, b);
             steps[k] = all_steps(&f);
             EXPECT_STATUS(fl_stack_workspace(f.stack, &args, &bytes[k]), FL_OK);
         }
@@ -219,8 +216,7 @@ static void train_row(const family *f, fl_tape *tape, size_t save, size_t b, fam
     fl_record_args recorded = family_record_args(f, r, save, 1);
     fl_backward_args args = family_backward_args(f, g, 1);
     uint8_t *reset = guard_new(&rows, length, 1);
-    for (size_t t = 0; t < length && f->reset != NULL; t++)
-        reset[t] = f->reset[t * f->spec.B + b];
+    for (size_t t = 0; t < length && f->reset != NULL; t++) reset[t] = f->reset[t * f->spec.B + b];
     recorded.reset = f->reset != NULL ? reset : NULL;
     recorded.call.T = length;
     recorded.call.B = 1;
@@ -275,8 +271,7 @@ static size_t parameters_of(const family *f)
 {
     size_t count = 0;
     for (size_t cell = 0; cell < f->cells; cell++)
-        for (size_t n = 0; n < FAMILY_PARAMETERS; n++)
-            count += family_sizes(f, cell)[n];
+        for (size_t n = 0; n < FAMILY_PARAMETERS; n++) count += family_sizes(f, cell)[n];
     return count;
 }
 
@@ -294,8 +289,7 @@ static void compare_with_rows_alone(const family_spec *s, lengths_kind kind, siz
     double *sums = calloc(parameters_of(&f), sizeof *sums);
     if (sums == NULL)
         exit(2);
-    for (size_t b = 0; b < s->B; b++)
-        train_row(&f, tape, save, b, &alone, &g, sums);
+    for (size_t b = 0; b < s->B; b++) train_row(&f, tape, save, b, &alone, &g, sums);
     const double distance = distance_from_sums(&f, &right, sums);
     const size_t h_bytes = f.cells * s->B * family_h_bytes(&f), c_bytes = f.cells * s->B * family_c_bytes(&f);
     EXPECT(family_results_equal(&f, &whole, &f, &alone), "%s, save %zu, %zu threads: results of rows", family_text(&f),

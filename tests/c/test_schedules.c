@@ -3,7 +3,7 @@
  * The same bits for any number of threads, over shapes that between them use every way of splitting a call: rows,
  * hidden units, layers, directions, and ragged batches of them.  Races show here, the more so under a race detector.
  */
-#include "problem.h"
+#include "harness/problem.h"
 #include "tests.h"
 
 #define MOST_THREADS 5

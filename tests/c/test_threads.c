@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "problem.h"
+#include "harness/problem.h"
 #include "tests.h"
 
 #define CALLERS 6
@@ -208,8 +208,7 @@ static void fork_while_computing(void)
     EXPECT(pthread_create(&thread, NULL, compute_in_background, &other) == 0, "no thread");
     for (size_t repeat = 0; repeat < rounds(24); repeat++) {
         const size_t calls = atomic_load(&other.calls);
-        while (atomic_load(&other.calls) < calls + 2)
-            sched_yield();
+        while (atomic_load(&other.calls) < calls + 2) sched_yield();
         EXPECT(in_child(right_again, &s, &r, 3), "child %zu", repeat);
     }
     atomic_store(&other.stop, true);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "tests.h"
-#include "training_pass.h"
+#include "harness/training_pass.h"
 
 /* Bytes between the rows of dx that are not 0xff any more. */
 static size_t written_beside_dx(const pass *a, const gradients *g)
@@ -26,8 +26,7 @@ static size_t written_beside_dx(const pass *a, const gradients *g)
         for (size_t b = 0; b < s->B; b++)
             memset(beside + (at(&a->dx_layout, g->dx, a->p.real_size, t, b) - g->dx_memory), 1,
                    s->shape.input_size * a->p.real_size);
-    for (size_t n = 0; n < bytes; n++)
-        written += beside[n] == 0 && (unsigned char)g->dx_memory[n] != 0xff;
+    for (size_t n = 0; n < bytes; n++) written += beside[n] == 0 && (unsigned char)g->dx_memory[n] != 0xff;
     free(beside);
     return written;
 }
@@ -146,10 +145,10 @@ static void training_errors(void)
         EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &right), FL_ERROR_ARGUMENT); /* nothing is recorded */
         EXPECT(fl_tape_bytes(tape) == 0 && fl_tape_bytes(NULL) == 0, "%zu bytes", fl_tape_bytes(tape));
 
-#define REFUSE_RECORD(change, wanted)                                 \
-    do {                                                              \
-        fl_record_args args = recorded;                               \
-        change;                                                       \
+#define REFUSE_RECORD(change, wanted)                                   \
+    do {                                                                \
+        fl_record_args args = recorded;                                 \
+        change;                                                         \
         EXPECT_STATUS(fl_stack_record(a.p.stack, &args, tape), wanted); \
     } while (0)
         REFUSE_RECORD(args.dropout = -0.1, FL_ERROR_ARGUMENT);
@@ -171,14 +170,14 @@ static void training_errors(void)
         const size_t steps = problem_length(&a.p, 0) + problem_length(&a.p, 1);
         EXPECT(fl_tape_bytes(tape) >= steps * 5 * 5 * sizeof(float), "%zu bytes", fl_tape_bytes(tape));
 
-#define REFUSE_BACKWARD(change)                                                    \
-    do {                                                                           \
-        fl_backward_args args = right;                                             \
-        fl_gradients wrong = g.of[0];                                         \
-        fl_weights weights = a.p.weights[0];                                  \
-        change;                                                                    \
-        (void)wrong;                                                               \
-        (void)weights;                                                             \
+#define REFUSE_BACKWARD(change)                                                      \
+    do {                                                                             \
+        fl_backward_args args = right;                                               \
+        fl_gradients wrong = g.of[0];                                                \
+        fl_weights weights = a.p.weights[0];                                         \
+        change;                                                                      \
+        (void)wrong;                                                                 \
+        (void)weights;                                                               \
         EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_ERROR_ARGUMENT); \
     } while (0)
         REFUSE_BACKWARD(args.weights = NULL);
@@ -227,8 +226,7 @@ static void training_without_steps(void)
             pass_run(&a, tape, keeps == 0 ? FL_SAVE_ALL : 2, 1, &r, &g);
             const size_t bytes = a.p.cells * s.B * 5 * sizeof(double);
             EXPECT(memcmp(g.dh0, a.dh_n, bytes) == 0 && memcmp(g.dc0, a.dc_n, bytes) == 0, "states");
-            for (size_t k = 0; k < 4 * 5 * 5; k++)
-                EXPECT(((double *)g.of[1].weight_hh)[k] == 0.0, "element %zu", k);
+            for (size_t k = 0; k < 4 * 5 * 5; k++) EXPECT(((double *)g.of[1].weight_hh)[k] == 0.0, "element %zu", k);
             fl_tape_destroy(tape);
             pass_results_free(&r, &g);
             pass_free(&a);

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "problem.h"
+#include "harness/problem.h"
 #include "tests.h"
 
 static const fl_dtype dtypes[] = {FL_F32, FL_F64};
@@ -66,7 +66,7 @@ static void larger_configurations(void)
 {
     static const struct {
         size_t T, B, I, H, L, D;
-    } sizes[] = {{100, 1, 30, 20, 1, 1}, {90, 3, 70, 10, 2, 1}, {7, 47, 9, 12, 1, 1}, {6, 95, 9, 17, 2, 1},
+    } sizes[] = {{100, 1, 30, 20, 1, 1}, {90, 3, 70, 10, 2, 1},  {7, 47, 9, 12, 1, 1}, {6, 95, 9, 17, 2, 1},
                  {3, 130, 5, 9, 2, 2},   {2, 2, 300, 130, 1, 2}, {70, 9, 6, 21, 2, 2}};
     for (size_t d = 0; d < 2; d++)
         for (size_t n = 0; n < rounds(sizeof sizes / sizeof *sizes); n++)
@@ -149,13 +149,11 @@ static void gate_matmul(void)
             char *h = guard_new(&more, B == 0 ? 0 : (B - 1) * ldh + H, p.real_size);
             char *gates = guard_new(&more, B == 0 ? 0 : (B - 1) * ldg + 4 * H, p.real_size);
             for (size_t b = 0; b < B; b++) {
-                for (size_t i = 0; i < I; i++)
-                    real_put(dtype, x, (ptrdiff_t)(b * ldx + i), random_real(2.0));
-                for (size_t j = 0; j < H; j++)
-                    real_put(dtype, h, (ptrdiff_t)(b * ldh + j), random_real(1.0));
+                for (size_t i = 0; i < I; i++) real_put(dtype, x, (ptrdiff_t)(b * ldx + i), random_real(2.0));
+                for (size_t j = 0; j < H; j++) real_put(dtype, h, (ptrdiff_t)(b * ldh + j), random_real(1.0));
             }
-            EXPECT_STATUS(
-                fl_gate_matmul(p.stack, B, x, (ptrdiff_t)ldx, h, (ptrdiff_t)ldh, gates, (ptrdiff_t)ldg), FL_OK);
+            EXPECT_STATUS(fl_gate_matmul(p.stack, B, x, (ptrdiff_t)ldx, h, (ptrdiff_t)ldh, gates, (ptrdiff_t)ldg),
+                          FL_OK);
             double worst = 0.0;
             for (size_t b = 0; b < B; b++)
                 for (size_t row = 0; row < ldg && (b + 1 < B || row < 4 * H); row++) {
@@ -197,8 +195,7 @@ static void cell_update(void)
             for (size_t b = 0; b < B; b++) {
                 for (size_t row = 0; row < 4 * H; row++)
                     real_put(dtype, gates, (ptrdiff_t)(b * ldg + row), random_real(6.0));
-                for (size_t j = 0; j < H; j++)
-                    real_put(dtype, c, (ptrdiff_t)(b * ld + j), random_real(2.0));
+                for (size_t j = 0; j < H; j++) real_put(dtype, c, (ptrdiff_t)(b * ld + j), random_real(2.0));
             }
             memcpy(same, c, elements * real_size);
             EXPECT_STATUS(fl_cell_update(dtype, B, H, gates, (ptrdiff_t)ldg, c, (ptrdiff_t)ld, h_out, (ptrdiff_t)ld,
@@ -208,8 +205,7 @@ static void cell_update(void)
             for (size_t b = 0; b < B; b++)
                 for (size_t j = 0; j < H; j++) {
                     double gate[4];
-                    for (size_t n = 0; n < 4; n++)
-                        gate[n] = real_get(dtype, gates, (ptrdiff_t)(b * ldg + n * H + j));
+                    for (size_t n = 0; n < 4; n++) gate[n] = real_get(dtype, gates, (ptrdiff_t)(b * ldg + n * H + j));
                     const ptrdiff_t at = (ptrdiff_t)(b * ld + j);
                     const double kept = real_get(dtype, c, at) / (1.0 + exp(-gate[1]));
                     const double c_new = kept + tanh(gate[2]) / (1.0 + exp(-gate[0]));
@@ -221,8 +217,8 @@ static void cell_update(void)
                                          same, (ptrdiff_t)ld),
                           FL_OK);
             for (size_t b = 0; b < B; b++)
-                EXPECT(memcmp((char *)same + b * ld * real_size, (char *)c_out + b * ld * real_size,
-                              H * real_size) == 0,
+                EXPECT(memcmp((char *)same + b * ld * real_size, (char *)c_out + b * ld * real_size, H * real_size) ==
+                           0,
                        "B=%zu H=%zu: c_out == c gives other bits", B, H);
             guard_release(&arena);
         }
@@ -238,8 +234,7 @@ static void activations(void)
                 guard_arena arena = {0};
                 void *x = guard_new(&arena, n, real_size), *out = guard_new(&arena, n, real_size);
                 const double magnitude = ldexp(1.0, (int)random_size(0, 16) - 10);
-                for (size_t k = 0; k < n; k++)
-                    real_put(dtype, x, (ptrdiff_t)k, random_real(magnitude));
+                for (size_t k = 0; k < n; k++) real_put(dtype, x, (ptrdiff_t)k, random_real(magnitude));
                 for (size_t which = 0; which < 2; which++) {
                     double worst = 0.0;
                     (which == 0 ? fl_sigmoid : fl_tanh)(dtype, n, x, out);
@@ -251,8 +246,8 @@ static void activations(void)
                         const double error = fabs(real_get(dtype, out, (ptrdiff_t)k) - exact);
                         worst = fmax(worst, error == 0.0 ? 0.0 : error / (bound * real_epsilon(dtype)));
                     }
-                    EXPECT(worst <= 1.0, "%s in +-%g: %.3g times the bound", which == 0 ? "sigmoid" : "tanh",
-                           magnitude, worst);
+                    EXPECT(worst <= 1.0, "%s in +-%g: %.3g times the bound", which == 0 ? "sigmoid" : "tanh", magnitude,
+                           worst);
                 }
                 fl_tanh(dtype, n, x, x); /* in place */
                 EXPECT(n == 0 || memcmp(x, out, n * real_size) == 0, "tanh in place gives other bits, n=%zu", n);
@@ -284,8 +279,7 @@ static void activations_of_special_values(void)
 
 static void probes(void)
 {
-    for (size_t d = 0; d < 2; d++)
-        EXPECT(fl_probe_fma(dtypes[d], 1e-3) > 0.0, "no multiply-adds");
+    for (size_t d = 0; d < 2; d++) EXPECT(fl_probe_fma(dtypes[d], 1e-3) > 0.0, "no multiply-adds");
     EXPECT(fl_probe_stream(5000, 1e-3) > 0.0, "nothing read");
 }
 

@@ -16,7 +16,7 @@ typedef struct unit_row {
     real *h;                       /* output, before projection */
     const real *zoned_c, *zoned_h; /* masks in a pass that draws: 1 keeps the old value, 0 takes the new one */
     real *saved;                   /* for the backward pass */
-    real *saved_c; /* where a cell keeps c itself; where it does not, the walk does */
+    real *saved_c;                 /* where a cell keeps c itself; where it does not, the walk does */
 } unit_row;
 
 typedef struct unit_back_row {

@@ -192,7 +192,7 @@ static inline void gru_unit_back(const fl_cell *cell, const unit_back_row *row, 
 }
 
 static __attribute__((noinline)) void gru_late_back_any(const fl_cell *cell, const unit_back_row *row, size_t unit,
-                                                          size_t lanes, vf dh)
+                                                        size_t lanes, vf dh)
 {
     const size_t H = cell->sizes.H;
     const gru_value z = gru_value_any(cell, 0, load_lanes(row->saved + H + unit, lanes));
@@ -215,7 +215,7 @@ static inline void gru_late_unit_back(const fl_cell *cell, const unit_back_row *
 
 /* Then the early ones, from the gradient of r h': d_r, and another part of h'. */
 static inline void gru_early_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes,
-                                         vf d_reset_h)
+                                       vf d_reset_h)
 {
     const vf a_r = load_lanes(row->saved + unit, lanes), h_before = load_lanes(row->h_before + unit, lanes);
     const gru_value r = cell->is_usual ? gru_gate_default(a_r) : gru_value_any(cell, 0, a_r);

@@ -89,8 +89,10 @@ FL_INLINE void lstm_of_four(const fl_cell *cell, const unit_row *row, size_t uni
 {
     const vf c_before = load_lanes(row->c + unit, lanes);
     lstm_parts parts;
-    parts.i_denominator = sigmoid_denominator(peephole ? vf_fma(lstm_peephole_of(cell, 0, unit), c_before, x[0]) : x[0], 0);
-    parts.f_denominator = sigmoid_denominator(peephole ? vf_fma(lstm_peephole_of(cell, 1, unit), c_before, x[1]) : x[1], 0);
+    parts.i_denominator =
+        sigmoid_denominator(peephole ? vf_fma(lstm_peephole_of(cell, 0, unit), c_before, x[0]) : x[0], 0);
+    parts.f_denominator =
+        sigmoid_denominator(peephole ? vf_fma(lstm_peephole_of(cell, 1, unit), c_before, x[1]) : x[1], 0);
     parts.g = tanh_of(x[2], 0);
     if (!peephole)
         parts.o_denominator = sigmoid_denominator(x[3], 0);

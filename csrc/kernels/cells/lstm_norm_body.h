@@ -4,7 +4,7 @@
  *     gate:  each gate by itself, a = gamma norm(W x + U h' + p c) + b, eps 1e-8; what o sees of c is the new one
  *     haste: a = gamma_ih norm(W x) + gamma_hh norm(U h') + b over all gates at once, and h^ = o act_h(gamma_c norm(c^) + b_c),
  *            eps 1e-5
- * (TensorFlow Lite; Haste).  The rest is cell_lstm_unit_body.h.  Means go over units, and thus over lanes: they are summed
+ * (TensorFlow Lite; Haste).  The rest is lstm_options_body.h.  Means go over units, and thus over lanes: they are summed
  * in SUM_LANES partial sums, each of every SUM_LANES-th unit, whatever the width of a vector.
  */
 #ifndef FL_LSTM_NORM_BODY_H

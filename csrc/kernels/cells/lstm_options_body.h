@@ -5,8 +5,8 @@
  * where c' and h' are those before the step.  Rows of pre-activations are (i, f | i | f), g, o: one or two gates that c^ is
  * made of, g next to last, o last.  Peepholes stand likewise, without g.
  *
- * A cell is plain if its activations are the usual ones and nothing is clipped or zoned out.  Its values stay fractions
- * until a division cannot be put off, as in cell_lstm_body.h, and with no coupling it has the bits of that cell.  Being plain
+ * A cell is usual if its activations are the usual ones and nothing is clipped or zoned out.  Its values stay fractions
+ * until a division cannot be put off, as in lstm_body.h, and with no coupling it has the bits of that cell.  Being usual
  * is a matter of the options alone.
  */
 #ifndef FL_LSTM_OPTIONS_BODY_H
@@ -32,7 +32,7 @@ FL_INLINE logistic_parts logistic_of(vf a)
 }
 
 /* The new c; `second` is looked at only where both i and f have a row. */
-FL_INLINE vf lstm_plain_c(fl_coupling coupling, vf first, vf second, vf gate_g, vf c)
+FL_INLINE vf lstm_usual_c(fl_coupling coupling, vf first, vf second, vf gate_g, vf c)
 {
     const logistic_parts s = logistic_of(first);
     const tanh_parts g = tanh_of(gate_g, 0);
@@ -164,7 +164,7 @@ static __attribute__((noinline)) void lstm_general(const fl_cell *cell, const un
 FL_INLINE void lstm_usual(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, fl_coupling coupling,
                           bool peephole, vf first, vf second, vf gate_g, vf gate_o, vf c_before)
 {
-    const vf c = lstm_plain_c(coupling, first, second, gate_g, c_before);
+    const vf c = lstm_usual_c(coupling, first, second, gate_g, c_before);
     if (peephole)
         gate_o = vf_fma(lstm_peephole_of(cell, cell->sizes.peepholes - 1, unit), c, gate_o);
     const vf o_denominator = sigmoid_denominator(gate_o, 0);
@@ -176,7 +176,8 @@ FL_INLINE void lstm_usual(const fl_cell *cell, const unit_row *row, size_t unit,
 }
 
 /* One vector of units; x holds a vector for each row of pre-activations, h one to be added to it, or is null. */
-FL_INLINE void lstm_options_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x, const vf *h)
+FL_INLINE void lstm_options_unit(const fl_cell *cell, const unit_row *row, size_t unit, size_t lanes, const vf *x,
+                                 const vf *h)
 {
     const fl_cell_options *o = &cell->options;
     const bool has_second = o->coupling == FL_COUPLING_NONE;
@@ -281,7 +282,7 @@ static __attribute__((noinline)) void lstm_general_back(const fl_cell *cell, con
     lstm_store_gradients(cell, row, unit, lanes, d_first, d_second, d_g, d_o, dc_before, c_before, c);
 }
 
-/* One vector of units from dh, the gradient of h.  The plain cell's five quotients come from two divisions: with
+/* One vector of units from dh, the gradient of h.  The usual cell's five quotients come from two divisions: with
  * r = 1 / (a b), 1/a = r b.  Denominators are limited as in store_gates(), so that the product of three and its reciprocal
  * are normal numbers. */
 FL_INLINE void lstm_options_unit_back(const fl_cell *cell, const unit_back_row *row, size_t unit, size_t lanes, vf dh)

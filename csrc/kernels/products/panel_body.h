@@ -193,8 +193,8 @@ typedef void prepare_totals(const void *context, const product_tile *t);
 /* Rows `a` times all panels; `a`, `out`, `bias` and `adds` of the product are not looked at.  Where a panel is larger than
  * what should stay in L2, the rows pass it in parts, and their totals wait in `totals`; there is room for those of all rows
  * and one panel. */
-FL_INLINE void walk_product(const fl_row_product *p, const real *const *a, prepare_totals *prepare, finish_totals *finish,
-                            const void *context)
+FL_INLINE void walk_product(const fl_row_product *p, const real *const *a, prepare_totals *prepare,
+                            finish_totals *finish, const void *context)
 {
     const size_t gates = p->gates, H = p->H, rows = p->rows;
     for (size_t n = 0; n < p->panels.count; n++) {

@@ -20,16 +20,16 @@ FL_INLINE void row_back_of_units(const fl_cell *cell, const unit_back_row *row, 
     }
 }
 
-#define ROW_BACK_OF_UNITS(CELL)                                                                                    \
-    static void CELL##_row_back(const fl_cell *cell, const unit_back_row *row, const real *dh, real *scratch)      \
-    {                                                                                                              \
-        row_back_of_units(cell, row, dh, CELL##_unit_back);                                                        \
-        (void)scratch;                                                                                             \
+#define ROW_BACK_OF_UNITS(CELL)                                                                               \
+    static void CELL##_row_back(const fl_cell *cell, const unit_back_row *row, const real *dh, real *scratch) \
+    {                                                                                                         \
+        row_back_of_units(cell, row, dh, CELL##_unit_back);                                                   \
+        (void)scratch;                                                                                        \
     }
-#define EARLY_ROW_BACK(CELL)                                                                                       \
-    static void CELL##_early_row_back(const fl_cell *cell, const unit_back_row *row, const real *d_reset_h)        \
-    {                                                                                                              \
-        row_back_of_units(cell, row, d_reset_h, CELL##_early_unit_back);                                           \
+#define EARLY_ROW_BACK(CELL)                                                                                \
+    static void CELL##_early_row_back(const fl_cell *cell, const unit_back_row *row, const real *d_reset_h) \
+    {                                                                                                       \
+        row_back_of_units(cell, row, d_reset_h, CELL##_early_unit_back);                                    \
     }
 
 /* ---- Gradients of h ----------------------------------------------------------------------------------------- */

@@ -42,8 +42,8 @@ FL_INLINE void early_row_of_units(const fl_cell *cell, const unit_row *row, cons
     }
 }
 
-FL_INLINE void late_row_of_units(const fl_cell *cell, const unit_row *row, const real *x, const real *h, const real *kept,
-                                 cell_late *late)
+FL_INLINE void late_row_of_units(const fl_cell *cell, const unit_row *row, const real *x, const real *h,
+                                 const real *kept, cell_late *late)
 {
     const size_t H = cell->sizes.H;
     for (size_t unit = 0; unit < H; unit += VF_LANES) {
@@ -53,21 +53,21 @@ FL_INLINE void late_row_of_units(const fl_cell *cell, const unit_row *row, const
     }
 }
 
-#define ROW_OF_UNITS(CELL, GATES)                                                                           \
-    static void CELL##_row_##GATES(const fl_cell *cell, const unit_row *row, const real *x, const real *h)  \
-    {                                                                                                       \
-        row_of_units(cell, row, x, h, GATES, CELL##_unit);                                                  \
+#define ROW_OF_UNITS(CELL, GATES)                                                                          \
+    static void CELL##_row_##GATES(const fl_cell *cell, const unit_row *row, const real *x, const real *h) \
+    {                                                                                                      \
+        row_of_units(cell, row, x, h, GATES, CELL##_unit);                                                 \
     }
-#define EARLY_AND_LATE(CELL, GATES)                                                                         \
-    static void CELL##_early_row(const fl_cell *cell, const unit_row *row, const real *x, const real *h,    \
-                                 real *reset_h, real *kept)                                                 \
-    {                                                                                                       \
-        early_row_of_units(cell, row, x, h, reset_h, kept, GATES, CELL##_early);                            \
-    }                                                                                                       \
-    static void CELL##_late_row(const fl_cell *cell, const unit_row *row, const real *x, const real *h,     \
-                                const real *kept)                                                           \
-    {                                                                                                       \
-        late_row_of_units(cell, row, x, h, kept, CELL##_late);                                              \
+#define EARLY_AND_LATE(CELL, GATES)                                                                      \
+    static void CELL##_early_row(const fl_cell *cell, const unit_row *row, const real *x, const real *h, \
+                                 real *reset_h, real *kept)                                              \
+    {                                                                                                    \
+        early_row_of_units(cell, row, x, h, reset_h, kept, GATES, CELL##_early);                         \
+    }                                                                                                    \
+    static void CELL##_late_row(const fl_cell *cell, const unit_row *row, const real *x, const real *h,  \
+                                const real *kept)                                                        \
+    {                                                                                                    \
+        late_row_of_units(cell, row, x, h, kept, CELL##_late);                                           \
     }
 
 /* ---- Products ----------------------------------------------------------------------------------------------- */
@@ -135,7 +135,9 @@ static void recurrent_product(const fl_steps *s, const step_view *at, size_t beg
             mask_rows(s, at, gate);
         for (size_t head = 0; head < heads; head++) {
             for (size_t r = 0; r < s->B; r++) {
-                const real *h = from ? from + r * H : w->mask ? (const real *)scratch->masked + r * P : h_before(s, at, r);
+                const real *h = from      ? from + r * H
+                                : w->mask ? (const real *)scratch->masked + r * P
+                                          : h_before(s, at, r);
                 scratch->a[r] = h + head * K;
                 scratch->out[r] = (real *)scratch->states + (r * sizes->gates + gate) * H + head * N;
             }
@@ -228,7 +230,8 @@ static void row_steps(const fl_steps *s)
         if (!w->projection.weight)
             continue;
         for (size_t r = 0; r < s->B; r++) w->scratch.out[r] = at.y + fl_row_offset(&s->y_rows, row_at(s, r));
-        project(&w->projection, s->cell->sizes.H, s->cell->sizes.P, s->B, w->scratch.hidden, w->scratch.out, &w->scratch);
+        project(&w->projection, s->cell->sizes.H, s->cell->sizes.P, s->B, w->scratch.hidden, w->scratch.out,
+                &w->scratch);
     }
 }
 

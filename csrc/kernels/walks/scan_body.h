@@ -93,7 +93,8 @@ FL_INLINE void scan_rows(const fl_scan *s, size_t row, const int G, const int NR
                 FL_UNROLL_FOR (int v = 0; v < NR * G; v++) a[v] = vf_set1(0);
                 for (size_t k = 0; k < I; k++, w += width) {
                     vf factor[FL_MAX_GATES];
-                    FL_UNROLL_FOR (int gate = 0; gate < G; gate++) factor[gate] = load_weight(w + (size_t)gate * at.stride);
+                    FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
+                        factor[gate] = load_weight(w + (size_t)gate * at.stride);
                     FL_UNROLL_FOR (int r = 0; r < NR; r++) {
                         const vf input = vf_set1(x[r][k]);
                         FL_UNROLL_FOR (int gate = 0; gate < G; gate++)
@@ -123,11 +124,11 @@ FL_INLINE void scan_all_rows(const fl_scan *s, const int G, cell_scan *next)
     for (; row < s->rows; row++) scan_rows(s, row, G, 1, next);
 }
 
-#define SCAN(CELL, G)                                                                                               \
-    static void CELL##_scan_tile(const void *context, const product_tile *t, const real *totals)                    \
-    {                                                                                                               \
-        scan_totals(context, t, totals, G, CELL##_scan);                                                            \
-    }                                                                                                               \
+#define SCAN(CELL, G)                                                                            \
+    static void CELL##_scan_tile(const void *context, const product_tile *t, const real *totals) \
+    {                                                                                            \
+        scan_totals(context, t, totals, G, CELL##_scan);                                         \
+    }                                                                                            \
     static void CELL##_scan_rows(const fl_scan *s) { scan_all_rows(s, G, CELL##_scan); }
 
 static void scan(const fl_scan *s)
@@ -135,12 +136,8 @@ static void scan(const fl_scan *s)
     const cell_functions *cell = functions_of(s->cell);
     /* A cell of one gate waits for its activation: rows that do so one for the other should not stand side by side. */
     const bool waits = s->cell->sizes.gates == 1 && s->apart < SCAN_ROWS;
-    const fl_row_product product = {.panels = s->panels,
-                                    .matrix = s->W,
-                                    .gates = 1,
-                                    .H = s->I,
-                                    .rows = s->rows,
-                                    .totals = s->totals};
+    const fl_row_product product = {
+        .panels = s->panels, .matrix = s->W, .gates = 1, .H = s->I, .rows = s->rows, .totals = s->totals};
     if (s->x_index || (s->I <= SCAN_INPUTS && !waits))
         cell->scan_rows(s);
     else

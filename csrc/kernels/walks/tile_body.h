@@ -87,8 +87,7 @@ FL_INLINE void add_product(vf *total, const fl_steps *s, const step_view *at, co
     const fl_rows *rows = is_state ? &at->h_rows : &s->x_rows;
     const size_t K = is_state ? s->P : s->I, panel = fl_panel_stride(&s->layout, K);
     const real *row[MAX_ROWS];
-    FL_UNROLL_FOR (int r = 0; r < t.NR; r++)
-        row[r] = base + fl_row_offset(rows, row_at(s, t.position + (size_t)r));
+    FL_UNROLL_FOR (int r = 0; r < t.NR; r++) row[r] = base + fl_row_offset(rows, row_at(s, t.position + (size_t)r));
     accumulate(total, t, row, K, (const weight *)(is_state ? s->R : s->W) + t.j * panel, panel);
 }
 
@@ -222,12 +221,12 @@ FL_INLINE size_t next_tile_rows(size_t rest)
 #endif
 
 /* DO(NR, NB, NT) for block j of a layout: a full one, or the packed tail. */
-#define TILE_OF_BLOCK(DO, ROWS, LAYOUT, J)    \
-    if ((J) < (LAYOUT).full_blocks)           \
-        TILE_OF_ROWS(DO, ROWS, 1, 0)          \
-    else if ((LAYOUT).tail_vectors == 2)      \
-        TILE_OF_ROWS(DO, ROWS, 0, 2)          \
-    else                                      \
+#define TILE_OF_BLOCK(DO, ROWS, LAYOUT, J) \
+    if ((J) < (LAYOUT).full_blocks)        \
+        TILE_OF_ROWS(DO, ROWS, 1, 0)       \
+    else if ((LAYOUT).tail_vectors == 2)   \
+        TILE_OF_ROWS(DO, ROWS, 0, 2)       \
+    else                                   \
         TILE_OF_ROWS(DO, ROWS, 0, 1)
 
 #endif

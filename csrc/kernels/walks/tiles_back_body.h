@@ -35,11 +35,11 @@ FL_INLINE void tile_back_of_units(const tile_back_view *view, const product_tile
     }
 }
 
-#define TILE_BACK_OF_UNITS(CELL, MAY_BYPASS)                                                                        \
-    static __attribute__((noinline)) void CELL##_tile_back(const void *context, const product_tile *t,              \
-                                                           const real *total)                                       \
-    {                                                                                                               \
-        tile_back_of_units(context, t, total, MAY_BYPASS, CELL##_unit_back);                                        \
+#define TILE_BACK_OF_UNITS(CELL, MAY_BYPASS)                                                           \
+    static __attribute__((noinline)) void CELL##_tile_back(const void *context, const product_tile *t, \
+                                                           const real *total)                          \
+    {                                                                                                  \
+        tile_back_of_units(context, t, total, MAY_BYPASS, CELL##_unit_back);                           \
     }
 
 /* Into L2: the product's own stream passes through L1. */

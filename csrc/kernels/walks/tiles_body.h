@@ -172,8 +172,8 @@ static __attribute__((noinline)) void prepare_tile(const fl_steps *s, const step
             __builtin_prefetch(at->saved_c + fl_row_offset(&s->saved_c_rows, b) + unit, 0, 2);
         if (at->saved_gates)
             for (size_t part = 0; part < s->saved_parts; part++)
-                __builtin_prefetch(
-                    at->saved_gates + fl_row_offset(&s->saved_gates_rows, b) + part * s->layout.H + unit, 0, 2);
+                __builtin_prefetch(at->saved_gates + fl_row_offset(&s->saved_gates_rows, b) + part * s->layout.H + unit,
+                                   0, 2);
     }
 }
 
@@ -201,8 +201,7 @@ FL_INLINE void walk_rows(const fl_steps *s, const step_view *at, const block_ran
             walk_block(s, at, range->full_end, V, finish);
         return;
     }
-    for (size_t n = range->begin; n < end; n++)
-        walk_block(s, at, down ? end - 1 - (n - range->begin) : n, V, finish);
+    for (size_t n = range->begin; n < end; n++) walk_block(s, at, down ? end - 1 - (n - range->begin) : n, V, finish);
 }
 
 /* Cells of four vectors share the code of these tiles. */
@@ -315,38 +314,38 @@ static __attribute__((noinline)) void stored_steps_4(const fl_steps *s, finish_t
     walk_steps(s, (tile_end){4, finish, NULL, false});
 }
 
-#define STEPS_OF_STORED(CELL, V)                                                                                    \
-    static __attribute__((noinline)) void CELL##_finish_##V(const fl_steps *s, const step_view *at, const tile *t,  \
-                                                            const tile_store *store)                                \
-    {                                                                                                               \
-        finish_stored(s, at, t, store, V, true, CELL##_unit);                                                       \
-    }                                                                                                               \
+#define STEPS_OF_STORED(CELL, V)                                                                                   \
+    static __attribute__((noinline)) void CELL##_finish_##V(const fl_steps *s, const step_view *at, const tile *t, \
+                                                            const tile_store *store)                               \
+    {                                                                                                              \
+        finish_stored(s, at, t, store, V, true, CELL##_unit);                                                      \
+    }                                                                                                              \
     static void CELL##_steps_##V(const fl_steps *s) { stored_steps_##V(s, CELL##_finish_##V); }
 
 /* Cells that are inlined for one row. */
-#define STEPS_OF_INLINED(CELL, SPENDS_CODE)                                                                         \
-    static __attribute__((noinline)) void CELL##_finish(const fl_steps *s, const step_view *at, const tile *t,      \
-                                                        const tile_store *store)                                    \
-    {                                                                                                               \
-        finish_stored(s, at, t, store, 4, false, CELL##_unit);                                                      \
-    }                                                                                                               \
-    FL_INLINE void CELL##_inlined(const fl_steps *s, const step_view *at, size_t position, size_t block,            \
-                                  const vf gate[4])                                                                 \
-    {                                                                                                               \
-        finish_unit(s, at, position, block, gate, NULL, false, CELL##_unit);                                        \
-    }                                                                                                               \
-    static void CELL##_steps(const fl_steps *s)                                                                     \
-    {                                                                                                               \
-        walk_steps(s, (tile_end){4, CELL##_finish, CELL##_inlined, SPENDS_CODE});                                   \
+#define STEPS_OF_INLINED(CELL, SPENDS_CODE)                                                                    \
+    static __attribute__((noinline)) void CELL##_finish(const fl_steps *s, const step_view *at, const tile *t, \
+                                                        const tile_store *store)                               \
+    {                                                                                                          \
+        finish_stored(s, at, t, store, 4, false, CELL##_unit);                                                 \
+    }                                                                                                          \
+    FL_INLINE void CELL##_inlined(const fl_steps *s, const step_view *at, size_t position, size_t block,       \
+                                  const vf gate[4])                                                            \
+    {                                                                                                          \
+        finish_unit(s, at, position, block, gate, NULL, false, CELL##_unit);                                   \
+    }                                                                                                          \
+    static void CELL##_steps(const fl_steps *s)                                                                \
+    {                                                                                                          \
+        walk_steps(s, (tile_end){4, CELL##_finish, CELL##_inlined, SPENDS_CODE});                              \
     }
 
 /* Cells of one gate. */
-#define STEPS_OF_STORED_UNITS(CELL)                                                                                 \
-    static __attribute__((noinline)) void CELL##_finish(const fl_steps *s, const step_view *at, const tile *t,      \
-                                                        const tile_store *store)                                    \
-    {                                                                                                               \
-        finish_stored_units(s, at, t, store, CELL##_unit);                                                          \
-    }                                                                                                               \
+#define STEPS_OF_STORED_UNITS(CELL)                                                                            \
+    static __attribute__((noinline)) void CELL##_finish(const fl_steps *s, const step_view *at, const tile *t, \
+                                                        const tile_store *store)                               \
+    {                                                                                                          \
+        finish_stored_units(s, at, t, store, CELL##_unit);                                                     \
+    }                                                                                                          \
     static void CELL##_steps(const fl_steps *s) { stored_steps_4(s, CELL##_finish); }
 
 /* ---- Products without a cell --------------------------------------------------------------------------------- */

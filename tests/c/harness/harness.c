@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#define _GNU_SOURCE
+#include "harness.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PATTERN 0xA5
+#define MOST_MESSAGES 8 /* of one test */
+
+effort harness_effort = EFFORT_FULL;
+const char *harness_only;
+static size_t passed, failed, failures_here;
+
+void run_test(const char *name, void (*test)(void))
+{
+    if (harness_only != NULL && strcmp(harness_only, name) != 0)
+        return;
+    uint64_t seed = 14695981039346656037U;
+    for (const char *letter = name; *letter != '\0'; letter++) seed = (seed ^ (unsigned char)*letter) * 1099511628211U;
+    random_seed(seed);
+    printf("%s ... ", name);
+    fflush(stdout);
+    failures_here = 0;
+    const long live = atomic_load(&allocations_live);
+    test();
+    EXPECT(atomic_load(&allocations_live) == live, "%ld allocations before, %ld after", live,
+           atomic_load(&allocations_live));
+    *(failures_here == 0 ? &passed : &failed) += 1;
+    printf("%s\n", failures_here == 0 ? "ok" : "\nFAIL");
+    fflush(stdout);
+}
+
+int finish_tests(void)
+{
+    printf("%zu passed, %zu failed\n", passed, failed);
+    return failed != 0 || passed == 0;
+}
+
+bool expect(bool condition, const char *text, const char *file, int line, const char *format, ...)
+{
+    if (!condition && failures_here++ < MOST_MESSAGES) {
+        va_list arguments;
+        va_start(arguments, format);
+        printf("\n%s:%d: not %s: ", file, line, text);
+        vprintf(format, arguments);
+        va_end(arguments);
+        fflush(stdout);
+    }
+    return condition;
+}
+
+bool expect_status(int got, int wanted, const char *text, const char *file, int line)
+{
+    return expect(got == wanted, text, file, line, "status %d, expected %d", got, wanted);
+}
+
+/* ---- Random numbers ---------------------------------------------------------------------------------------- */
+
+static uint64_t random_state;
+
+void random_seed(uint64_t seed) { random_state = seed; }
+
+/* Knuth's MMIX generator, upper half. */
+uint64_t random_bits(void)
+{
+    random_state = random_state * 6364136223846793005U + 1442695040888963407U;
+    return random_state >> 32;
+}
+
+size_t random_size(size_t least, size_t most) { return least + random_bits() % (most - least + 1); }
+
+bool random_chance(unsigned one_in) { return random_bits() % one_in == 0; }
+
+double random_real(double magnitude) { return magnitude * ((double)(random_bits() >> 8) - 8388608.0) / 8388608.0; }
+
+/* ---- Guard pages ------------------------------------------------------------------------------------------- */
+
+void *guard_new(guard_arena *arena, size_t count, size_t each)
+{
+    static bool at_start;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = count * each;
+    const size_t body = (bytes + page - 1) / page * page;
+    guard_block block = {.bytes = bytes, .page_bytes = body + 2 * page};
+    void *pages = arena->count < GUARD_MOST
+                      ? mmap(NULL, block.page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                      : MAP_FAILED;
+    if (pages == MAP_FAILED) {
+        printf("no memory for a test array of %zu bytes\n", bytes);
+        exit(2);
+    }
+    at_start = !at_start;
+    block.pages = pages;
+    block.data = block.pages + page + (at_start ? 0 : body - bytes);
+    memset(block.pages + page, PATTERN, body);
+    memset(block.data, 0xff, bytes);
+    mprotect(block.pages, page, PROT_NONE);
+    mprotect(block.pages + page + body, page, PROT_NONE);
+    arena->blocks[arena->count++] = block;
+    return block.data;
+}
+
+void guard_read_only(const guard_arena *arena)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (size_t n = 0; n < arena->count; n++)
+        mprotect(arena->blocks[n].pages + page, arena->blocks[n].page_bytes - 2 * page, PROT_READ);
+}
+
+void guard_release(guard_arena *arena)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (size_t n = 0; n < arena->count; n++) {
+        const guard_block *block = &arena->blocks[n];
+        const unsigned char *end = block->pages + block->page_bytes - page;
+        size_t changed = 0;
+        for (const unsigned char *byte = block->pages + page; byte < end; byte++)
+            if (byte < block->data || byte >= block->data + block->bytes)
+                changed += *byte != PATTERN;
+        EXPECT(changed == 0, "%zu bytes beside an array of %zu bytes were written", changed, block->bytes);
+        munmap(block->pages, block->page_bytes);
+    }
+    arena->count = 0;
+}

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Every instruction set of this machine runs the tests in its own process, and really is the active one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+import fastlstm
+from fastlstm import _core
+from tests.problems.helpers import HANG, ISAS, ROOT, child_environment, in_child
+
+NAMES = {"generic", "neon", "avx2", "avx512"}
+
+
+def active():
+    return _core.isa_active()
+
+
+def run_marked(isa, folder):
+    """Run the tests marked every_isa under `isa`; how many of each outcome."""
+    report = folder / f"{isa}.xml"
+    command = [sys.executable, "-m", "pytest", "-m", "every_isa", "-p", "no:cacheprovider"]
+    finished = subprocess.run(
+        [*command, f"--junitxml={report}", "tests"],
+        cwd=ROOT,
+        env=child_environment(isa, FASTLSTM_TEST_ISA=isa),
+        capture_output=True,
+        text=True,
+        timeout=3 * HANG,
+    )
+    assert finished.returncode == 0, finished.stdout[-5000:] + finished.stderr
+    assert f", {isa}, " in finished.stdout  # the header line of conftest.py
+    suite = next(ElementTree.parse(report).getroot().iter("testsuite"))
+    return {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
+
+
+# This process runs the tests on its own.
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != _core.isa_active()])
+def test_an_instruction_set_passes_the_tests_in_its_own_process(isa, tmp_path):
+    outcome = run_marked(isa, tmp_path)
+    assert outcome["tests"] >= 600
+    assert outcome["failures"] == outcome["errors"] == outcome["skipped"] == 0
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_cap_is_the_active_one(isa):
+    assert in_child(active, isa=isa) == isa
+
+
+def test_without_a_cap_the_best_one_is_active():
+    environment = child_environment()
+    del environment["FASTLSTM_MAX_ISA"]
+    code = "from fastlstm import _core; print(_core.isa_active())"
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=HANG,
+    )
+    assert finished.stdout.strip() == ISAS[-1]
+
+
+def test_the_table_names_all_instruction_sets_slowest_first():
+    table = _core.isa_table()
+    names = [name for name, _, _ in table]
+    assert len(names) == len(NAMES)
+    assert set(names) == NAMES
+    assert table[0] == ("generic", True, True)
+    assert names.index("avx2") < names.index("avx512")
+    assert all(built or not available for _, built, available in table)
+    assert _core.isa_active() in ISAS
+
+
+UNAVAILABLE = sorted(NAMES.difference(ISAS))
+
+
+@pytest.mark.parametrize("value", ["sse2", "AVX512F", "avx512 avx2", "1", "none", *UNAVAILABLE])
+def test_an_unknown_or_unavailable_cap_is_an_error_that_lists_the_valid_ones(value):
+    finished = subprocess.run(
+        [sys.executable, "-c", "import fastlstm"],
+        env=child_environment(value),
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+    )
+    assert finished.returncode == 1
+    last = finished.stderr.strip().splitlines()[-1]
+    assert last.startswith(("ImportError", "ValueError"))
+    assert "FASTLSTM_MAX_ISA" in last
+    assert value in last
+    assert all(isa in last for isa in ISAS), last
+
+
+def test_show_runtime_tells_the_active_one(capsys):
+    fastlstm.show_runtime()
+    assert _core.isa_active() in capsys.readouterr().out

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Import, environment, and the description of what the library runs on."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+
+import numpy as np
+import pytest
+
+import fastlstm
+import fastlstm.layers.lstm
+from fastlstm import _core
+from tests.problems.helpers import HANG, ISAS, child_environment
+
+
+def python(*arguments, **variables):
+    environment = {
+        name: value
+        for name, value in child_environment().items()
+        if name not in ("FASTLSTM_NUM_THREADS", "OMP_NUM_THREADS")
+    }
+    command = [sys.executable, "-W", "error", *arguments]
+    return subprocess.run(command, env=environment | variables, capture_output=True, text=True, timeout=HANG)
+
+
+def test_show_runtime_tells_what_a_report_should_contain(capsys):
+    fastlstm.show_runtime()
+    text = capsys.readouterr().out
+    for needed in (fastlstm.__version__, np.__version__, _core.isa_active(), _core.compiler, *ISAS):
+        assert needed in text
+    assert re.search(rf"threads.*\b{fastlstm.get_num_threads()}\b", text)
+    facts = fastlstm.show_runtime(as_dict=True)
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["instruction sets"]["active"] == _core.isa_active()
+    assert facts["instruction sets"]["available"] == ISAS
+    assert set(ISAS) <= set(facts["instruction sets"]["built"])
+
+
+def test_show_runtime_tells_where_the_number_of_threads_came_from():
+    fastlstm.set_num_threads(3)
+    assert fastlstm.show_runtime(as_dict=True)["threads"] == {"number": 3, "from": "set_num_threads"}
+    with fastlstm.threads(2):
+        assert fastlstm.show_runtime(as_dict=True)["threads"] == {"number": 2, "from": "threads"}
+        assert fastlstm.get_num_threads() == 2
+
+
+def test_python_m_fastlstm_prints_it():
+    finished = python("-m", "fastlstm")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == ""
+    for needed in (fastlstm.__version__, np.__version__, _core.isa_active(), sys.version.split()[0]):
+        assert needed in finished.stdout
+
+
+GET = "import fastlstm; print(fastlstm.get_num_threads())"
+
+
+def test_the_environment_sets_the_number_of_threads():
+    assert python("-c", GET, FASTLSTM_NUM_THREADS="3").stdout == "3\n"
+    assert python("-c", GET, FASTLSTM_NUM_THREADS="3", OMP_NUM_THREADS="5").stdout == "3\n"
+    finished = python("-m", "fastlstm", FASTLSTM_NUM_THREADS="3")
+    assert "3" in finished.stdout
+    assert "FASTLSTM_NUM_THREADS" in finished.stdout
+
+
+def test_without_the_environment_it_is_the_number_of_cpus_of_this_process():
+    assert python("-c", GET).stdout == f"{_core.cpu_count()}\n"
+    assert 1 <= _core.cpu_count() <= len(os.sched_getaffinity(0))
+    one = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+    assert python("-c", one + GET).stdout == "1\n"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "2 3", "99999999999999999999999"])
+def test_a_number_of_threads_in_the_environment_that_is_none_is_an_error(value):
+    finished = python("-c", GET, FASTLSTM_NUM_THREADS=value)
+    assert finished.returncode == 1
+    last = finished.stderr.strip().splitlines()[-1]
+    assert last.startswith(("ImportError", "ValueError"))
+    assert re.search(rf"FASTLSTM_NUM_THREADS: expected .*, got .*{re.escape(value)}", last)
+
+
+def test_import_needs_numpy_alone_starts_no_thread_and_changes_no_signal():
+    code = """
+import os, signal, sys
+import numpy
+before, threads = set(sys.modules), len(os.listdir("/proc/self/task"))
+handlers = [signal.getsignal(s) for s in signal.valid_signals()]
+import fastlstm
+new = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
+# Extension modules of Cython keep what they share under a name of their own.
+new = {name for name in new if not name.startswith(("_cython", "cython_runtime"))}
+assert new <= {"fastlstm", "numpy"}, new
+assert len(os.listdir("/proc/self/task")) == threads
+assert [signal.getsignal(s) for s in signal.valid_signals()] == handlers
+assert numpy.float32(1e-40) * numpy.float32(0.5) != 0
+"""
+    finished = python("-c", code)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == finished.stderr == ""
+
+
+def test_the_names_of_the_package():
+    for name in fastlstm.__all__:
+        assert hasattr(fastlstm, name)
+    expected = {
+        "LSTM",
+        "LSTMCell",
+        "set_num_threads",
+        "get_num_threads",
+        "threads",
+        "show_runtime",
+        "kernels",
+    }
+    assert expected | {"reference"} <= set(fastlstm.__all__)
+    assert metadata.version("fastlstm") == fastlstm.__version__
+    requirements = [r for r in metadata.requires("fastlstm") or [] if "extra" not in r]
+    assert [re.match(r"\w+", requirement)[0] for requirement in requirements] == ["numpy"]
+
+
+@pytest.mark.parametrize(
+    "module", [fastlstm, fastlstm.layers.lstm, fastlstm.runtime, fastlstm.kernels, fastlstm.reference]
+)
+def test_the_examples_in_the_documentation(module):
+    assert doctest.testmod(module).failed == 0
+
+
+def test_everything_public_is_documented():
+    public = [getattr(fastlstm, name) for name in fastlstm.__all__]
+    public += [
+        getattr(module, name) for module in (fastlstm.kernels, fastlstm.reference) for name in module.__all__
+    ]
+    for item in public:
+        assert item.__doc__, item
+        for name, member in vars(item).items() if isinstance(item, type) else ():
+            if not name.startswith("_") and callable(member):
+                assert member.__doc__, (item, name)
+
+
+def test_probes_give_figures_above_zero():
+    for dtype in (np.float32, np.float64):
+        assert _core.probe_fma(dtype, 0.001) > 0
+    assert _core.probe_stream(1 << 16, 0.001) > 0
