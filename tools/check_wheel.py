@@ -21,7 +21,8 @@ from pathlib import Path
 MAX_BYTES = 1_500_000
 ALLOWED_LIBRARIES = re.compile(r"(libc|libm|libpthread|ld-linux-[\w-]+)\.so\.\d+")
 ALLOWED_FILES = re.compile(
-    r"fastlstm/(reference/)?([a-z]\w*|__init__|__main__)\.py|fastlstm/_core\.(abi3\.so|pyi)|fastlstm/py\.typed"
+    r"fastlstm/((interop|layers|model|passes|reference)/)?([a-z]\w*|__init__)\.py|fastlstm/__main__\.py"
+    r"|fastlstm/_core\.(abi3\.so|pyi)|fastlstm/py\.typed"
     r"|fastlstm-[\d.]+\.dist-info/(METADATA|WHEEL|RECORD|top_level\.txt|licenses/LICENSE)"
 )
 REQUIRED_FILES = (
@@ -30,7 +31,7 @@ REQUIRED_FILES = (
     "_core.abi3.so",
     "_core.pyi",
     "py.typed",
-    "reference/__init__.py",
+    *(f"{folder}/__init__.py" for folder in ("interop", "layers", "model", "passes", "reference")),
 )
 # Every VEX and EVEX instruction begins with v; these three older ones do too.
 LEGACY_V = {"verr", "verw", "vmcall"}

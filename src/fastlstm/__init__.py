@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from .layers.dense import Dense
     from .layers.embedding import Embedding
     from .layers.gru import GRU, GRUCell
-    from .layers.lstm import LSTM, SLSTM, LSTMCell
+    from .layers.lstm import LSTM, LSTMCell
     from .layers.minimal import MGU, MinGRU, MinLSTM
     from .layers.rnn import RNN, IndRNN, RNNCell
+    from .layers.slstm import SLSTM
 
 __version__ = "0.1.0"
 
@@ -58,9 +59,10 @@ _HOMES = {
     ".layers.dense": ("Dense",),
     ".layers.embedding": ("Embedding",),
     ".layers.gru": ("GRU", "GRUCell"),
-    ".layers.lstm": ("LSTM", "LSTMCell", "SLSTM"),
+    ".layers.lstm": ("LSTM", "LSTMCell"),
     ".layers.minimal": ("MGU", "MinGRU", "MinLSTM"),
     ".layers.rnn": ("RNN", "IndRNN", "RNNCell"),
+    ".layers.slstm": ("SLSTM",),
 }
 _MODULES = ("kernels", "losses", "optim", "reference")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# Types of the compiled module; what its members do is said in _core.pyx and its .pxi parts.
+# Types of the compiled module; what its members do is said in binding/_core.pyx and its .pxi parts.
 from collections.abc import Sequence
-from typing import Any, Self, final
+from typing import Any, Self, final, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -18,12 +18,9 @@ class Weights:
     def __new__(
         cls,
         dtype: DTypeLike,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        num_directions: int,
+        sizes: tuple[int, int, int, int],
         options: dict[str, Any],
-        cells: Sequence[dict[str, Any]],
+        arrays: Sequence[dict[str, Any]],
         source: Any = None,
         begin: int = 0,
     ) -> Weights: ...
@@ -56,17 +53,38 @@ class Frame:
     def __new__(cls, rows: int, step_t: int, step_b: int = 0, at: NDArray[Any] | None = None) -> Frame: ...
 
 @final
+class StackCall:
+    final: tuple[NDArray[Any], NDArray[Any] | None]  # read-only
+    def __new__(
+        cls,
+        weights: Weights,
+        x: Input,
+        frame: Frame,
+        state: tuple[NDArray[Any] | None, NDArray[Any] | None],
+        y: NDArray[Any],
+        c_steps: NDArray[Any] | None,
+    ) -> StackCall: ...
+    def run(self, num_threads: int) -> None: ...
+    def record(
+        self,
+        layer: Recurrent,
+        reset: NDArray[Any] | None,
+        save: int,
+        dropout: float,
+        seed: int,
+        draws: bool,
+        first: int,
+    ) -> Record: ...
+
+@final
 class Record:
     nbytes: int  # read-only
     def __new__(cls) -> Record: ...
     def backward(
         self,
-        x: Input,
-        frame: Frame,
         dy: NDArray[Any] | None,
         dcells: NDArray[Any] | None,
-        dh_n: NDArray[Any] | None,
-        dc_n: NDArray[Any] | None,
+        dstate: tuple[NDArray[Any] | None, NDArray[Any] | None],
         dx_frame: Frame | None,
         dx: NDArray[Any] | None,
         scratch: NDArray[Any],
@@ -76,30 +94,19 @@ class Record:
 
 @disjoint_base
 class Layer:
-    weights: Weights
+    parts: tuple[Weights, ...]
+    @property
+    def weights(self) -> Weights: ...
     @property
     def num_threads(self) -> int | None: ...
     @num_threads.setter
     def num_threads(self, value: int | None) -> None: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
-    @property
-    def input_size(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
 
 @disjoint_base
 class Recurrent(Layer):
-    @property
-    def batch_first(self) -> bool: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def parts(self) -> tuple[Weights, ...]: ...
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
-    def configure(self, batch_first: bool, dropout: float, is_plain: bool) -> None: ...
-    def gradient_scratch(self) -> NDArray[Any]: ...
-    def give_back(self, record: Record) -> None: ...
+    def configure(self, batch_first: bool, dropout: float, is_direct: bool) -> None: ...
     def __call__(
         self,
         x: Any,
@@ -140,12 +147,20 @@ class Tape:
         self, dy: Any = None, dstate: Any = None, dcells: Any = None
     ) -> tuple[NDArray[Any] | None, Any]: ...
 
-class Cell(Layer):
+class Step(Layer):
     def __call__(self, x: ArrayLike, state: Any = None, out: Any = None) -> Any: ...
 
 @disjoint_base
 class Stream:
-    def __new__(cls, weights: Weights, batch_size: int, batch_first: bool) -> Stream: ...
+    streams: tuple[Stream, ...]  # read-only
+    def __new__(
+        cls,
+        parts: tuple[Weights, ...],
+        batch_size: int,
+        batch_first: bool,
+        is_listed: bool = False,
+        joins: bool = False,
+    ) -> Self: ...
     @property
     def weights(self) -> Weights: ...
     @property
@@ -170,42 +185,34 @@ def listed_input(
 def read_sequence(weights: Weights, x: Any, batch_first: bool) -> tuple[NDArray[Any], bool]: ...
 def read_step(weights: Weights, x: Any) -> Any: ...
 def read_row_lengths(lengths: Any, T: int, B: int, batched: bool) -> NDArray[Any]: ...
-def read_booleans(
-    value: Any, name: str, T: int, B: int, batched: bool, batch_first: bool
-) -> NDArray[Any]: ...
+def read_flags(value: Any, name: str, T: int, B: int, batched: bool, batch_first: bool) -> NDArray[Any]: ...
+def read_states(
+    parts: tuple[Weights, ...],
+    state: Any,
+    name: str,
+    B: int,
+    batched: bool,
+    is_listed: bool,
+    may_lack: bool,
+) -> list[tuple[NDArray[Any] | None, NDArray[Any] | None]]: ...
+def states_as_given(
+    parts: tuple[Weights, ...],
+    states: list[tuple[NDArray[Any], NDArray[Any] | None]],
+    batched: bool,
+    is_listed: bool,
+) -> Any: ...
+@overload
+def kept(array: None) -> None: ...
+@overload
 def kept(array: NDArray[Any]) -> NDArray[Any]: ...
 def is_list_of_rows(x: Any) -> bool: ...
-def run_stack(
-    weights: Weights,
-    x: Input,
-    frame: Frame,
-    h_0: NDArray[Any] | None,
-    c_0: NDArray[Any] | None,
-    y: NDArray[Any],
-    cells: NDArray[Any] | None,
-    num_threads: int,
-) -> tuple[NDArray[Any], NDArray[Any] | None]: ...
-def record_stack(
-    layer: Recurrent,
-    weights: Weights,
-    x: Input,
-    frame: Frame,
-    h_0: NDArray[Any] | None,
-    c_0: NDArray[Any] | None,
-    y: NDArray[Any],
-    cells: NDArray[Any] | None,
-    reset: NDArray[Any] | None,
-    save: int,
-    dropout: float,
-    seed: int,
-    draws: bool,
-    first_cell: int,
-) -> tuple[Record, NDArray[Any], NDArray[Any] | None]: ...
-def add_gradients(layer: Recurrent, scratch: NDArray[Any]) -> None: ...
+def gradient_scratch(layer: Recurrent) -> NDArray[Any]: ...
+def add_gradients(layer: Recurrent, scratch: NDArray[Any]) -> int: ...
+def give_back(layer: Recurrent, record: Record) -> int: ...
 def drop_rows(
     rows: NDArray[Any], T: int, B: int, lengths: NDArray[Any] | None, p: float, seed: int, layer: int
 ) -> NDArray[Any]: ...
-def check_result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None: ...
+def check_result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], given: dict[str, Any]) -> None: ...
 def packed(weight_ih: ArrayLike, weight_hh: ArrayLike, bias: ArrayLike | None = None) -> Weights: ...
 def gate_matmul(
     x: ArrayLike,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .model.parameters import checked_array, checked_reals
+from .model.checks import checked_array, checked_reals
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from . import _core
-from .model.parameters import Parameters, checked_flag, checked_number, checked_reals
+from .model.checks import checked_flag, checked_number, checked_reals
+from .model.parameters import Parameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -508,7 +508,8 @@ def test_a_layer_without_init_is_an_error_and_no_crash(cls):
 
 
 @pytest.mark.parametrize(
-    "module", ["layers.gru", "layers.lstm", "layers.minimal", "layers.rnn", "passes.streams"]
+    "module",
+    ["layers.gru", "layers.lstm", "layers.minimal", "layers.rnn", "layers.slstm", "passes.streams"],
 )
 def test_examples_in_docstrings(module):
     assert doctest.testmod(importlib.import_module(f"fastlstm.{module}")).failed == 0

@@ -37,9 +37,7 @@ cdef extern from "fastlstm.h" nogil:
 
     # Its fields are set by name.
     ctypedef struct fl_cell_options:
-        double zoneout_c
-        double zoneout_h
-        double recurrent_dropout
+        pass
 
     fl_status fl_cell_set_option(fl_cell_options *options, const char *name, const char *text, double number)
     fl_status fl_cell_set_activation(fl_cell_options *options, size_t index, const char *name, double alpha,
@@ -61,18 +59,9 @@ cdef extern from "fastlstm.h" nogil:
         size_t num_directions
         fl_cell_options cell
 
+    # FL_PARAMETER_COUNT pointers, and so fl_gradients.
     ctypedef struct fl_weights:
-        const void *weight_ih
-        const void *weight_hh
-        const void *bias_ih
-        const void *bias_hh
-        const void *weight_ch
-        const void *weight_hr
-        const void *bias_hr
-        const void *weight_ln_ih
-        const void *weight_ln_hh
-        const void *weight_ln_c
-        const void *bias_ln_c
+        pass
 
     ctypedef struct fl_parameter_facts:
         const char *name
@@ -143,7 +132,7 @@ cdef extern from "fastlstm.h" nogil:
     fl_status fl_stack_record(const fl_stack *stack, const fl_record_args *args, fl_tape *tape)
 
     ctypedef struct fl_gradients:
-        void *weight_ih
+        pass
 
     ctypedef struct fl_backward_args:
         const fl_weights *weights

@@ -3,10 +3,10 @@
 # cython: embedsignature=True, embedsignature.format=clinic
 """The binding: checks and converts arguments, allocates results, calls the C core, raises.
 
-It knows parameters by the names of fl_weights alone (layouts.py has the others) and loops over no elements
-(csrc/ does).  What users see of it is exported by layers.py, kernels.py and runtime.py.  A call through the
-Python C API costs more than the arithmetic of a small step, hence cdef classes with checks inline, ndarrays
-instead of typed memoryviews, and no wrappers in Python.
+It knows parameters by the names of fl_weights alone (model/layouts.py has the others) and loops over no elements
+(csrc/ does).  Layers, streams, kernels.py and runtime.py are built on it.  A call through the Python C API costs more
+than the arithmetic of a small step, hence cdef classes with checks inline, ndarrays instead of typed memoryviews, and
+no wrappers in Python.
 """
 import os
 import sys
@@ -14,13 +14,12 @@ import sys
 import numpy as np
 
 cimport cython
-from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.list cimport PyList_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (
     NPY_ARRAY_CARRAY_RO, NPY_ARRAY_ENSURECOPY, NPY_ARRAY_FORCECAST, NPY_CORDER, NPY_FLOAT16, NPY_FLOAT32,
     NPY_FLOAT64, NPY_INT64, NPY_INTP, NPY_UINT8, NPY_ARRAY_OWNDATA, PyArray_CHKFLAGS, PyArray_Check,
@@ -83,112 +82,14 @@ cdef fl_status run_forward(const fl_stack *stack, fl_forward_args *args, bint re
 
 
 include "weights.pxi"
+include "states.pxi"
 include "rows.pxi"
 include "calls.pxi"
 include "tape.pxi"
 include "stream.pxi"
 include "pieces.pxi"
 include "optimisers.pxi"
-
-
-# ---- Threads, instruction sets, and what else the machine is -----------------------------------------------
-
-cdef size_t as_count(object value, str name) except 0:
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    try:
-        number = PyNumber_Index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
-    if number < 1:
-        raise ValueError(f"{name}: expected at least 1, got {number}")
-    if number > sys.maxsize:
-        raise OverflowError(f"{name}: expected at most {sys.maxsize}, got {number}")
-    return number
-
-
-def count(value, name):
-    """`value` as an int of at least 1, or an exception that names the argument."""
-    return as_count(value, name)
-
-
-def real_array(value, name, shape, dtype):
-    """Real numbers as a C-contiguous array of this shape, of 1 to 3 dimensions, or an exception with `name`."""
-    cdef npy_intp[3] dims
-    cdef int typenum = NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64, axis, nd = len(shape)
-    if not 1 <= nd <= 3:
-        raise ValueError(f"shape: expected 1 to 3 dimensions, got {shape}")
-    for axis in range(nd):
-        dims[axis] = shape[axis]
-    return read_operand(value, name, typenum, nd, dims)
-
-
-def set_num_threads(size_t num_threads):
-    """fl_set_num_threads."""
-    fl_set_num_threads(num_threads)
-
-
-def get_num_threads():
-    """fl_get_num_threads."""
-    return fl_get_num_threads()
-
-
-def set_local_num_threads(size_t num_threads):
-    """fl_set_local_num_threads."""
-    return fl_set_local_num_threads(num_threads)
-
-
-def cpu_count():
-    """Number of CPUs that this process may use: affinity and cgroup quota, rounded down."""
-    return fl_cpu_count()
-
-
-def isa_active():
-    """Name of the instruction set in use."""
-    return fl_isa_active().decode()
-
-
-def isa_table():
-    """``(name, built, available)`` of every instruction set, slowest first."""
-    cdef fl_isa_info info
-    cdef size_t index
-    table = []
-    for index in range(FL_ISA_COUNT):
-        info = fl_isa_get(index)
-        table.append((info.name.decode(), bool(info.built), bool(info.available)))
-    return table
-
-
-def probe_fma(dtype, double seconds):
-    """Multiply-adds from registers with the active instruction set, in flop/s."""
-    cdef fl_dtype code = FL_F32 if np.dtype(dtype) == np.float32 else FL_F64
-    cdef double rate
-    with nogil:
-        rate = fl_probe_fma(code, seconds)
-    return rate
-
-
-def probe_stream(bytes, double seconds):
-    """Reading a buffer of that size again and again, in bytes/s."""
-    cdef size_t size = as_count(bytes, "bytes")
-    cdef double rate
-    with nogil:
-        rate = fl_probe_stream(size, seconds)
-    if rate == 0:
-        raise MemoryError(f"bytes: no memory for {bytes}")
-    return rate
-
-
-def workspace_bytes(Recurrent layer not None, size_t T, size_t B):
-    """Scratch memory that ``layer(x)`` takes for x (T, B, I) beside its results."""
-    cdef fl_forward_args args
-    cdef size_t size = 0
-    memset(&args, 0, sizeof(args))
-    args.T = T
-    args.B = B
-    args.num_threads = layer._num_threads
-    check(fl_stack_workspace(layer.ready().stack, &args, &size))
-    return size
+include "runtime.pxi"
 
 
 # ---- Import ------------------------------------------------------------------------------------------------

@@ -78,23 +78,13 @@ cdef ndarray as_int64(ndarray array):
 
 cdef ndarray read_operand(object value, str name, int typenum, int nd, const npy_intp *dims):
     """A C-contiguous array of exactly this shape."""
-    cdef bint plain = is_plain(value, typenum)
-    cdef ndarray array = <ndarray>value if plain else read_array(value, name)
+    cdef bint fits = is_plain(value, typenum)
+    cdef ndarray array = <ndarray>value if fits else read_array(value, name)
     if not has_shape(array, nd, dims):
         raise ValueError(f"{name}: expected shape {shape_of(nd, dims)}, got {np.shape(array)}")
-    if plain and PyArray_IS_C_CONTIGUOUS(array):
+    if fits and PyArray_IS_C_CONTIGUOUS(array):
         return array
     return convert(array, name, typenum)
-
-
-cdef inline tuple read_pair(object value, str name):
-    cdef tuple pair
-    if not isinstance(value, (tuple, list)):
-        raise TypeError(f"{name}: expected a pair (h, c) of arrays, got {type(value).__name__}")
-    pair = tuple(value)  # itself if it is one
-    if len(pair) != 2:
-        raise ValueError(f"{name}: expected a pair (h, c) of arrays, got {len(pair)} items")
-    return pair
 
 
 # ---- Input -------------------------------------------------------------------------------------------------
@@ -156,6 +146,17 @@ cdef ndarray read_input(object x, Weights weights, bint has_time, bint batch_fir
     return array
 
 
+cdef inline void put_input(fl_forward_args *args, const input_view *view) noexcept:
+    if view.is_index:
+        args.x_index = <const int64_t *>view.data
+    else:
+        args.x = view.data
+    args.T = view.T
+    args.B = view.B
+    args.x_stride_t = view.stride_t
+    args.x_stride_b = view.stride_b
+
+
 cdef wrong_input(ndarray array, Weights weights, bint has_time, bint batch_first, bint is_index):
     letters = ("B, T" if batch_first else "T, B") if has_time else "B"
     unbatched = "T" if has_time else ""
@@ -183,30 +184,54 @@ cdef wrong_index(object x, Weights weights, object lengths, bint batch_first):
                       f"{weights.shape.input_size - 1}, got {array[place]}")
 
 
-cdef ndarray read_lengths(object lengths, const input_view *view):
+cdef ndarray read_lengths(object lengths, size_t T, size_t B, bint batched):
     """A copy as int64 (B,), which nobody changes while the GIL is released; the C core checks integers."""
     if is_plain(lengths, NPY_INT64) and PyArray_NDIM(<ndarray>lengths) == 1 and (
-            <size_t>PyArray_DIMS(<ndarray>lengths)[0] == view.B):
+            <size_t>PyArray_DIMS(<ndarray>lengths)[0] == B):
         return as_int64(<ndarray>lengths)
     cdef object array = read_array(lengths, "lengths")
     kind = array.dtype.kind
     if kind not in "iuf":
         raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
-    if not view.batched and array.shape == ():
+    if not batched and np.shape(array) == ():
         array = array.reshape(1)
-    if array.shape != (view.B,):
-        raise ValueError(f"lengths: expected shape ({view.B},), got {array.shape}")
-    if kind == "f" and not np.all((array >= 0) & (array <= view.T) & (array == np.floor(array))):
-        raise wrong_length(array, view)
+    if np.shape(array) != (B,):
+        raise ValueError(f"lengths: expected shape ({B},), got {np.shape(array)}")
+    if kind == "f" and not np.all((array >= 0) & (array <= T) & (array == np.floor(array))):
+        raise wrong_length(array, T)
     return as_int64(array)
 
 
-cdef wrong_length(object lengths, const input_view *view):
+cdef wrong_length(object lengths, size_t T):
     array = np.reshape(read_array(lengths, "lengths"), -1)
     for row, length in enumerate(array.tolist()):
-        if not (0 <= length <= view.T and length == int(length)):
-            return ValueError(f"lengths[{row}]: expected an integer from 0 to T = {view.T}, got {length}")
+        if not (0 <= length <= T and length == int(length)):
+            return ValueError(f"lengths[{row}]: expected an integer from 0 to T = {T}, got {length}")
     return ValueError("lengths: changed while they were being read")
+
+
+cpdef ndarray read_flags(value, str name, size_t T, size_t B, bint batched, bint batch_first):
+    """Booleans as uint8 (T, B), C-contiguous; a copy."""
+    cdef object array = read_array(value, name)
+    cdef bint swapped = batch_first and batched
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name}: expected booleans, got dtype {array.dtype}")
+    cdef tuple expected = (T,)
+    if batched:
+        expected = (B, T) if swapped else (T, B)
+    if np.shape(array) != expected:
+        raise ValueError(f"{name}: expected shape {expected}, got {np.shape(array)}")
+    return np.array(array.T if swapped else array, np.uint8, order="C", copy=True).reshape(T, B)
+
+
+cdef ndarray own_copy(ndarray array):
+    """A copy, unless nobody can write to the array: it must stay as it is until the backward pass.
+
+    The outputs of other tapes are such arrays.
+    """
+    if PyArray_CHKFLAGS(array, NPY_ARRAY_OWNDATA) and not PyArray_ISWRITEABLE(array):
+        return array
+    return PyArray_NewCopy(array, NPY_CORDER)
 
 
 # ---- Output ------------------------------------------------------------------------------------------------
@@ -265,12 +290,21 @@ cdef inline int check_apart(object out, str name, object other, str other_name) 
     return 0
 
 
-cdef int check_apart_from_inputs(object out, str name, x, ndarray x_read, h, c) except -1:
+cdef int check_apart_from(object out, str name, object value, str value_name) except -1:
+    """`check_apart` for an array, or for those of a tuple or list."""
+    if PyArray_Check(value):
+        return check_apart(out, name, value, value_name)
+    if isinstance(value, (tuple, list)):
+        for n, item in enumerate(value):
+            if not PyArray_Check(item) or extents_meet(<ndarray>out, <ndarray>item):
+                check_apart_from(out, name, item, f"{value_name}[{n}]")
+    return 0
+
+
+cdef int check_apart_from_x(object out, str name, x, ndarray x_read) except -1:
+    """`x_read` is what was made of x, perhaps a view of memory that x only stands for."""
     if x is not x_read:
         check_apart(out, name, x, "x")
     if x_read is not None:
         check_apart(out, name, x_read, "x")
-    if h is not None:
-        check_apart(out, name, h, "state[0]")
-        check_apart(out, name, c, "state[1]")
     return 0

@@ -20,8 +20,8 @@ cdef Weights pack_one(weight_ih, weight_hh, bias, int typenum, tuple source=None
         dims[0] = 4 * <npy_intp>weight_hh.shape[1]
         bias = read_operand(bias, "bias", typenum, 1, dims)
     dtype = np.float32 if typenum == NPY_FLOAT32 else np.float64
-    cells = [{"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias}]
-    return Weights(dtype, weight_ih.shape[1], weight_hh.shape[1], 1, 1, {}, cells, source)
+    arrays = [{"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias}]
+    return Weights(dtype, (weight_ih.shape[1], weight_hh.shape[1], 1, 1), {}, arrays, source)
 
 
 def packed(weight_ih, weight_hh, bias=None):
@@ -96,7 +96,7 @@ def gate_matmul(x, h, weight_ih, weight_hh=None, bias=None, out=None):
         if weight_hh is not None or bias is not None:
             raise TypeError("weight_hh, bias: expected None with packed weights, which hold them")
         if (weights.shape.num_layers != 1 or weights.shape.num_directions != 1
-                or not weights.is_plain_lstm()):
+                or not weights.has_no_options()):
             raise ValueError("weight_ih: expected the weights of one layer and direction of an LSTM without "
                              "options, got others")
     else:
@@ -118,7 +118,7 @@ def gate_matmul(x, h, weight_ih, weight_hh=None, bias=None, out=None):
         gates = <ndarray>PyArray_EMPTY(nd, dims, weights.typenum, 0)
     else:
         check_out(out, "out", weights.typenum, nd, dims)
-        check_apart_from_inputs(out, "out", x, x_read, None, None)
+        check_apart_from_x(out, "out", x, x_read)
         check_apart(out, "out", h, "h")
         check_apart(out, "out", weight_ih, "weight_ih")
         check_apart(out, "out", weight_hh, "weight_hh")

@@ -17,7 +17,7 @@ cdef fl_status run_record(const fl_stack *stack, fl_record_args *args, fl_tape *
 
 
 cdef fl_status run_backward(const fl_stack *stack, fl_tape *tape, fl_backward_args *args) noexcept:
-    """fl_stack_backward likewise."""
+    """fl_stack_backward without the GIL; FL_ERROR_INTERRUPTED comes with a Python exception set."""
     cdef PyThreadState *thread
     args.interrupt = check_signals
     args.interrupt_context = &thread
@@ -64,7 +64,7 @@ cdef size_t length_of(object lengths, size_t T, size_t b) noexcept:
 
 
 cdef Input new_input(Weights weights, ndarray x, int ndim, size_t T, size_t B, lengths):
-    """Checks of the last dimension, and of `lengths`."""
+    """Checks of the last dimension, and of `lengths`, which say how far rows reach."""
     cdef Input result = Input.__new__(Input)
     cdef npy_intp[1] dims
     cdef size_t b
@@ -188,7 +188,7 @@ cdef class Frame:
         if self.at is not None and <size_t>PyArray_SIZE(self.at) != x.B:
             raise ValueError(f"at: expected {x.B} rows, got {PyArray_SIZE(self.at)}")
         for b in range(x.B):
-            # In a plain array the C core writes zeros behind the end of a row.
+            # Without `at` the C core writes zeros behind the end of a row.
             steps = x.T if self.at is None else length_of(x.lengths, x.T, b)
             if steps == 0:
                 continue
@@ -220,32 +220,23 @@ def read_sequence(Weights weights not None, x, bint batch_first):
 
 
 def read_step(Weights weights not None, x):
-    """Likewise x of one time step, (B, I) or (I,); an int stays one."""
+    """x of one time step, (B, I) or (I,), as an ndarray of the layer's dtype or of int64; an int stays one."""
     cdef input_view view
     cdef ndarray array = read_input(x, weights, False, False, &view)
     return x if array is None else array
 
 
 def read_row_lengths(lengths, size_t T, size_t B, bint batched):
-    """A copy of `lengths` as int64 (B,), from 0 to T."""
-    cdef input_view view
-    cdef ndarray array
-    memset(&view, 0, sizeof(view))
-    view.T, view.B, view.batched = T, B, batched
-    array = read_lengths(lengths, &view)
+    """A copy of `lengths` as int64 (B,), from 0 to T: they are reckoned with before the C core sees them."""
+    array = read_lengths(lengths, T, B, batched)
     if np.any(array < 0) or np.any(array > T):
-        raise wrong_length(lengths, &view)
+        raise wrong_length(lengths, T)
     return array
 
 
-def read_booleans(value, str name, size_t T, size_t B, bint batched, bint batch_first):
-    """A copy of booleans as uint8 (T, B)."""
-    return read_flags(value, name, T, B, batched, batch_first)
-
-
-def kept(ndarray array not None):
+def kept(array):
     """The array, or a copy if anyone could write to it: it must stay as it is until the backward pass."""
-    return own_copy(array)
+    return None if array is None else own_copy(array)
 
 
 def is_list_of_rows(x):
@@ -253,61 +244,93 @@ def is_list_of_rows(x):
     return is_ragged(x)
 
 
+def check_result(out, tuple shape not None, dtype, dict given not None):
+    """Whether `out` can receive a result, and is apart from what was given, by names."""
+    cdef npy_intp[3] dims
+    cdef int axis, nd = <int>len(shape)
+    for axis in range(min(nd, 3)):
+        dims[axis] = shape[axis]
+    check_out(out, "out", NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64, nd, dims)
+    for name, value in given.items():
+        check_apart_from(out, "out", value, name)
+
+
 # ---- A pass of one stack -------------------------------------------------------------------------------------
 
-cdef ndarray new_state(Weights weights, size_t B, size_t width):
-    cdef npy_intp[3] dims
-    dims[0] = <npy_intp>(weights.shape.num_layers * weights.shape.num_directions)
-    dims[1], dims[2] = <npy_intp>B, <npy_intp>width
-    return <ndarray>PyArray_EMPTY(3, dims, weights.typenum, 0)
+@cython.final
+cdef class StackCall:
+    """One call of the C core, pointed at rows: of x, and of y and c at every step, which it writes.
 
-
-cdef const void *state_data(object value, str name, Weights weights, size_t B, size_t width) except? NULL:
-    """Of a contiguous (L*D, B, width); null for None."""
-    cdef npy_intp[3] dims
-    if value is None:
-        return NULL
-    dims[0] = <npy_intp>(weights.shape.num_layers * weights.shape.num_directions)
-    dims[1], dims[2] = <npy_intp>B, <npy_intp>width
-    if read_operand(value, name, weights.typenum, 3, dims) is not value:
-        raise ValueError(f"{name}: expected a contiguous array of {weights.dtype}, got another")
-    return PyArray_DATA(<ndarray>value)
-
-
-cdef tuple fill_call(fl_forward_args *args, Weights weights, Input x, Frame frame, h_0, c_0, y, cells):
-    """All but the threads; the final states ``(h_n, c_n)``, where c_n may be None."""
-    cdef size_t D = weights.shape.num_directions, H = weights.shape.hidden_size
-    cdef ndarray h_n, c_n = None
-    x.fill(args)
-    frame.check(x)
-    args.h0 = state_data(h_0, "h_0", weights, x.B, weights.width)
-    args.c0 = state_data(c_0, "c_0", weights, x.B, weights.states * H)
-    args.y = frame.place(y, "y", weights, D * weights.width, True, &args.y_stride_t, &args.y_stride_b)
-    if frame.at is not None:
-        args.y_at = <const ptrdiff_t *>PyArray_DATA(frame.at)
-    if cells is not None:
-        args.cells = frame.place(cells, "cells", weights, D * H, True, &args.cells_stride_t,
-                                 &args.cells_stride_b)
-    h_n = new_state(weights, x.B, weights.width)
-    args.h_n = PyArray_DATA(h_n)
-    if weights.states != 0:
-        c_n = new_state(weights, x.B, weights.states * H)
-        args.c_n = PyArray_DATA(c_n)
-    return h_n, c_n
-
-
-def run_stack(Weights weights not None, Input x not None, Frame frame not None, h_0, c_0, y, cells,
-              size_t num_threads):
-    """One call of the C core: writes y and cells, which may be None; returns ``(h_n, c_n)``.
-
-    States are (L*D, B, width), those beside h side by side; None where there are none.
+    States are ``(h, beside)``, each (L*D, B, width), those beside h side by side; None is zero, and of the final ones
+    what there is not.
     """
+
     cdef fl_forward_args args
-    memset(&args, 0, sizeof(args))
-    cdef tuple final = fill_call(&args, weights, x, frame, h_0, c_0, y, cells)
-    args.num_threads = num_threads
-    check(run_forward(weights.stack, &args, True))
-    return final
+    cdef Weights weights
+    cdef Input x
+    cdef Frame frame
+    cdef object pins         # other arrays that are read
+    cdef readonly tuple final
+
+    def __cinit__(self, Weights weights not None, Input x not None, Frame frame not None, tuple state not None, y,
+                  c_steps):
+        cdef size_t D = weights.shape.num_directions, beside = weights.states * weights.shape.hidden_size
+        cdef fl_forward_args *args = &self.args
+        cdef ndarray h_n, c_n = None
+        self.weights, self.x, self.frame = weights, x, frame
+        self.pins = state, y
+        h_0, c_0 = state
+        x.fill(args)
+        frame.check(x)
+        args.h0 = state_data(h_0, "h_0", weights, x.B, weights.width)
+        args.c0 = state_data(c_0, "c_0", weights, x.B, beside)
+        args.y = frame.place(y, "y", weights, D * weights.width, True, &args.y_stride_t, &args.y_stride_b)
+        if frame.at is not None:
+            args.y_at = <const ptrdiff_t *>PyArray_DATA(frame.at)
+        if c_steps is not None:
+            args.cells = frame.place(c_steps, "cells", weights, D * weights.shape.hidden_size, True,
+                                     &args.cells_stride_t, &args.cells_stride_b)
+        h_n = new_state(weights, x.B, weights.width)
+        args.h_n = PyArray_DATA(h_n)
+        if weights.states != 0:
+            c_n = new_state(weights, x.B, beside)
+            args.c_n = PyArray_DATA(c_n)
+        self.final = h_n, c_n
+
+    def run(self, size_t num_threads):
+        """Compute."""
+        self.args.num_threads = num_threads
+        check(run_forward(self.weights.stack, &self.args, True))
+
+    def record(self, Recurrent layer not None, reset, size_t save, double dropout, uint64_t seed, bint draws,
+               size_t first):
+        """Compute, and keep what the backward pass needs in a `Record`.
+
+        What the arguments are arrays of must not change until that is done.  `first` is the index of the stack's first
+        layer and direction among those that draw masks from one seed.
+        """
+        cdef fl_record_args args
+        cdef npy_intp[2] dims
+        cdef Record record
+        memset(&args, 0, sizeof(args))
+        args.call = self.args
+        args.call.num_threads = layer._num_threads
+        args.save = save
+        args.dropout = dropout
+        args.seed = seed
+        args.draws = draws
+        args.first_cell = first
+        if reset is not None:
+            dims[0], dims[1] = <npy_intp>self.x.T, <npy_intp>self.x.B
+            if not (is_plain(reset, NPY_UINT8) and has_shape(<ndarray>reset, 2, dims)
+                    and PyArray_IS_C_CONTIGUOUS(<ndarray>reset)):
+                raise ValueError(f"reset: expected {shape_of(2, dims)} of uint8, got {np.shape(reset)}")
+            args.reset = <const uint8_t *>PyArray_DATA(<ndarray>reset)
+        record = take_record(layer)
+        record.pins = self, reset
+        check(record.run(self.weights, &args))
+        record.call = self
+        return record
 
 
 @cython.final
@@ -316,7 +339,9 @@ cdef class Record:
 
     cdef fl_tape *tape
     cdef Weights weights
+    cdef StackCall call  # of rows that lie anywhere
     cdef object pins
+    cdef Record next_spare
     cdef readonly size_t nbytes
 
     def __cinit__(self):
@@ -327,6 +352,7 @@ cdef class Record:
 
     cdef int forget(self) except -1:
         self.weights = None
+        self.call = None
         self.pins = None
         return 0
 
@@ -337,33 +363,32 @@ cdef class Record:
             self.weights = weights
         return status
 
-    cdef int run_back(self, fl_backward_args *args, ndarray params, ndarray scratch) except -1:
-        """Gradients of the parameters go to `scratch`, which is laid out as `params`."""
+    cdef int run_back(self, fl_backward_args *args, ndarray scratch) except -1:
+        """Gradients of the parameters go to `scratch`, which is laid out as they are."""
         cdef Weights weights = self.weights
         cdef fl_status status
-        cells = <fl_weights *>PyMem_Malloc(
-            weights.shape.num_layers * weights.shape.num_directions
-            * (sizeof(fl_weights) + sizeof(fl_gradients)))
-        if cells == NULL:
+        first = <fl_weights *>PyMem_Malloc(weights.rows() * (sizeof(fl_weights) + sizeof(fl_gradients)))
+        if first == NULL:
             raise MemoryError
-        point_at_parameters(weights, params, scratch, cells, args)
+        point_at_parameters(weights, scratch, first, args)
         status = run_backward(weights.stack, self.tape, args)
-        PyMem_Free(cells)
+        PyMem_Free(first)
         check(status)
         return 0
 
-    def backward(self, Input x not None, Frame frame not None, dy, dcells, dh_n, dc_n, Frame dx_frame, dx,
-                 ndarray scratch not None, size_t bptt, size_t num_threads):
+    def backward(self, dy, dcells, tuple dstate not None, Frame dx_frame, dx, ndarray scratch not None, size_t bptt,
+                 size_t num_threads):
         """The backward pass: writes `dx` unless that is None, and the gradients of the parameters to `scratch`.
 
-        `x` and `frame` are those of the forward pass; `dx_frame` says how dx lies.  Returns ``(dh_0, dc_0)``.
+        `dstate` is ``(dh_n, dbeside_n)``; those of the initial state are returned.  `dx_frame` says how dx lies.
         """
         cdef Weights weights = self.weights
+        cdef Input x = self.call.x
+        cdef Frame frame = self.call.frame
         cdef fl_backward_args args
         cdef ndarray dh_0, dc_0 = None
         cdef size_t D = weights.shape.num_directions, H = weights.shape.hidden_size
         memset(&args, 0, sizeof(args))
-        frame.check(x)
         if dy is not None:
             args.dy = frame.place(dy, "dy", weights, D * weights.width, False, &args.dy_stride_t,
                                   &args.dy_stride_b)
@@ -372,6 +397,7 @@ cdef class Record:
                                       &args.dcells_stride_b)
         if frame.at is not None:
             args.dy_at = <const ptrdiff_t *>PyArray_DATA(frame.at)
+        dh_n, dc_n = dstate
         args.dh_n = state_data(dh_n, "dh_n", weights, x.B, weights.width)
         args.dc_n = state_data(dc_n, "dc_n", weights, x.B, weights.states * H)
         if dx is not None:
@@ -387,47 +413,19 @@ cdef class Record:
             args.dc0 = PyArray_DATA(dc_0)
         args.bptt = bptt
         args.num_threads = num_threads
-        flat_params = weights.source.flat
-        flat_buffer(scratch, "scratch", weights.typenum, flat_params.size, True)
-        self.run_back(&args, <ndarray>flat_params, scratch)
+        flat_buffer(scratch, "scratch", weights.typenum, PyArray_SIZE(weights.flat), True)
+        self.run_back(&args, scratch)
         return dh_0, dc_0
 
 
-def record_stack(Recurrent layer not None, Weights weights not None, Input x not None, Frame frame not None, h_0, c_0,
-                 y, cells, reset, size_t save, double dropout, uint64_t seed, bint draws, size_t first_cell):
-    """As `run_stack`, recorded in a `Record`: returns ``(record, h_n, c_n)``.
-
-    What the arguments are arrays of must not change until the backward pass is done.  `first_cell` is the index
-    of the stack's first layer and direction among those that draw masks from one seed.
-    """
-    cdef fl_record_args args
-    cdef npy_intp[2] dims
-    cdef Record record
-    memset(&args, 0, sizeof(args))
-    cdef tuple final = fill_call(&args.call, weights, x, frame, h_0, c_0, y, cells)
-    args.call.num_threads = layer._num_threads
-    args.save = save
-    args.dropout = dropout
-    args.seed = seed
-    args.draws = draws
-    args.first_cell = first_cell
-    if reset is not None:
-        dims[0], dims[1] = <npy_intp>x.T, <npy_intp>x.B
-        if not (is_plain(reset, NPY_UINT8) and has_shape(<ndarray>reset, 2, dims)
-                and PyArray_IS_C_CONTIGUOUS(<ndarray>reset)):
-            raise ValueError(f"reset: expected ({x.T}, {x.B}) of uint8, got {np.shape(reset)} of {reset.dtype}")
-        args.reset = <const uint8_t *>PyArray_DATA(<ndarray>reset)
-    record = layer.take_record()
-    record.pins = x, frame, h_0, c_0, y, reset
-    check(record.run(weights, &args))
-    return record, final[0], final[1]
-
-
-def add_gradients(Recurrent layer not None, ndarray scratch not None):
-    """Add gradients of all parameters to those of the layer, which keeps the buffer for a next pass."""
-    cdef ndarray flat = flat_buffer(layer.flat_grads, "flat_grads", layer.ready().typenum, PyArray_SIZE(scratch), True)
-    fl_add(layer.ready().shape.dtype, <size_t>PyArray_SIZE(scratch), PyArray_DATA(scratch), PyArray_DATA(flat))
+@cython.nonecheck(True)
+cpdef int add_gradients(Recurrent layer, ndarray scratch) except -1:
+    """Add gradients of all parameters to those of the layer, which keeps `scratch` for a next pass."""
+    cdef Weights weights = layer.ready()
+    cdef ndarray flat = flat_buffer(layer.flat_grads, "flat_grads", weights.typenum, PyArray_SIZE(scratch), True)
+    fl_add(weights.shape.dtype, <size_t>PyArray_SIZE(scratch), PyArray_DATA(scratch), PyArray_DATA(flat))
     layer._gradient_scratch = scratch
+    return 0
 
 
 def drop_rows(ndarray rows not None, size_t T, size_t B, lengths, double p, uint64_t seed, size_t layer):
@@ -453,12 +451,3 @@ def drop_rows(ndarray rows not None, size_t T, size_t B, lengths, double p, uint
             data += width * real_size
             at += 1
     return result
-
-
-def check_result(out, tuple shape not None, dtype):
-    """Whether `out` can receive a result."""
-    cdef npy_intp[3] dims
-    cdef int axis, nd = <int>len(shape)
-    for axis in range(min(nd, 3)):
-        dims[axis] = shape[axis]
-    check_out(out, "out", NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64, nd, dims)

@@ -3,30 +3,52 @@
 
 
 cdef class Stream:
-    """The calls of a stream; `stream` of a layer makes one."""
+    """The calls of a stream, which ``stream`` of a layer makes.
 
-    cdef Weights _weights
-    cdef fl_stream *stream
-    cdef bint busy  # a call has released the GIL
+    Where the layer is more than one stack, or more than that, there is a stream for each, and `_through` of
+    passes/streams.py leads x through them.
+
+    Parameters
+    ----------
+    parts : tuple of Weights
+        What the layer is made of.
+    batch_size : int
+    batch_first, is_listed, joins : bool
+        Whether `process` takes (B, T, features), states are lists of arrays, outputs of layers are added to.
+    """
+
+    cdef tuple parts
+    cdef Weights _weights        # the first of them
+    cdef fl_stream *stream       # of the one stack
+    cdef readonly tuple streams  # of each, else
+    cdef bint busy  # a call has released the GIL, or is in one of several streams
+    cdef bint is_listed
     cdef readonly bint batch_first
     cdef readonly size_t batch_size
 
-    def __cinit__(self, Weights weights not None, batch_size, bint batch_first):
+    def __cinit__(self, tuple parts not None, batch_size, bint batch_first, bint is_listed=False, bint joins=False):
+        cdef Weights first = <Weights?>parts[0]
         self.batch_size = as_count(batch_size, "batch_size")
         self.batch_first = batch_first
-        if weights.shape.num_directions != 1:
+        self.is_listed = is_listed
+        self.parts, self._weights = parts, first
+        if first.shape.num_directions != 1:
             raise ValueError("stream: expected a unidirectional layer, got a bidirectional one, which needs "
                              "the end of a sequence first")
-        self._weights = weights
-        check(fl_stream_create(weights.stack, self.batch_size, &self.stream))
+        if len(parts) > 1 or joins:
+            self.streams = tuple([Stream((part,), batch_size, batch_first) for part in parts])
+        else:
+            check(fl_stream_create(first.stack, self.batch_size, &self.stream))
 
     def __dealloc__(self):
         fl_stream_destroy(self.stream)
 
     @property
     def weights(self):
-        """The packed weights of the layer at the time when the stream was made."""
+        """The packed weights of the layer at the time when the stream was made, of the first stack."""
         return self._weights
+
+    # ---- Calls -------------------------------------------------------------------------------------------------
 
     def step(self, x, out=None):
         """One time step.
@@ -80,7 +102,7 @@ cdef class Stream:
         """
         return self.advance(x, out, True)
 
-    cdef ndarray advance(self, x, out, bint has_time):
+    cdef object advance(self, x, out, bint has_time):
         cdef Weights weights = self._weights
         cdef input_view view
         cdef fl_stream_io io
@@ -88,6 +110,8 @@ cdef class Stream:
         cdef npy_intp[3] dims
         cdef ndarray x_read, y
         cdef int nd, axis_t
+        if self.stream == NULL:
+            return self.advance_all(x, out, has_time)
         x_read = read_input(x, weights, has_time, self.batch_first, &view)
         if view.B != self.batch_size:
             raise ValueError(f"x: expected B = batch_size = {self.batch_size}, got {view.B}")
@@ -101,7 +125,7 @@ cdef class Stream:
             y = <ndarray>PyArray_EMPTY(nd, dims, weights.typenum, 0)
         else:
             check_out(out, "out", weights.typenum, nd, dims)
-            check_apart_from_inputs(out, "out", x, x_read, None, None)
+            check_apart_from_x(out, "out", x, x_read)
             y = <ndarray>out
         memset(&io, 0, sizeof(io))
         if view.is_index:
@@ -115,7 +139,7 @@ cdef class Stream:
             io.y_stride_t = PyArray_STRIDES(y)[axis_t] // PyArray_ITEMSIZE(y)
         io.y_stride_b = PyArray_STRIDES(y)[1 - axis_t if has_time else 0] // PyArray_ITEMSIZE(y)
         self.check_idle()
-        if <double>view.T * <double>view.B * weights.step_work <= TINY_WORK:
+        if weights.work(view.T, view.B) <= TINY_WORK:
             status = fl_stream_process(self.stream, view.T, &io)
         else:
             status = self.run_released(view.T, &io)
@@ -125,46 +149,79 @@ cdef class Stream:
             check(status)
         return y
 
+    cdef object advance_all(self, x, out, bint has_time):
+        """`advance`, of several streams."""
+        self.check_idle()
+        self.busy = True
+        try:
+            return self._through(x, out, has_time)
+        finally:
+            self.busy = False
+
     cdef fl_status run_released(self, size_t T, fl_stream_io *io) except *:
         cdef PyThreadState *thread
         cdef fl_status status
-        cdef bytes h = None, c = None
+        cdef tuple before = None
         if T > 1:
             io.interrupt = check_signals
             io.interrupt_context = &thread
-            h = PyBytes_FromStringAndSize(<char *>fl_stream_h(self.stream), self.h_bytes())
-            if self._weights.states != 0:
-                c = PyBytes_FromStringAndSize(<char *>fl_stream_c(self.stream), self.c_bytes())
+            before = self.copied()
         self.busy = True
         thread = PyEval_SaveThread()
         status = fl_stream_process(self.stream, T, io)
         PyEval_RestoreThread(thread)
         self.busy = False
         if status == FL_ERROR_INTERRUPTED:
-            memcpy(fl_stream_h(self.stream), PyBytes_AsString(h), self.h_bytes())
-            if self._weights.states != 0:
-                memcpy(fl_stream_c(self.stream), PyBytes_AsString(c), self.c_bytes())
+            self.put(before[0], before[1])
         return status
-
-    cdef size_t h_bytes(self) noexcept:
-        cdef fl_stack_shape *shape = &self._weights.shape
-        return shape.num_layers * self.batch_size * self._weights.width * (4 if shape.dtype == FL_F32 else 8)
-
-    cdef size_t c_bytes(self) noexcept:
-        """Of the states beside h."""
-        return self.h_bytes() // self._weights.width * self._weights.states * self._weights.shape.hidden_size
 
     cdef int check_idle(self) except -1:
         if self.busy:
             raise RuntimeError("the stream is in use by another thread; give each thread its own")
         return 0
 
+    # ---- The state ---------------------------------------------------------------------------------------------
+
+    cdef inline size_t bytes_of(self, size_t width) noexcept:
+        """Of a state of the one stack."""
+        cdef Weights weights = self._weights
+        return weights.rows() * self.batch_size * width * (4 if weights.shape.dtype == FL_F32 else 8)
+
+    cdef inline size_t width_beside(self) noexcept:
+        """Of the states beside h."""
+        cdef Weights weights = self._weights
+        return weights.states * weights.shape.hidden_size
+
+    cdef tuple copied(self):
+        """``(h, beside)`` of the one stack."""
+        cdef Weights weights = self._weights
+        cdef size_t width = self.width_beside()
+        cdef ndarray h = new_state(weights, self.batch_size, weights.width), beside = None
+        memcpy(PyArray_DATA(h), fl_stream_h(self.stream), self.bytes_of(weights.width))
+        if width != 0:
+            beside = new_state(weights, self.batch_size, width)
+            memcpy(PyArray_DATA(beside), fl_stream_c(self.stream), self.bytes_of(width))
+        return h, beside
+
+    cdef int put(self, ndarray h, ndarray beside) except -1:
+        """Set the state of the one stack."""
+        memcpy(fl_stream_h(self.stream), PyArray_DATA(h), self.bytes_of(self._weights.width))
+        if beside is not None:
+            memcpy(fl_stream_c(self.stream), PyArray_DATA(beside), self.bytes_of(self.width_beside()))
+        return 0
+
+    cdef tuple each(self):
+        """The streams of one stack."""
+        return (self,) if self.streams is None else self.streams
+
     def reset(self):
         """Set the state to zero."""
+        cdef Stream stream
         self.check_idle()
-        memset(fl_stream_h(self.stream), 0, self.h_bytes())
-        if self._weights.states != 0:
-            memset(fl_stream_c(self.stream), 0, self.c_bytes())
+        for stream in self.each():
+            memset(fl_stream_h(stream.stream), 0, stream.bytes_of(stream._weights.width))
+            if stream.width_beside() != 0:
+                memset(fl_stream_c(stream.stream), 0, stream.bytes_of(stream.width_beside()))
 
     @property
     def state(self):
@@ -172,30 +229,20 @@ cdef class Stream:
 
         Where `batch_size` is 1, (L, width) can be set too.
         """
-        cdef Weights weights = self._weights
-        cdef ndarray h, c = None
+        cdef Stream stream
         self.check_idle()
-        h = new_state(weights, self.batch_size, weights.width)
-        memcpy(PyArray_DATA(h), fl_stream_h(self.stream), self.h_bytes())
-        if weights.states != 0:
-            c = new_state(weights, self.batch_size, weights.states * weights.shape.hidden_size)
-            memcpy(PyArray_DATA(c), fl_stream_c(self.stream), self.c_bytes())
-        return final_states(weights, h, c)
+        return states_as_given(self.parts, [stream.copied() for stream in self.each()], True, self.is_listed)
 
     @state.setter
     def state(self, value):
-        cdef Weights weights = self._weights
-        cdef npy_intp[3] dims
-        cdef ndarray h, c
-        cdef int nd = 3
-        first = value[0] if weights.states != 0 and isinstance(value, (tuple, list)) and len(value) > 0 else value
-        if self.batch_size == 1 and np.ndim(first) == 2:
-            nd = 2
-        dims[0] = <npy_intp>weights.shape.num_layers
-        dims[1] = <npy_intp>self.batch_size
-        dims[nd - 1] = <npy_intp>weights.width
-        h, c = read_states(value, STATE_NAMES, weights, nd, dims)
+        cdef Stream stream
+        first = value
+        if self._weights.states != 0 and isinstance(value, (tuple, list)) and len(value) > 0:
+            first = value[0]
+        cdef bint batched = self.is_listed or self.batch_size != 1 or np.ndim(first) != 2
+        if value is None:
+            raise TypeError("state: expected arrays, got None (reset sets zeros)")
+        states = read_states(self.parts, value, "state", self.batch_size, batched, self.is_listed, False)
         self.check_idle()
-        memcpy(fl_stream_h(self.stream), PyArray_DATA(h), self.h_bytes())
-        if weights.states != 0:
-            memcpy(fl_stream_c(self.stream), PyArray_DATA(c), self.c_bytes())
+        for stream, (h, beside) in zip(self.each(), states):
+            stream.put(h, beside)

@@ -2,32 +2,6 @@
 # Included by _core.pyx: a forward pass that is recorded, and its backward pass.
 
 
-cdef ndarray own_copy(ndarray array):
-    """A copy, unless nobody can write to the array: it must stay as it is until the backward.
-
-    The outputs of other tapes are such arrays.
-    """
-    if PyArray_CHKFLAGS(array, NPY_ARRAY_OWNDATA) and not PyArray_ISWRITEABLE(array):
-        return array
-    return PyArray_NewCopy(array, NPY_CORDER)
-
-
-cdef ndarray read_flags(object flags, str name, size_t T, size_t B, bint batched, bint batch_first):
-    """Booleans as uint8 (T, B), C-contiguous; a copy."""
-    cdef object array = read_array(flags, name)
-    cdef bint swapped = batch_first and batched
-    if array.dtype != np.bool_:
-        raise TypeError(f"{name}: expected booleans, got dtype {array.dtype}")
-    cdef tuple expected = (T,)
-    if batched:
-        expected = (B, T) if swapped else (T, B)
-    if array.shape != expected:
-        raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
-    if swapped:
-        array = array.T
-    return np.array(array, np.uint8, order="C", copy=True).reshape(T, B)
-
-
 cdef size_t read_save(object save) except? 12345:
     if isinstance(save, str):
         if save == "all":
@@ -43,24 +17,24 @@ cdef class Tape:
 
     Attributes
     ----------
-    y : ndarray, (T, B, D*P), (B, T, D*P) or (T, D*P)
+    y : ndarray, (T, B, D*P), (B, T, D*P) or (T, D*P), or list of ndarray
         Output of the layer, read-only because the backward pass reads it again.
     state : ndarray or tuple of ndarray
         Final states, as those of a call.
-    cells : ndarray or None
+    cells : ndarray, list of ndarray or None
         As those of a call, where they were asked for.
     nbytes : int
         Bytes that are kept beside `y` and copies of the arguments.
     """
 
     cdef Recurrent _layer
-    cdef Weights _weights
-    cdef Record _record  # None when it has been used
+    cdef tuple _parts     # the layer's parameters of that time
+    cdef Record _record   # of one stack, where x is one array
+    cdef object _rows     # a pass of passes/parts.py, where rows lie otherwise or stacks are several
+    cdef ndarray _h_n, _c_n
     cdef object _dx_shape
-    cdef ndarray _x, _h_0, _c_0, _lengths, _reset, _h_n, _c_n  # as the C core reads or wrote them
     cdef size_t _bptt
-    cdef int _batched
-    cdef bint _busy  # a backward pass has begun
+    cdef bint _batched, _is_used, _is_busy
     cdef readonly object y, state, cells
     cdef readonly size_t nbytes
 
@@ -99,39 +73,47 @@ cdef class Tape:
         TypeError, ValueError
             An argument does not fit; the message names it, what was expected and what came.
         """
-        if self._record is None:
+        if self._is_used:
             raise RuntimeError("tape: expected one backward for each forward, got a second one")
-        if self._busy:
+        if self._is_busy:
             raise RuntimeError("tape: expected one call at a time, got one while another runs")
-        self._busy = True  # first of all: while arguments are read, other threads may run
+        self._is_busy = True  # first of all: while arguments are read, other threads may run
         try:
-            return self.run_back(dy, dstate, dcells)
+            if self._layer._parts is not self._parts:
+                raise RuntimeError("tape: expected the parameters of its forward, got others since: call forward "
+                                   "again")
+            if dcells is not None and self.cells is None:
+                raise ValueError("dcells: expected None without return_cells, got a gradient of cells")
+            if self._record is not None:
+                result = self.run_back(dy, dstate)
+            else:
+                result = self._rows.backward(dy, dstate, dcells, self._bptt)
+            self._is_used = True
+            self._record = self._rows = None
+            return result
         finally:
-            self._busy = False
+            self._is_busy = False
 
-    cdef tuple run_back(self, dy, dstate, dcells):
-        cdef Weights weights = self._weights
+    cdef tuple run_back(self, dy, dstate):
+        """Of one stack, where x is one array."""
+        cdef Recurrent layer = self._layer
         cdef Record record = self._record
+        cdef Weights weights = record.weights
         cdef fl_backward_args args
-        cdef ndarray dy_read, dh_n, dc_n, dx = None, dh_0, dc_0 = None, scratch, flat
-        cdef size_t real_size
-        if self._layer._weights is not weights:
-            raise RuntimeError("tape: expected the parameters of its forward, got others since: call forward "
-                               "again")
-        if dcells is not None:
-            raise ValueError("dcells: expected None without return_cells, got a gradient of cells")
+        cdef ndarray dy_read, dh_n, dc_n, dx = None, dh_0, dc_0 = None, scratch, y = <ndarray>self.y
+        cdef int nd = PyArray_NDIM(self._h_n), axis, axis_t = self._batched and layer.batch_first
+        cdef npy_intp itemsize = PyArray_ITEMSIZE(y)
+        cdef npy_intp[3] dims
         memset(&args, 0, sizeof(args))
-        cdef int axis_t = self._batched and self._layer.batch_first
-        cdef ndarray y = <ndarray>self.y
-        cdef int nd = PyArray_NDIM(self._h_n)
-        real_size = <size_t>PyArray_ITEMSIZE(y)
         if dy is not None:
             dy_read = read_operand(dy, "dy", weights.typenum, PyArray_NDIM(y), PyArray_DIMS(y))
             args.dy = PyArray_DATA(dy_read)
-            args.dy_stride_t = PyArray_STRIDES(dy_read)[axis_t] // <npy_intp>real_size
-            args.dy_stride_b = PyArray_STRIDES(dy_read)[1 - axis_t] // <npy_intp>real_size
+            args.dy_stride_t = PyArray_STRIDES(dy_read)[axis_t] // itemsize
+            args.dy_stride_b = PyArray_STRIDES(dy_read)[1 - axis_t] // itemsize
         if dstate is not None:
-            dh_n, dc_n = read_dstate(dstate, weights, self._h_n, self._c_n)
+            for axis in range(nd):
+                dims[axis] = PyArray_DIMS(self._h_n)[axis]
+            dh_n, dc_n = read_state(read_members(dstate, "dstate", weights), DSTATE_NAMES, weights, nd, dims, True)
             if dh_n is not None:
                 args.dh_n = PyArray_DATA(dh_n)
             if dc_n is not None:
@@ -144,39 +126,12 @@ cdef class Tape:
         if self._dx_shape is not None:
             dx = np.empty(self._dx_shape, weights.dtype)
             args.dx = PyArray_DATA(dx)
-            args.dx_stride_t = PyArray_STRIDES(dx)[axis_t] // <npy_intp>real_size
-            args.dx_stride_b = PyArray_STRIDES(dx)[1 - axis_t] // <npy_intp>real_size
+            args.dx_stride_t = PyArray_STRIDES(dx)[axis_t] // itemsize
+            args.dx_stride_b = PyArray_STRIDES(dx)[1 - axis_t] // itemsize
         args.bptt = self._bptt
-        args.num_threads = self._layer._num_threads
-
-        flat_params = weights.source.flat
-        flat = flat_buffer(self._layer.flat_grads, "flat_grads", weights.typenum, flat_params.size, True)
-        scratch = self._layer.take_scratch(flat_params)
-        record.run_back(&args, <ndarray>flat_params, scratch)
-        fl_add(weights.shape.dtype, <size_t>PyArray_SIZE(scratch), PyArray_DATA(scratch), PyArray_DATA(flat))
-        self._layer._gradient_scratch = scratch
-        self._record = None
-        self._layer.keep_record(record)
-        self._x = self._h_0 = self._c_0 = self._lengths = self._reset = None
-        return dx, final_states(weights, dh_0, dc_0)
-
-
-cdef tuple read_dstate(object dstate, Weights weights, ndarray h_n, ndarray c_n):
-    """Gradients of ``(h_n, c_n)`` as the C core reads them; None for zero."""
-    cdef tuple members
-    cdef ndarray dh = None, dc = None
-    cdef npy_intp[3] dims
-    cdef int nd = PyArray_NDIM(h_n), axis
-    members = read_members(dstate, "dstate", weights) if weights.states != 0 else (dstate,)
-    if members[0] is not None:
-        dh = read_operand(members[0], DSTATE_NAMES[weights.states != 0], weights.typenum, nd, PyArray_DIMS(h_n))
-    if weights.states == 0 or all(item is None for item in members[1:]):
-        return dh, None
-    for axis in range(nd):
-        dims[axis] = PyArray_DIMS(h_n)[axis]
-    dims[nd - 1] = <npy_intp>weights.shape.hidden_size
-    beside = [np.zeros(shape_of(nd, dims), weights.dtype) if item is None
-              else read_operand(item, name, weights.typenum, nd, dims)
-              for item, name in zip(members[1:], DSTATE_NAMES[2:])]
-    dc = beside[0] if weights.states == 1 else np.concatenate(beside, axis=-1)
-    return dh, dc
+        args.num_threads = layer._num_threads
+        scratch = gradient_scratch(layer)
+        record.run_back(&args, scratch)
+        add_gradients(layer, scratch)
+        give_back(layer, record)
+        return dx, final_state(weights, dh_0, dc_0)

@@ -60,15 +60,15 @@ cdef class Weights:
     ----------
     dtype : numpy.dtype
         float32 or float64.
-    input_size, hidden_size, num_layers, num_directions : int
+    sizes : tuple of int
         I, H, L, D.
     options : dict
         What the cell is: fields of fl_cell_options by name, with names in place of enumerations.
-    cells : sequence of dict
-        For each layer, for each direction: arrays by the names of fl_weights, of the shapes said there.
-        Biases may be missing.
+    arrays : sequence of dict
+        For each layer, for each direction: by the names of fl_weights, of the shapes said there.  Biases may be
+        missing.
     source : object
-        What the arrays of `cells` belong to: kept for the layer.  A tuple holds the arguments of `packed`.
+        What the arrays belong to: kept for the layer.  A tuple holds the arguments of `packed`.
     begin : int
         Where the first of them stands in ``source.flat``, in elements.
     """
@@ -80,35 +80,34 @@ cdef class Weights:
     cdef fl_parameter_facts deeper[FL_PARAMETER_COUNT]  # and of all others
     cdef size_t width    # of h
     cdef size_t states   # beside h, each as wide as the hidden size
-    cdef bint has_pair   # (h, c), of one width
+    cdef str letters     # of all states
     cdef double step_work  # of one row in one time step
     cdef readonly bint draws  # whether the cell has masks of its own in training
     cdef unsigned int fields  # bits of parameters that are given
     cdef size_t begin
+    cdef ndarray flat         # all parameters of the layer
     cdef readonly object source
 
-    def __cinit__(self, dtype, size_t input_size, size_t hidden_size, size_t num_layers,
-                  size_t num_directions, dict options not None, cells, source=None, size_t begin=0):
+    def __cinit__(self, dtype, tuple sizes not None, dict options not None, arrays, source=None, size_t begin=0):
         cdef size_t layer, direction
         dtype = np.dtype(dtype)
         if dtype != np.float32 and dtype != np.float64:
             raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
         self.typenum = NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64
         self.shape.dtype = FL_F32 if dtype == np.float32 else FL_F64
-        self.shape.input_size = input_size
-        self.shape.hidden_size = hidden_size
-        self.shape.num_layers = num_layers
-        self.shape.num_directions = num_directions
+        (self.shape.input_size, self.shape.hidden_size, self.shape.num_layers, self.shape.num_directions) = sizes
         read_options(options, &self.shape.cell)
         self.source = source
         self.begin = begin
+        if source is not None and not isinstance(source, tuple):
+            self.flat = <ndarray?>source.flat
         check(fl_stack_create(&self.shape, &self.stack))
         self.ask()
-        if <size_t>len(cells) != num_layers * num_directions:
-            raise ValueError(f"cells: expected {num_layers * num_directions}, got {len(cells)}")
-        for layer in range(num_layers):
-            for direction in range(num_directions):
-                self.pack(layer, direction, cells[layer * num_directions + direction])
+        if <size_t>len(arrays) != self.rows():
+            raise ValueError(f"arrays: expected {self.rows()} dicts, got {len(arrays)}")
+        for layer in range(self.shape.num_layers):
+            for direction in range(self.shape.num_directions):
+                self.pack(layer, direction, arrays[layer * self.shape.num_directions + direction])
 
     def __dealloc__(self):
         fl_stack_destroy(self.stack)
@@ -124,28 +123,36 @@ cdef class Weights:
         cdef size_t index
         check(fl_cell_get_facts(&self.shape.cell, self.shape.hidden_size, &facts))
         self.width = facts.width
-        self.states = strlen(facts.states) - 1
+        self.letters = facts.states.decode()
+        self.states = <size_t>len(self.letters) - 1
         self.draws = facts.draws
-        self.has_pair = self.states == 1 and self.width == self.shape.hidden_size
         self.step_work = fl_stack_step_work(self.stack)
         for index in range(FL_PARAMETER_COUNT):
             check(fl_parameter_get_facts(&self.shape, 0, index, &self.first[index]))
             check(fl_parameter_get_facts(&self.shape, self.shape.num_layers - 1, index, &self.deeper[index]))
         return 0
 
+    cdef inline size_t rows(self) noexcept:
+        """Layers and directions: of each state."""
+        return self.shape.num_layers * self.shape.num_directions
+
+    cdef inline double work(self, size_t T, size_t B) noexcept:
+        """About how many multiply-adds a call takes."""
+        return <double>T * <double>B * self.step_work
+
     cdef inline const fl_parameter_facts *facts_of(self, size_t layer) noexcept:
         return &self.first[0] if layer == 0 else &self.deeper[0]
 
-    cdef int pack(self, size_t layer, size_t direction, dict cell) except -1:
+    cdef int pack(self, size_t layer, size_t direction, dict arrays) except -1:
         cdef fl_weights weights
         cdef const void **field = <const void **>&weights
         cdef const fl_parameter_facts *facts
         cdef fl_status status
         cdef npy_intp[2] dims
         cdef size_t n
-        cdef list arrays = []
+        cdef list pins = []
         memset(&weights, 0, sizeof(weights))
-        given = dict(cell)
+        given = dict(arrays)
         for n in range(FL_PARAMETER_COUNT):
             facts = self.facts_of(layer) + n
             name = facts.name.decode()
@@ -153,20 +160,20 @@ cdef class Weights:
                 continue
             dims[0], dims[1] = <npy_intp>facts.shape[0], <npy_intp>facts.shape[1]
             array = read_operand(given.pop(name, None), name, self.typenum, <int>facts.dims, dims)
-            arrays.append(array)
+            pins.append(array)
             field[n] = PyArray_DATA(<ndarray>array)
             self.fields |= <unsigned int>1 << n
         if any(value is not None for value in given.values()):
-            raise ValueError(f"cells: expected parameters that the cell has, got {sorted(given)}")
+            raise ValueError(f"arrays: expected parameters that the cell has, got {sorted(given)}")
         with nogil:
             status = fl_stack_pack(self.stack, layer, direction, &weights)
         check(status)
 
-    cdef bint is_plain_lstm(self) noexcept:
-        """Whether the cell is PyTorch's LSTM without options."""
-        cdef fl_cell_options plain
-        memset(&plain, 0, sizeof(plain))
-        return memcmp(&plain, &self.shape.cell, sizeof(plain)) == 0
+    cdef bint has_no_options(self) noexcept:
+        """Whether the cell is an LSTM as PyTorch has it."""
+        cdef fl_cell_options none
+        memset(&none, 0, sizeof(none))
+        return memcmp(&none, &self.shape.cell, sizeof(none)) == 0
 
     @property
     def dtype(self):
@@ -194,24 +201,22 @@ cdef class Weights:
         return self.width
 
 
-cdef void point_at_parameters(Weights weights, ndarray params, ndarray gradients, fl_weights *cells,
-                              fl_backward_args *args) noexcept:
-    """Where each parameter and its gradient stand in the flat buffers; `cells` has room for both structs."""
-    cdef size_t count = weights.shape.num_layers * weights.shape.num_directions
-    cdef fl_gradients *gradient = <fl_gradients *>(cells + count)
-    cdef size_t real_size = <size_t>PyArray_ITEMSIZE(params), cell, offset = weights.begin * real_size
-    cdef char *p = <char *>PyArray_DATA(params)
+cdef void point_at_parameters(Weights weights, ndarray gradients, fl_weights *first, fl_backward_args *args) noexcept:
+    """Where each parameter and its gradient stand in the flat buffers; `first` has room for both structs of all."""
+    cdef size_t count = weights.rows(), place, n
+    cdef fl_gradients *gradient = <fl_gradients *>(first + count)
+    cdef size_t real_size = <size_t>PyArray_ITEMSIZE(gradients), offset = weights.begin * real_size
+    cdef char *p = <char *>PyArray_DATA(weights.flat)
     cdef char *g = <char *>PyArray_DATA(gradients)
     cdef const fl_parameter_facts *facts
-    cdef size_t n
-    memset(cells, 0, count * (sizeof(fl_weights) + sizeof(fl_gradients)))
-    for cell in range(count):
-        facts = weights.facts_of(cell // weights.shape.num_directions)
+    memset(first, 0, count * (sizeof(fl_weights) + sizeof(fl_gradients)))
+    for place in range(count):
+        facts = weights.facts_of(place // weights.shape.num_directions)
         for n in range(FL_PARAMETER_COUNT):
             if not weights.fields >> n & 1:
                 continue
-            (<const void **>(cells + cell))[n] = p + offset
-            (<void **>(gradient + cell))[n] = g + offset
+            (<const void **>(first + place))[n] = p + offset
+            (<void **>(gradient + place))[n] = g + offset
             offset += facts[n].shape[0] * facts[n].shape[1] * real_size
-    args.weights = cells
+    args.weights = first
     args.gradients = gradient

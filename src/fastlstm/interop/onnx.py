@@ -9,8 +9,6 @@ operator specification, which ``onnx.defs.get_schema("LSTM", 22).doc`` holds; wh
 
 from __future__ import annotations
 
-import functools
-import inspect
 import operator
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,8 +19,10 @@ from .. import _core
 from ..layers.gru import GRU
 from ..layers.lstm import LSTM
 from ..layers.rnn import RNN
-from ..model.options import ACTIVATIONS, ROLES, checked_choice, checked_limit
-from ..model.parameters import checked_array, checked_number, restore
+from ..model import options as layer_options
+from ..model.checks import checked_array, checked_choice, checked_limit, checked_number, is_finite
+from ..model.options import ACTIVATIONS
+from ..model.parameters import restore
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["onnx_gru", "onnx_lstm", "onnx_rnn"]
 
 # Blocks of rows in the order in which ONNX has them, by the letters of layouts.py: g is ONNX's c, n its h.
-_ROWS = {"lstm": "iofg", "gru": "zrn", "rnn": "h"}
+_Layer = type[LSTM] | type[GRU] | type[RNN]
+_ROWS: dict[_Layer, str] = {LSTM: "iofg", GRU: "zrn", RNN: "h"}
 _PEEPHOLES = "iof"
-_LAYERS: dict[str, type[LSTM | GRU | RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 _FUNCTIONS = {name.lower(): name for name in ACTIVATIONS}
 # Whether each direction of the operator runs from the end.
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
@@ -153,13 +153,13 @@ def onnx_lstm(
     >>> Y.shape, Y_h.shape, Y_c.shape
     ((5, 1, 2, 4), (1, 2, 4), (1, 2, 4))
     """
-    call = _Call("lstm", X, W, R, B, sequence_lens, hidden_size, direction, layout, zero_length)
+    call = _Call(LSTM, (X, W, R, B), sequence_lens, hidden_size, direction, layout, zero_length)
     states = (call.state(initial_h, "initial_h"), call.state(initial_c, "initial_c"))
     peepholes = call.operand(P, "P", (call.D, 3 * call.H))
     coupled = _checked_integer(input_forget, "input_forget", (0, 1)) == 1
     options = call.read_options(activations, activation_alpha, activation_beta, clip)
     options |= {"peephole": P is not None, "coupled": "f_from_i" if coupled else None}
-    Y, Y_h, Y_c = call.run("igo" if coupled else "ifgo", options, states, peepholes)
+    Y, Y_h, Y_c = call.run(options, states, peepholes)
     return Y, Y_h, Y_c
 
 
@@ -228,11 +228,11 @@ def onnx_gru(
     >>> Y.shape, Y_h.shape
     ((2, 5, 2, 4), (2, 2, 4))
     """
-    call = _Call("gru", X, W, R, B, sequence_lens, hidden_size, direction, layout, zero_length)
+    call = _Call(GRU, (X, W, R, B), sequence_lens, hidden_size, direction, layout, zero_length)
     states = (call.state(initial_h, "initial_h"),)
     options = call.read_options(activations, activation_alpha, activation_beta, clip)
     options["reset_after"] = _checked_integer(linear_before_reset, "linear_before_reset") != 0
-    Y, Y_h = call.run("rzn", options, states)
+    Y, Y_h = call.run(options, states)
     return Y, Y_h
 
 
@@ -295,10 +295,10 @@ def onnx_rnn(
     >>> bool((Y_h[0] == Y[0, 0]).all()), float(Y.max())
     (True, 2.0)
     """
-    call = _Call("rnn", X, W, R, B, sequence_lens, hidden_size, direction, layout, zero_length)
+    call = _Call(RNN, (X, W, R, B), sequence_lens, hidden_size, direction, layout, zero_length)
     states = (call.state(initial_h, "initial_h"),)
     options = call.read_options(activations, activation_alpha, activation_beta, clip)
-    Y, Y_h = call.run("h", options, states)
+    Y, Y_h = call.run(options, states)
     return Y, Y_h
 
 
@@ -313,18 +313,16 @@ class _Call:
 
     def __init__(
         self,
-        kind: str,
-        X: Any,
-        W: Any,
-        R: Any,
-        B: Any,
+        cls: _Layer,
+        operands: tuple[Any, Any, Any, Any],
         sequence_lens: Any,
         hidden_size: Any,
         direction: Any,
         layout: Any,
         zero_length: Any,
     ) -> None:
-        self.kind = kind
+        X, W, R, B = operands
+        self.cls = cls
         self.is_reverse = _DIRECTIONS[checked_choice(direction, "direction", _DIRECTIONS)]
         self.batch_first = _checked_integer(layout, "layout", (0, 1)) == 1
         self.is_zero = checked_choice(zero_length, "zero_length", ("state", "zero")) == "zero"
@@ -340,7 +338,7 @@ class _Call:
         self.x = x.astype(self.inner, copy=False)
         self.B, self.T = x.shape[:2] if self.batch_first else x.shape[1::-1]
 
-        D, G, I = len(self.is_reverse), len(_ROWS[kind]), x.shape[2]
+        D, G, I = len(self.is_reverse), len(_ROWS[cls]), x.shape[2]
         if hidden_size is None:
             shape = np.shape(checked_array(R, "R"))
             if len(shape) != 3 or shape[2] == 0:
@@ -399,32 +397,30 @@ class _Call:
     def read_options(self, names: Any, alpha: Any, beta: Any, clip: Any) -> dict[str, Any]:
         """Options of the layers; "activations" has those of all directions."""
         return {
-            "activations": _read_activations(self.kind, self.D, names, alpha, beta),
+            "activations": _read_activations(self.cls, self.D, names, alpha, beta),
             "gate_clip": checked_limit(clip, "clip"),
         }
 
     # ---- The layers ----------------------------------------------------------------------------------------
 
     def run(
-        self,
-        gates: str,
-        options: dict[str, Any],
-        states: tuple[Array | None, ...],
-        peepholes: Array | None = None,
+        self, options: dict[str, Any], states: tuple[Array | None, ...], peepholes: Array | None = None
     ) -> list[Array]:
-        """Y and final states; `gates` are those of the layers."""
-        rows, functions = _ROWS[self.kind], options["activations"]
+        """Y and final states."""
+        rows, functions = _ROWS[self.cls], options["activations"]
         results: list[list[Array]] = []
         for d, reverse in enumerate(self.is_reverse):
             named = {"weight_ih_l0": self.W[d], "weight_hh_l0": self.R[d]}
             if self.biases is not None:
                 named["bias_ih_l0"], named["bias_hh_l0"] = np.split(self.biases[d], 2)
+            own = {"bias": self.biases is not None, "reverse": reverse, "activations": functions[d]}
+            config = layer_options.defaults(self.cls) | self.sizes | options | own | {"num_threads": None}
+            fields = layer_options.fields(self.cls, layer_options.checked(self.cls, config))
+            gates, _states, _width = _core.cell_facts(fields, self.H)
             params = {name: self.blocks(value, rows, gates) for name, value in named.items()}
             if peepholes is not None:
                 params["weight_ch_l0"] = self.blocks(peepholes[d], _PEEPHOLES, gates.replace("g", ""))
-            own = {"bias": self.biases is not None, "reverse": reverse, "activations": functions[d]}
-            config = _defaults(self.kind) | self.sizes | options | own
-            layer: Any = restore(_LAYERS[self.kind], config, params)  # a constructor would draw others first
+            layer: Any = restore(self.cls, config, params)  # a constructor would draw others first
             y, finals = layer(self.x, self._state_of(d, states), lengths=self.lengths)
             members = finals if len(states) > 1 else (finals,)
             if self.is_zero:
@@ -451,13 +447,6 @@ class _Call:
         return whole.astype(self.dtype, copy=False)
 
 
-@functools.cache
-def _defaults(kind: str) -> dict[str, Any]:
-    """Options of a layer where nothing is said."""
-    parameters = inspect.signature(_LAYERS[kind]).parameters.values()
-    return {one.name: one.default for one in parameters if one.default is not one.empty}
-
-
 def _checked_integer(value: Any, name: str, choices: tuple[int, ...] | None = None) -> int:
     try:
         number = operator.index(value)
@@ -471,9 +460,9 @@ def _checked_integer(value: Any, name: str, choices: tuple[int, ...] | None = No
 # ---- Activations -------------------------------------------------------------------------------------------
 
 
-def _read_activations(kind: str, D: int, names: Any, alpha: Any, beta: Any) -> list[tuple[Any, ...]]:
+def _read_activations(cls: _Layer, D: int, names: Any, alpha: Any, beta: Any) -> list[tuple[Any, ...]]:
     """Activations of each direction as its layer takes them, each with its parameters."""
-    functions = _read_names(kind, D, names)
+    functions = _read_names(cls, D, names)
     given = {"activation_alpha": alpha, "activation_beta": beta}
     numbers = {name: _read_numbers(value, name) for name, value in given.items()}
     left = {name: iter(values) for name, values in numbers.items()}
@@ -485,12 +474,12 @@ def _read_activations(kind: str, D: int, names: Any, alpha: Any, beta: Any) -> l
                 f"{name}: expected {count - more} numbers at most, as so many are taken by "
                 f"{', '.join(functions)}, got {count}"
             )
-    count = len(ROLES[kind])
+    count = len(cls.activations.roles)
     return [tuple(entries[d * count : (d + 1) * count]) for d in range(D)]
 
 
-def _read_names(kind: str, D: int, names: Any) -> list[str]:
-    roles = ROLES[kind]
+def _read_names(cls: _Layer, D: int, names: Any) -> list[str]:
+    roles = cls.activations.roles
     if names is None:
         return list(roles.values()) * D
     count = len(roles) * D
@@ -516,8 +505,7 @@ def _read_numbers(values: Any, name: str) -> list[float]:
     if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
         raise TypeError(f"{name}: expected a sequence of numbers, got {type(values).__name__}")
     return [
-        checked_number(value, f"{name}[{n}]", "a finite number", lambda number: abs(number) < float("inf"))
-        for n, value in enumerate(values)
+        checked_number(value, f"{name}[{n}]", "a finite number", is_finite) for n, value in enumerate(values)
     ]
 
 

@@ -1,31 +1,33 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What all recurrent layers and cells share: their options, parameters and states.
 
-The layers are in lstm.py, gru.py, rnn.py and minimal.py.  A plain call goes straight to _core; what it cannot
-do, `RecurrentLayer` does here with sequences.py and stacks.py.
+The layers are in lstm.py, slstm.py, gru.py, rnn.py and minimal.py.  A call of one stack on one array goes
+straight to _core; all others pass through `RecurrentLayer`, which has batch.py find the rows and parts.py run
+the stacks.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from .. import _core
 from ..model import layouts, options
+from ..model.checks import checked_choice, checked_flag, checked_index, checked_probability
 from ..model.layouts import Layout
-from ..model.options import Rule, Setting
-from ..model.parameters import Parameters, ParameterSet, Values, checked_dtype, checked_flag, checked_rng
-from ..passes import batch as sequences
-from ..passes import parts as stacks
-from ..passes.streams import Stream, StreamOfParts, StreamOrigin
+from ..model.options import Option, choice
+from ..model.parameters import Parameters, ParameterSet, Values
+from ..passes.batch import Batch, Order, read_batch
+from ..passes.parts import Pass, Plan, Recording
+from ..passes.streams import Origin, Stream
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike
 
-    Array = NDArray[Any]
+    from ..passes.parts import States
 
 __all__: list[str] = []
 
@@ -33,154 +35,156 @@ __all__: list[str] = []
 class Recurrent(Parameters):
     """What layers and cells share: their parameters are packed for the C core."""
 
-    _settings: dict[str, Any]
-    _not_kept = Parameters._not_kept | {"_settings", "_plan"}
-    _always_shown = frozenset(
-        {
-            "input_size",
-            "hidden_size",
-            "num_layers",
-            "bias",
-            "batch_first",
-            "dropout",
-            "bidirectional",
-            "dtype",
-            "num_threads",
-        }
-    )
-    _kind = ""  # of the cell, as the core names it
-    _rules: ClassVar[tuple[Rule, ...]] = ()  # options of the cell that do not go together
-    _defaults: ClassVar[dict[str, Any]] = {}  # of what is no option of the cell
+    _kind: ClassVar[str]  # as fl_cell_set_option takes it
+    _keras_forget_bias: ClassVar[float | None] = None  # as Keras' layer of this kind has it at first
+    _is_numbered: ClassVar[bool]  # whether names of parameters carry their layer and direction
+    _not_kept = Parameters._not_kept | {"_plan"}
 
     if TYPE_CHECKING:
         num_threads: int | None
+        parts: tuple[_core.Weights, ...]
 
-        @property
-        def weights(self) -> _core.Weights: ...
-        @weights.setter
-        def weights(self, value: Any) -> None: ...
+    input_size = Option(_core.count)
+    bias = Option(checked_flag, True, is_shown=True)
 
-    input_size = Setting[int]()
-    bias = Setting[bool]()
+    def _first_values(self, given: dict[str, Any]) -> Values:
+        init = checked_choice(given.pop("init", "torch"), "init", ("torch", "keras"))
+        usual = self._keras_forget_bias if init == "keras" else None
+        return layouts.initial(self.rng, init, given.pop("forget_bias", None), usual)
 
-    def _own_settings(self) -> dict[str, Any]:
-        try:
-            return self._settings
-        except AttributeError:
-            raise RuntimeError(f"{type(self).__name__}: __init__ has not been called") from None
+    def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> Layout:
+        names = ("input_size", "hidden_size", "num_layers", "bias", "merge", "proj_bias")
+        return Layout(
+            **{name: settings[name] for name in names if name in settings},
+            num_directions=1 + settings.get("bidirectional", False),
+            dtype=dtype,
+            options=options.fields(type(self), settings),
+            in_parts=_is_in_parts(settings),
+            is_numbered=self._is_numbered,
+        )
+
+    def _set_up(self, values: Values, **given: Any) -> None:
+        super()._set_up(values, **given)
+        self.num_threads = given["num_threads"]
+
+    def _put_in_force(self, parameter_set: ParameterSet) -> None:
+        layout: Layout = parameter_set.layout
+        self.parts = layout.packed(parameter_set)
 
     def _parameter_set(self) -> ParameterSet:
-        source: ParameterSet = self.weights.source
+        self._own_settings()  # or an exception
+        source: ParameterSet = self.parts[0].source
         return source
 
     def _config(self) -> dict[str, Any]:
         return self._own_settings() | {"num_threads": self.num_threads}
 
-    def _construct(self, given: dict[str, Any]) -> None:
-        """Set up from the arguments of a constructor, which gives its ``locals()``."""
-        arguments = {name: value for name, value in given.items() if name not in ("self", "__class__")}
-        self.rng = checked_rng(arguments.pop("rng"))
-        forget_bias = self._first_forget_bias(arguments)
-        init = options.checked_choice(arguments.pop("init", "torch"), "init", ("torch", "keras"))
-        self._set_up(layouts.initial(self.rng, init, forget_bias), **arguments)
 
-    def _first_forget_bias(self, arguments: dict[str, Any]) -> float | None:
-        """First value of the forget gate's bias; takes its argument out."""
-        return None
+def _is_in_parts(settings: dict[str, Any]) -> bool:
+    """Whether layers are packed one by one: they differ, or more is between them than the C core does."""
+    return (
+        isinstance(settings["hidden_size"], tuple)
+        or settings.get("merge", "concat") != "concat"
+        or settings.get("residual") is not None
+    )
 
-    def __repr__(self) -> str:
-        defaults = self._defaults | {
-            name: option.default for name, option in options.options_of(type(self)).items()
-        }
-        shown = {
-            name: value
-            for name, value in self._config().items()
-            if name in self._always_shown or value != defaults.get(name)
-        }
-        config = ", ".join(
-            f"{name}={value if name == 'dtype' else repr(value)}" for name, value in shown.items()
-        )
-        return f"{type(self).__name__}({config})"
+
+def _checked_residual(value: Any, name: str) -> int | None:
+    return None if value is None else checked_index(value, name, 0)
+
+
+def _refused_layer_count(o: options.Settings) -> str | bool:
+    """A sequence of sizes says how many there are."""
+    sizes = o["hidden_size"]
+    return (
+        isinstance(sizes, tuple)
+        and o["num_layers"] != len(sizes)
+        and f"{len(sizes)}, as many as hidden_size has"
+    )
+
+
+def _refused_residual(o: options.Settings) -> str | bool:
+    count = options.layer_count(o)
+    return o["residual"] >= count and f"a layer from 0 to {count - 1}"
 
 
 class RecurrentLayer(Recurrent, _core.Recurrent):
     """A stack of recurrent layers over whole sequences; see `fastlstm.LSTM`."""
 
-    _plan: stacks.Plan
-    _defaults: ClassVar[dict[str, Any]] = {
-        "reverse": False,
-        "reverse_order": "aligned",
-        "residual": None,
-        "merge": "concat",
-    }
+    _is_numbered = True
+    _plan: Plan
 
-    hidden_size = Setting[Any]()
-    num_layers = Setting[int]()
-    bidirectional = Setting[bool]()
-    reverse = Setting[bool]()
-    reverse_order = Setting[str]()
-    residual = Setting["int | None"]()
-    merge = Setting[str]()
+    hidden_size: Option[Any] = Option(options.checked_hidden_size)
+    num_layers = Option(_core.count, 1, _refused_layer_count, is_shown=True)
+    batch_first: Option[bool] = Option(checked_flag, False, is_shown=True)
+    dropout: Option[float] = Option(checked_probability, 0.0, is_shown=True)
+    bidirectional = Option(checked_flag, False, is_shown=True)
+    reverse = Option(
+        checked_flag,
+        False,
+        lambda o: o["bidirectional"] and "False with bidirectional, which has a direction from the end",
+    )
+    reverse_order = Option(
+        choice("aligned", "processing"),
+        "aligned",
+        lambda o: not o["reverse"] and "'aligned' without reverse, as time is the order of processing",
+    )
+    residual = Option(_checked_residual, None, _refused_residual)
+    merge = Option(
+        choice("concat", "sum", "average"),
+        "concat",
+        lambda o: not o["bidirectional"] and "'concat' without bidirectional, as there is one direction only",
+    )
 
     # ---- Construction --------------------------------------------------------------------------------------
 
-    def _check_sizes(self, cell: dict[str, Any], sizes: tuple[int, ...]) -> None:
-        """Whether options of the cell fit the hidden sizes."""
+    # Of the kinds of cell that have no options; others write theirs out.
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        init: str = "torch",
+        reverse: bool = False,
+        reverse_order: str = "aligned",
+        residual: int | None = None,
+        merge: str = "concat",
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        rng: Any = None,
+    ) -> None:
+        self._construct(locals())
+
+    def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> Layout:
+        settings["num_layers"] = options.layer_count(settings)
+        layout = super()._make_layout(settings, dtype)
+        residual = settings["residual"]
+        for layer in range(layout.num_layers if residual is None else residual, layout.num_layers):
+            if layout.inputs(layer) != layout.output(layer):
+                raise ValueError(
+                    "residual: expected layers that have as many outputs as inputs, got "
+                    f"{layout.inputs(layer)} inputs and {layout.output(layer)} outputs of layer {layer}"
+                )
+        return layout
 
     def _set_up(self, values: Values, **given: Any) -> None:
-        input_size = _core.count(given["input_size"], "input_size")
-        hidden_size, num_layers = options.checked_sizes(given["hidden_size"], given["num_layers"])
-        stack = options.checked_stack(given, num_layers)
-        of_cell = options.options_of(type(self))
-        cell = options.checked_options(of_cell, self._rules, given)
-        self._check_sizes(cell, hidden_size if isinstance(hidden_size, tuple) else (hidden_size,))
-        dtype = checked_dtype(given["dtype"])
-        is_single = (
-            not isinstance(hidden_size, tuple) and stack["merge"] == "concat" and stack["residual"] is None
+        super()._set_up(values, **given)
+        order = Order(
+            self.reverse,
+            self.reverse_order == "processing",
+            self.num_directions,
+            self.batch_first,
+            needs_inner=self.merge != "concat" or self.residual is not None,
+            is_kept=False,
         )
-        layout = Layout(
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            num_directions=1 + stack["bidirectional"],
-            bias=stack["bias"],
-            dtype=dtype,
-            options=options.core_options(self._kind, of_cell, cell),
-            merge=stack["merge"],
-            proj_bias=cell.get("proj_bias", False),
-            in_parts=not is_single,
-        )
-        if stack["residual"] is not None:
-            for layer in range(stack["residual"], num_layers):
-                if layout.inputs(layer) != layout.output(layer):
-                    raise ValueError(
-                        "residual: expected layers that have as many outputs as inputs, got "
-                        f"{layout.inputs(layer)} inputs and {layout.output(layer)} outputs of layer {layer}"
-                    )
-        self._settings = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
-        self._settings |= {name: stack[name] for name in ("bias", "batch_first", "dropout", "bidirectional")}
-        self._settings |= cell
-        self._settings |= {name: stack[name] for name in ("reverse", "reverse_order", "residual", "merge")}
-        self._settings |= {"dtype": dtype.name}
-        joins = stack["merge"] != "concat" or stack["residual"] is not None
-        order = sequences.Order(
-            stack["reverse"],
-            stack["reverse_order"] == "processing",
-            layout.num_directions,
-            stack["batch_first"],
-            joins,
-            False,
-        )
-        self._plan = stacks.Plan(
-            layout.num_directions, stack["merge"], stack["residual"], stack["dropout"], order
-        )
-        self.configure(stack["batch_first"], stack["dropout"], is_single and not stack["reverse"])
-        self.num_threads = given["num_threads"]
-        self._begin(layout, values)
-
-    def _put_in_force(self, parameter_set: ParameterSet) -> None:
-        layout: Layout = parameter_set.layout
-        self.weights = layout.packed(parameter_set)
+        is_listed = isinstance(self.hidden_size, tuple)
+        self._plan = Plan(self.num_directions, self.merge, self.residual, self.dropout, is_listed, order)
+        self.configure(self.batch_first, self.dropout, not self._layout.in_parts and not self.reverse)
 
     @property
     def num_directions(self) -> int:
@@ -192,100 +196,49 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         layout: Layout = self._parameter_set().layout
         return layout
 
-    # ---- Calls that are not plain --------------------------------------------------------------------------
+    # ---- Calls whose rows lie anywhere, or of several stacks -----------------------------------------------
 
-    def _call_in_full(
-        self,
-        x: Any,
-        state: Any,
-        *,
-        lengths: Any,
-        mask: Any,
-        reset: Any,
-        offsets: Any,
-        pad: Any,
-        return_cells: Any,
-        out: Any,
-    ) -> Any:
-        """The call of _core, for rows that do not lie as in one array, and for stacks of several parts."""
-        plan, parts = self._plan, self.parts
-        batch = self._read_batch(plan.order, parts, x, lengths, mask, reset, offsets, pad)
+    def _run_rows(self, given: dict[str, Any], state: Any, pad: Any, return_cells: Any, out: Any) -> Any:
+        """The call of _core; `given` are the arguments that say what rows there are, by name."""
+        plan = self._plan
+        batch = self._read_batch(plan.order, given, pad)
         wants_cells = self._checked_cells(return_cells)
-        states = self._read_state(state, "state", batch.B, batch.is_batched)
+        states = self._read_state(state, batch)
         if out is not None:
             if batch.splits is not None:
                 raise ValueError("out: expected None with a list of arrays, got a value")
-            given = {"x": x, "lengths": lengths, "mask": mask, "reset": reset, "offsets": offsets}
-            self._check_out(out, batch, given, state)
-        result = stacks.run(
-            self, parts, plan, batch, states, wants_cells, None if out is None else np.asarray(out)
-        )
-        finals = self._state_as_given(result.states, batch.is_batched)
-        y = batch.as_given(result.y) if out is None else out  # which may be of a subclass
-        if wants_cells and result.cells is not None:
-            return y, finals, batch.as_given(result.cells)
-        return y, finals
+            width = self._layout.output(self.num_layers - 1)
+            _core.check_result(out, (*batch.shape, width), self.dtype, given | {"state": state})
+        done = Pass(self, plan, batch)
+        done.run(states, wants_cells, None if out is None else np.asarray(out))
+        y = done.y if out is None else out  # which may be of a subclass
+        return (y, done.state) if done.cells is None else (y, done.state, done.cells)
 
-    def _forward_in_full(
-        self,
-        x: Any,
-        state: Any,
-        *,
-        lengths: Any,
-        mask: Any,
-        reset: Any,
-        offsets: Any,
-        pad: Any,
-        return_cells: Any,
-        training: bool,
-        save: int,
-        bptt: int,
-    ) -> stacks.TapeOfParts:
-        """Likewise, of ``forward``."""
+    def _record_rows(
+        self, given: dict[str, Any], state: Any, pad: Any, return_cells: Any, training: bool, save: int
+    ) -> Pass:
+        """``forward`` of _core; `given` are the arguments that say what rows there are, by name."""
         plan, parts = self._plan, self.parts
-        order = dataclasses.replace(plan.order, is_kept=True)
-        batch = self._read_batch(order, parts, x, lengths, mask, reset, offsets, pad)
+        batch = self._read_batch(dataclasses.replace(plan.order, is_kept=True), given, pad)
         wants_cells = self._checked_cells(return_cells)
-        states = [
-            (None if h is None else _core.kept(h), None if c is None else _core.kept(c))
-            for h, c in self._read_state(state, "state", batch.B, batch.is_batched)
-        ]
+        states = [(_core.kept(h), _core.kept(beside)) for h, beside in self._read_state(state, batch)]
         draws = training and (parts[0].draws or (plan.dropout > 0 and self.num_layers > 1))
-        recording = stacks.Recording(save, int(self.rng.integers(2**63)) if draws else 0, draws)
-        result = stacks.run(self, parts, plan, batch, states, wants_cells, recording=recording)
-        result.y.setflags(write=False)
-        return stacks.TapeOfParts._of(
-            y=batch.as_given(result.y),
-            state=self._state_as_given(result.states, batch.is_batched),
-            cells=None if result.cells is None else batch.as_given(result.cells),
-            nbytes=sum(record.nbytes for record in recording.records),
-            _layer=self,
-            _parts=parts,
-            _plan=plan,
-            _batch=batch,
-            _recording=recording,
-            _result=result,
-            _bptt=bptt,
-            _lock=threading.Lock(),
-        )
+        seed = int(self.rng.integers(2**63)) if draws else 0
+        done = Pass(self, plan, batch, Recording(save, seed, draws))
+        done.run(states, wants_cells)
+        return done
 
-    def _read_batch(
-        self,
-        order: sequences.Order,
-        parts: tuple[_core.Weights, ...],
-        x: Any,
-        lengths: Any,
-        mask: Any,
-        reset: Any,
-        offsets: Any,
-        pad: Any,
-    ) -> sequences.Batch:
-        batch = sequences.read(parts[0], order, x, lengths, mask, reset, offsets, pad)
+    def _read_batch(self, order: Order, given: dict[str, Any], pad: Any) -> Batch:
+        batch = read_batch(self.parts[0], order, given, pad)
         if pad == "hold" and self._plan.joins:
             raise ValueError(
                 "pad: expected 'zero' with residual or merged directions, whose sums are no state, got 'hold'"
             )
         return batch
+
+    def _read_state(self, state: Any, batch: Batch) -> States:
+        plan = self._plan
+        return _core.read_states(self.parts, state, "state", batch.B, batch.is_batched, plan.is_listed, False)
 
     def _checked_cells(self, return_cells: Any) -> bool:
         wanted = checked_flag(return_cells, "return_cells")
@@ -293,105 +246,9 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
             raise ValueError(f"return_cells: expected False, as {type(self).__name__} has no c, got True")
         return wanted
 
-    def _check_out(self, out: Any, batch: sequences.Batch, given: dict[str, Any], state: Any) -> None:
-        width = self._layout.output(self.num_layers - 1)
-        _core.check_result(out, (*batch.shape, width), self.dtype)
-        members = state if isinstance(state, (tuple, list)) else [state]
-        for n, member in enumerate(members):
-            for layer, part in enumerate(member if isinstance(member, (tuple, list)) else [member]):
-                given[f"state[{n}][{layer}]" if part is not member else f"state[{n}]"] = part
-        for name, array in given.items():
-            if isinstance(array, np.ndarray) and np.shares_memory(out, array):
-                raise ValueError(f"out: expected memory apart from {name}, got an array that overlaps it")
-
-    # ---- States --------------------------------------------------------------------------------------------
-
-    def _read_state(
-        self, state: Any, name: str, B: int, is_batched: bool, may_lack: bool = False
-    ) -> stacks.States:
-        """A state, or its gradient, as `stacks.run` takes it; with `may_lack`, members may be None."""
-        layout, parts = self._layout, self.parts
-        if state is None:
-            return [(None, None)] * len(parts)
-        count = layout.num_states
-        if count == 0:
-            members: tuple[Any, ...] = (state,)
-        else:
-            names = "(h, c)" if count == 1 else "(h, c, n, m)"
-            kind = f"a pair {names} of arrays" if count == 1 else f"arrays {names}"
-            if not isinstance(state, (tuple, list)):
-                raise TypeError(f"{name}: expected {kind}, got {type(state).__name__}")
-            if len(state) != 1 + count:
-                raise ValueError(f"{name}: expected {kind}, got {len(state)} items")
-            members = tuple(state)
-        read = [
-            self._read_member(member, name if count == 0 else f"{name}[{n}]", n > 0, B, is_batched, may_lack)
-            for n, member in enumerate(members)
-        ]
-        result: stacks.States = []
-        for index, (h, *beside) in enumerate(zip(*read, strict=True)):
-            c = None
-            if any(array is not None for array in beside):
-                size = (*self._state_shape(index, B), layout.hidden(index))
-                arrays = [np.zeros(size, self.dtype) if array is None else array for array in beside]
-                c = arrays[0] if count == 1 else np.concatenate(arrays, axis=-1)
-            result.append((h, c))
-        return result
-
-    def _state_shape(self, part: int, B: int) -> tuple[int, int]:
-        return (self.parts[part].num_layers * self.num_directions, B)
-
-    def _read_member(
-        self, member: Any, name: str, is_beside: bool, B: int, is_batched: bool, may_lack: bool
-    ) -> list[Array | None]:
-        """One state of each part: (layers and directions, B, width)."""
-        layout, parts = self._layout, self.parts
-        if member is None and may_lack:
-            return [None] * len(parts)
-        width = layout.hidden if is_beside else layout.width
-
-        def checked(value: Any, what: str, rows: int, columns: int) -> Array:
-            shape = (rows, B, columns) if is_batched else (rows, columns)
-            array: Array = _core.real_array(value, what, shape, self.dtype)
-            return array.reshape(rows, B, columns)
-
-        if isinstance(layout.hidden_size, int):
-            rows = layout.num_layers * layout.num_directions
-            whole = checked(member, name, rows, width(0))
-            return list(np.split(whole, len(parts)))
-        if not isinstance(member, (tuple, list)):
-            raise TypeError(
-                f"{name}: expected an array for each of {len(parts)} layers, got {type(member).__name__}"
-            )
-        if len(member) != len(parts):
-            raise ValueError(f"{name}: expected an array for each of {len(parts)} layers, got {len(member)}")
-        return [
-            None
-            if may_lack and value is None
-            else checked(value, f"{name}[{layer}]", layout.num_directions, width(layer))
-            for layer, value in enumerate(member)
-        ]
-
-    def _state_as_given(self, states: list[tuple[Array, Array | None]], is_batched: bool) -> Any:
-        """The inverse of `_read_state`."""
-        layout = self._layout
-        members: list[Any] = []
-        for n in range(1 + layout.num_states):
-            parts = []
-            for h, c in states:
-                part = h
-                if n > 0 and c is not None:
-                    part = c if layout.num_states == 1 else np.split(c, layout.num_states, axis=-1)[n - 1]
-                parts.append(np.ascontiguousarray(part if is_batched else part[:, 0]))
-            if isinstance(layout.hidden_size, tuple):
-                members.append(tuple(parts))
-            else:
-                members.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        return tuple(members) if len(members) > 1 else members[0]
-
     # ---- Streams -------------------------------------------------------------------------------------------
 
-    def stream(self, batch_size: int = 1) -> Stream | StreamOfParts:
+    def stream(self, batch_size: int = 1) -> Stream:
         """Return a stream: the layer with a kept state, fed step by step or block by block.
 
         It keeps the parameters that the layer has now, also when others are loaded later.
@@ -403,57 +260,39 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
 
         Returns
         -------
-        Stream or StreamOfParts
-            With state zero; the latter where `hidden_size` is a sequence or layers have residual sums.
+        Stream
+            With state zero.
 
         Raises
         ------
         TypeError, ValueError
             `batch_size` is not an integer of at least 1, or the layer runs from the end of a sequence.
         """
-        if self.num_directions == 2:
-            raise ValueError(
-                "stream: expected a unidirectional layer, got a bidirectional one, which needs the end of a "
-                "sequence first"
-            )
         if self.reverse:
             raise ValueError("stream: expected a layer that runs forward in time, got one with reverse=True")
-        origin = StreamOrigin(type(self), self._config() | {"num_threads": None})
-        if len(self.parts) == 1 and not self._plan.joins and isinstance(self.hidden_size, int):
-            stream = Stream(self.weights, batch_size, self.batch_first)
-            stream._origin = origin
-            return stream
-        return StreamOfParts(self, origin, batch_size)
+        plan = self._plan
+        stream = Stream(self.parts, batch_size, self.batch_first, plan.is_listed, plan.joins)
+        stream._origin = Origin(type(self), self._config() | {"num_threads": None})
+        stream._plan = plan
+        return stream
 
 
-class RecurrentCell(Recurrent, _core.Cell):
+class RecurrentCell(Recurrent, _core.Step):
     """One time step of one layer; see `fastlstm.LSTMCell`."""
 
-    hidden_size = Setting[int]()
+    _is_numbered = False
 
-    def _set_up(self, values: Values, **given: Any) -> None:
-        of_cell = options.options_of(type(self))
-        cell = options.checked_options(of_cell, self._rules, given)
-        layout = Layout(
-            input_size=_core.count(given["input_size"], "input_size"),
-            hidden_size=_core.count(given["hidden_size"], "hidden_size"),
-            num_layers=1,
-            num_directions=1,
-            bias=checked_flag(given["bias"], "bias"),
-            dtype=checked_dtype(given["dtype"]),
-            options=options.core_options(self._kind, of_cell, cell),
-            is_numbered=False,
-        )
-        self._settings = {
-            "input_size": layout.input_size,
-            "hidden_size": layout.hidden_size,
-            "bias": layout.bias,
-            **cell,
-            "dtype": layout.dtype.name,
-        }
-        self.num_threads = given["num_threads"]
-        self._begin(layout, values)
+    hidden_size = Option(_core.count)
 
-    def _put_in_force(self, parameter_set: ParameterSet) -> None:
-        layout: Layout = parameter_set.layout
-        (self.weights,) = layout.packed(parameter_set)
+    # Of the kinds that have no options here.
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+        num_threads: int | None = None,
+        rng: Any = None,
+    ) -> None:
+        self._construct(locals())

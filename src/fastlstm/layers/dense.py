@@ -8,18 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from ..model.parameters import (
-    ParameterSet,
-    PlainParameters,
-    PlainTape,
-    Values,
-    checked_dtype,
-    checked_flag,
-    checked_reals,
-    checked_rng,
-    kept_for_backward,
-    uniform,
-)
+from ..model.checks import checked_flag, checked_reals
+from ..model.options import Option
+from ..model.parameters import NumpyParameters, NumpyTape, ParameterSet, Values, kept_for_backward, uniform
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -51,7 +42,7 @@ class _Layout(NamedTuple):
         return shapes | ({"bias": (self.out_features,)} if self.bias else {})
 
 
-class Dense(PlainParameters):
+class Dense(NumpyParameters):
     """A dense layer, ``y = x W' + b``, with the shapes and meaning of ``torch.nn.Linear``.
 
     ``layer(x)`` returns y; ``tape = layer.forward(x)`` keeps what the gradient needs: ``tape.y``, and
@@ -99,6 +90,10 @@ class Dense(PlainParameters):
     ((5, 4, 2), (5, 4, 3), [20.0, 20.0])
     """
 
+    in_features = Option(_core.count)
+    out_features = Option(_core.count)
+    bias = Option(checked_flag, True, is_shown=True)
+
     def __init__(
         self,
         in_features: int,
@@ -108,42 +103,13 @@ class Dense(PlainParameters):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            uniform(self.rng), in_features=in_features, out_features=out_features, bias=bias, dtype=dtype
-        )
+        self._construct(locals())
 
-    def _set_up(self, values: Values, **config: Any) -> None:
-        layout = _Layout(
-            _core.count(config["in_features"], "in_features"),
-            _core.count(config["out_features"], "out_features"),
-            checked_flag(config["bias"], "bias"),
-            checked_dtype(config["dtype"]),
-        )
-        self._begin(layout, values)
+    def _first_values(self, given: dict[str, Any]) -> Values:
+        return uniform(self.rng)
 
-    def _config(self) -> dict[str, Any]:
-        return self._layout._asdict() | {"dtype": self.dtype.name}
-
-    @property
-    def _layout(self) -> _Layout:
-        layout: _Layout = self._parameter_set().layout
-        return layout
-
-    @property
-    def in_features(self) -> int:
-        """Features of the input."""
-        return self._layout.in_features
-
-    @property
-    def out_features(self) -> int:
-        """Features of the output."""
-        return self._layout.out_features
-
-    @property
-    def bias(self) -> bool:
-        """Whether there is a bias."""
-        return self._layout.bias
+    def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> _Layout:
+        return _Layout(**settings, dtype=dtype)
 
     def __call__(self, x: ArrayLike) -> NDArray[Any]:
         """Return y.
@@ -188,7 +154,7 @@ class Dense(PlainParameters):
         return checked
 
 
-class DenseTape(PlainTape):
+class DenseTape(NumpyTape):
     """What `Dense.forward` keeps for one backward.
 
     Attributes

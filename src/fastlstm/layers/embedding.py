@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from ..model.parameters import (
-    ParameterSet,
-    PlainParameters,
-    PlainTape,
-    Values,
-    checked_array,
-    checked_dtype,
-    checked_rng,
-    normal,
-)
+from ..model.checks import checked_array
+from ..model.options import Option
+from ..model.parameters import NumpyParameters, NumpyTape, ParameterSet, Values, normal
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -50,7 +43,7 @@ class _Layout(NamedTuple):
         return {"weight": (self.num_embeddings, self.embedding_dim)}
 
 
-class Embedding(PlainParameters):
+class Embedding(NumpyParameters):
     """A table of vectors, ``y = weight[x]``, with the shapes and meaning of ``torch.nn.Embedding``.
 
     ``layer(x)`` returns y; ``tape = layer.forward(x)`` keeps what the gradient needs: ``tape.y``, and
@@ -95,6 +88,9 @@ class Embedding(PlainParameters):
     ((2, 2, 3), [0.0, 6.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0])
     """
 
+    num_embeddings = Option(_core.count)
+    embedding_dim = Option(_core.count)
+
     def __init__(
         self,
         num_embeddings: int,
@@ -103,36 +99,13 @@ class Embedding(PlainParameters):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
     ) -> None:
-        self.rng = checked_rng(rng)
-        self._set_up(
-            normal(self.rng), num_embeddings=num_embeddings, embedding_dim=embedding_dim, dtype=dtype
-        )
+        self._construct(locals())
 
-    def _set_up(self, values: Values, **config: Any) -> None:
-        layout = _Layout(
-            _core.count(config["num_embeddings"], "num_embeddings"),
-            _core.count(config["embedding_dim"], "embedding_dim"),
-            checked_dtype(config["dtype"]),
-        )
-        self._begin(layout, values)
+    def _first_values(self, given: dict[str, Any]) -> Values:
+        return normal(self.rng)
 
-    def _config(self) -> dict[str, Any]:
-        return self._layout._asdict() | {"dtype": self.dtype.name}
-
-    @property
-    def _layout(self) -> _Layout:
-        layout: _Layout = self._parameter_set().layout
-        return layout
-
-    @property
-    def num_embeddings(self) -> int:
-        """Rows of the table."""
-        return self._layout.num_embeddings
-
-    @property
-    def embedding_dim(self) -> int:
-        """Features of each row."""
-        return self._layout.embedding_dim
+    def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> _Layout:
+        return _Layout(**settings, dtype=dtype)
 
     def __call__(self, x: ArrayLike) -> NDArray[Any]:
         """Return the rows of the table that `x` names.
@@ -185,7 +158,7 @@ class Embedding(PlainParameters):
         return given.astype(np.intp, order="C")
 
 
-class EmbeddingTape(PlainTape):
+class EmbeddingTape(NumpyTape):
     """What `Embedding.forward` keeps for one backward.
 
     Attributes

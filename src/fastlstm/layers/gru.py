@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""GRU, and one step of it: parameters, shapes, documentation."""
+"""GRU, and one step of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model import options
-from ..model.options import Option
-from ..model.parameters import checked_flag
+from ..model.checks import checked_flag, checked_limit
+from ..model.options import Activations, CellOption
 from .base import RecurrentCell, RecurrentLayer
 
 if TYPE_CHECKING:
@@ -70,14 +69,9 @@ class GRU(RecurrentLayer):
 
     _kind = "gru"
 
-    reset_after = Option[bool](checked_flag, True, "reset_before", lambda cell: not cell["reset_after"])
-    activations = Option["tuple[options.Entry, ...] | None"](
-        lambda value, name: options.checked_activations(value, "gru"),
-        None,
-        "activations",
-        lambda cell: options.core_activations("gru", cell["activations"]),
-    )
-    gate_clip = Option["float | None"](options.checked_limit, None, "gate_clip")
+    reset_after = CellOption(checked_flag, True, field="reset_before", as_field=lambda is_after: not is_after)
+    activations = Activations(f="Sigmoid", g="Tanh")
+    gate_clip = CellOption(checked_limit)
 
     def __init__(
         self,
@@ -139,15 +133,3 @@ class GRUCell(RecurrentCell):
     """
 
     _kind = "gru"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        *,
-        dtype: DTypeLike = np.float32,
-        num_threads: int | None = None,
-        rng: Any = None,
-    ) -> None:
-        self._construct(locals())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""LSTM with its options, one step of it, and sLSTM: parameters, shapes, documentation."""
+"""LSTM with its options, and one step of it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _core
-from ..model import options
-from ..model.options import Option, Rule
-from ..model.parameters import checked_flag
+from ..model.checks import checked_flag, checked_limit, checked_probability
+from ..model.options import Activations, CellOption, Option, checked_size, choice, hidden_sizes
 from .base import RecurrentCell, RecurrentLayer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["LSTM", "SLSTM", "LSTMCell"]
+__all__ = ["LSTM", "LSTMCell"]
 
 
 class LSTM(RecurrentLayer):
@@ -232,69 +230,68 @@ class LSTM(RecurrentLayer):
     """
 
     _kind = "lstm"
+    _keras_forget_bias = 1.0
 
-    proj_size = Option[int](options.checked_size, 0, "proj_size")
-    peephole = Option[bool](checked_flag, False, "peephole")
-    coupled = Option["str | None"](
-        options.one_of(None, "f_from_i", "i_from_f"),
-        None,
-        "coupling",
-        lambda cell: cell["coupled"] if cell["forget_gate"] else "no_forget_gate",
+    proj_size = CellOption(
+        checked_size,
+        0,
+        lambda o: (
+            o["proj_size"] >= min(hidden_sizes(o)) and f"0, or less than hidden_size = {min(hidden_sizes(o))}"
+        ),
     )
-    forget_gate = Option[bool](checked_flag, True)
-    proj_bias = Option[bool](checked_flag, False)
-    proj_clip = Option["float | None"](options.checked_limit, None, "proj_clip")
-    cell_clip = Option["float | None"](options.checked_limit, None, "cell_clip")
-    gate_clip = Option["float | None"](options.checked_limit, None, "gate_clip")
-    layer_norm = Option["str | None"](options.one_of(None, "gate", "haste"), None, "layer_norm")
-    zoneout_c = Option[float](options.checked_probability, 0.0, "zoneout_c")
-    zoneout_h = Option[float](options.checked_probability, 0.0, "zoneout_h")
-    zoneout_eval = Option[str](
-        options.one_of("expectation", "off"),
+    peephole = CellOption(
+        checked_flag,
+        False,
+        lambda o: (
+            o["layer_norm"] == "haste" and "False with layer_norm='haste', whose norms have no place for them"
+        ),
+    )
+    coupled = CellOption(
+        choice(None, "f_from_i", "i_from_f"),
+        None,
+        lambda o: (
+            not o["forget_gate"] and "None with forget_gate=False, as there is no forget gate to couple"
+        ),
+        field="coupling",
+    )
+    forget_gate = CellOption(
+        checked_flag, True, field="coupling", as_field=lambda has: None if has else "no_forget_gate"
+    )
+    proj_bias = Option(
+        checked_flag,
+        False,
+        lambda o: not o["proj_size"] and "False without proj_size, as nothing is projected",
+    )
+    proj_clip = CellOption(
+        checked_limit,
+        None,
+        lambda o: not o["proj_size"] and "None without proj_size, as nothing is projected",
+    )
+    cell_clip = CellOption(checked_limit)
+    gate_clip = CellOption(checked_limit)
+    layer_norm = CellOption(choice(None, "gate", "haste"))
+    zoneout_c = CellOption(checked_probability, 0.0)
+    zoneout_h = CellOption(
+        checked_probability,
+        0.0,
+        lambda o: (
+            o["proj_size"] and "0 with proj_size, as the projected h has no elements of its own to keep"
+        ),
+    )
+    zoneout_eval = CellOption(
+        choice("expectation", "off"),
         "expectation",
-        "zoneout_expectation",
-        lambda cell: (cell["zoneout_c"] or cell["zoneout_h"]) and cell["zoneout_eval"] == "expectation",
+        field="zoneout_expectation",
+        as_field=lambda value: value == "expectation",
     )
-    recurrent_dropout = Option[float](options.checked_probability, 0.0, "recurrent_dropout")
-    recurrent_dropout_masks = Option[str](
-        options.one_of("gate", "tied"),
+    recurrent_dropout = CellOption(checked_probability, 0.0)
+    recurrent_dropout_masks = CellOption(
+        choice("gate", "tied"),
         "gate",
-        "recurrent_dropout_tied",
-        lambda cell: cell["recurrent_dropout"] and cell["recurrent_dropout_masks"] == "tied",
+        field="recurrent_dropout_tied",
+        as_field=lambda value: value == "tied",
     )
-    activations = Option["tuple[options.Entry, ...] | None"](
-        lambda value, name: options.checked_activations(value, "lstm"),
-        None,
-        "activations",
-        lambda cell: options.core_activations("lstm", cell["activations"]),
-    )
-    _rules = (
-        Rule(
-            "coupled",
-            lambda cell: cell["coupled"] is not None and not cell["forget_gate"],
-            "None with forget_gate=False, as there is no forget gate to couple",
-        ),
-        Rule(
-            "zoneout_h",
-            lambda cell: cell["zoneout_h"] > 0 and cell["proj_size"] != 0,
-            "0 with proj_size, as the projected h has no elements of its own to keep",
-        ),
-        Rule(
-            "peephole",
-            lambda cell: cell["peephole"] and cell["layer_norm"] == "haste",
-            "False with layer_norm='haste', whose norms have no place for them",
-        ),
-        Rule(
-            "proj_bias",
-            lambda cell: cell["proj_bias"] and not cell["proj_size"],
-            "False without proj_size, as nothing is projected",
-        ),
-        Rule(
-            "proj_clip",
-            lambda cell: cell["proj_clip"] is not None and not cell["proj_size"],
-            "None without proj_size, as nothing is projected",
-        ),
-    )
+    activations = Activations(f="Sigmoid", g="Tanh", h="Tanh")
 
     def __init__(
         self,
@@ -332,103 +329,6 @@ class LSTM(RecurrentLayer):
         rng: Any = None,
     ) -> None:
         self._construct(locals())
-
-    def _first_forget_bias(self, arguments: dict[str, Any]) -> float | None:
-        coupled = options.one_of(None, "f_from_i", "i_from_f")(arguments["coupled"], "coupled")
-        gates = options.lstm_gates({"coupled": coupled, "forget_gate": arguments["forget_gate"]})
-        given = options.checked_forget_bias(arguments.pop("forget_bias"), gates, arguments["bias"])
-        return 1.0 if given is None and arguments["init"] == "keras" else given
-
-    def _check_sizes(self, cell: dict[str, Any], sizes: tuple[int, ...]) -> None:
-        if cell["proj_size"] >= min(sizes):
-            raise ValueError(
-                f"proj_size: expected 0, or less than hidden_size = {min(sizes)}, got {cell['proj_size']}"
-            )
-
-
-class SLSTM(RecurrentLayer):
-    """A stack of sLSTM layers over whole sequences: exponential gates, a normaliser, and heads.
-
-    A call returns ``y, (h_n, c_n, n_n, m_n)``; all else is as of `LSTM`.  For each time step, element by
-    element, with W = weight_ih, U = weight_hh and b = bias_ih (Beck et al. 2024, "xLSTM: Extended long
-    short-term memory")::
-
-        a_i, a_f, a_z, a_o = W x_t + U h_{t-1} + b
-        m_t = max(a_i, log sigmoid(a_f) + m_{t-1}), or a_i where n_{t-1} is 0
-        i, f = exp(a_i - m_t), exp(log sigmoid(a_f) + m_{t-1} - m_t)
-        c_t = f * c_{t-1} + i * tanh(a_z)
-        n_t = max(f * n_{t-1} + i, n_floor)
-        h_t = sigmoid(a_o) * c_t / n_t
-
-    U is block-diagonal: each head's gates see the h of that head alone.  Where n_{t-1} is 0, nothing is kept:
-    f = 0.
-
-    Parameters
-    ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
-        As of `LSTM`.
-    heads : int
-        Blocks of U; divides H.
-    n_floor : float
-        Least value of n; 1 is that of FlashRNN, 0 that of the paper.
-    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
-        As of `LSTM`.
-
-    Attributes
-    ----------
-    params : dict of str to ndarray
-        ``weight_ih`` (4H, I), ``weight_hh`` (4H, H / heads), ``bias_ih`` (4H,), gates in the order i, f, z,
-        o.
-
-    Raises
-    ------
-    TypeError, ValueError, OverflowError
-        As of `LSTM`.
-
-    Notes
-    -----
-    Calls are as of `LSTM`, with four states, each (L*D, B, H), in place of two.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> layer = SLSTM(3, 4, heads=2, rng=0)
-    >>> {name: value.shape for name, value in layer.params.items()}
-    {'weight_ih_l0': (16, 3), 'weight_hh_l0': (16, 2), 'bias_ih_l0': (16,)}
-    """
-
-    _kind = "slstm"
-
-    heads = Option[int](_core.count, 1, "heads", lambda cell: cell["heads"] if cell["heads"] > 1 else 0)
-    n_floor = Option[float](options.checked_floor, 0.0, "n_floor")
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int | Sequence[int],
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        *,
-        heads: int = 1,
-        n_floor: float = 0.0,
-        init: str = "torch",
-        reverse: bool = False,
-        reverse_order: str = "aligned",
-        residual: int | None = None,
-        merge: str = "concat",
-        dtype: DTypeLike = np.float32,
-        num_threads: int | None = None,
-        rng: Any = None,
-    ) -> None:
-        self._construct(locals())
-
-    def _check_sizes(self, cell: dict[str, Any], sizes: tuple[int, ...]) -> None:
-        for size in sizes:
-            if size % cell["heads"]:
-                raise ValueError(f"heads: expected a divisor of hidden_size = {size}, got {cell['heads']}")
 
 
 class LSTMCell(RecurrentCell):
@@ -495,15 +395,3 @@ class LSTMCell(RecurrentCell):
     """
 
     _kind = "lstm"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        *,
-        dtype: DTypeLike = np.float32,
-        num_threads: int | None = None,
-        rng: Any = None,
-    ) -> None:
-        self._construct(locals())

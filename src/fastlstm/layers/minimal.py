@@ -1,47 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The minimal gated unit, minGRU and minLSTM: parameters, shapes, documentation."""
+"""The minimal gated unit, minGRU and minLSTM."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
 from .base import RecurrentLayer
-
-if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
 
 __all__ = ["MGU", "MinGRU", "MinLSTM"]
 
 
-class _Minimal(RecurrentLayer):
-    """What both share: no options of their own."""
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int | Sequence[int],
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        *,
-        init: str = "torch",
-        reverse: bool = False,
-        reverse_order: str = "aligned",
-        residual: int | None = None,
-        merge: str = "concat",
-        dtype: DTypeLike = np.float32,
-        num_threads: int | None = None,
-        rng: Any = None,
-    ) -> None:
-        self._construct(locals())
-
-
-class MGU(_Minimal):
+class MGU(RecurrentLayer):
     """A stack of minimal gated units over whole sequences: GRUs whose reset and update gates are one.
 
     A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step, with W, b = weight_ih, bias_ih
@@ -83,7 +50,7 @@ class MGU(_Minimal):
     _kind = "mgu"
 
 
-class MinGRU(_Minimal):
+class MinGRU(RecurrentLayer):
     """A stack of minimal GRU layers over whole sequences: one product and a scan, as gates see x alone.
 
     A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Feng et al. 2024, "Were RNNs all
@@ -124,7 +91,7 @@ class MinGRU(_Minimal):
     _kind = "mingru"
 
 
-class MinLSTM(_Minimal):
+class MinLSTM(RecurrentLayer):
     """A stack of minimal LSTM layers over whole sequences: one product and a scan, as gates see x alone.
 
     A call returns ``y, h_n``; all else is as of `LSTM`.  For each time step (Feng et al. 2024, "Were RNNs all

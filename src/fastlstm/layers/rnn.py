@@ -1,37 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""RNN, one step of it, and IndRNN: parameters, shapes, documentation."""
+"""RNN, one step of it, and IndRNN."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model import options
-from ..model.options import Option, Rule
+from ..model.checks import checked_limit
+from ..model.options import Activations, CellOption, Nonlinearity
 from .base import RecurrentCell, RecurrentLayer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 __all__ = ["RNN", "IndRNN", "RNNCell"]
-
-
-def _nonlinearity(value: object, name: str) -> Any:
-    if value is None:
-        raise TypeError(f"{name}: expected 'tanh' or 'relu', got NoneType")
-    return options.checked_choice(value, name, ("tanh", "relu"))
-
-
-def _told(kind: str) -> Callable[[Mapping[str, Any]], Any]:
-    """What the core is told of a cell whose f has two names."""
-
-    def told(cell: Mapping[str, Any]) -> Any:
-        entries = cell.get("activations") or [options.NONLINEARITIES[cell["nonlinearity"]]]
-        return options.core_activations(kind, entries)
-
-    return told
 
 
 class RNN(RecurrentLayer):
@@ -79,18 +63,12 @@ class RNN(RecurrentLayer):
 
     _kind = "rnn"
 
-    nonlinearity = Option[str](_nonlinearity, "tanh", "activations", _told("rnn"))
-    activations = Option["tuple[options.Entry, ...] | None"](
-        lambda value, name: options.checked_activations(value, "rnn"), None
+    nonlinearity = Nonlinearity(
+        "tanh",
+        lambda o: o["activations"] is not None and "none beside activations, which say the same",
     )
-    gate_clip = Option["float | None"](options.checked_limit, None, "gate_clip")
-    _rules = (
-        Rule(
-            "nonlinearity",
-            lambda cell: cell["activations"] is not None and cell["nonlinearity"] != "tanh",
-            "none beside activations, which say the same",
-        ),
-    )
+    activations = Activations(f="Tanh")
+    gate_clip = CellOption(checked_limit)
 
     def __init__(
         self,
@@ -157,7 +135,7 @@ class IndRNN(RecurrentLayer):
 
     _kind = "indrnn"
 
-    nonlinearity = Option[str](_nonlinearity, "relu", "activations", _told("indrnn"))
+    nonlinearity = Nonlinearity("relu")
 
     def __init__(
         self,
@@ -222,7 +200,7 @@ class RNNCell(RecurrentCell):
 
     _kind = "rnn"
 
-    nonlinearity = Option[str](_nonlinearity, "tanh", "activations", _told("rnn"))
+    nonlinearity = Nonlinearity("tanh")
 
     def __init__(
         self,

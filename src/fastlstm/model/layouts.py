@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
+from .checks import checked_number, is_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,15 +33,16 @@ class Layout:
 
     input_size: int
     hidden_size: int | tuple[int, ...]
-    num_layers: int
-    num_directions: int
     bias: bool
     dtype: np.dtype[Any]
-    options: Mapping[str, Any]  # for the C core
+    options: Mapping[str, Any]  # fields of fl_cell_options
+    num_layers: int = 1
+    num_directions: int = 1
     merge: str = "concat"
     proj_bias: bool = False
     in_parts: bool = False  # whether each layer is packed on its own
     is_numbered: bool = True  # whether names carry their layer and direction
+    _known: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def sizes(self) -> str:
@@ -53,20 +54,23 @@ class Layout:
         """What names of each direction end in."""
         return ("", "_reverse")[: self.num_directions]
 
-    @functools.cached_property
-    def _facts(self) -> tuple[str, str, int]:
-        facts: tuple[str, str, int] = _core.cell_facts(dict(self.options), self.hidden(0))
+    def _facts(self, layer: int) -> tuple[str, str, int]:
+        """Letters of gates and states, and P, of a layer."""
+        key = "facts", self.hidden(layer)
+        if key not in self._known:
+            self._known[key] = _core.cell_facts(dict(self.options), self.hidden(layer))
+        facts: tuple[str, str, int] = self._known[key]
         return facts
 
     @property
     def gates(self) -> str:
         """A letter for each gate that has weights, in the order of their rows."""
-        return self._facts[0]
+        return self._facts(0)[0]
 
     @property
     def num_states(self) -> int:
         """States beside h."""
-        return len(self._facts[1]) - 1
+        return len(self._facts(0)[1]) - 1
 
     def hidden(self, layer: int) -> int:
         """H of a layer."""
@@ -74,7 +78,7 @@ class Layout:
 
     def width(self, layer: int) -> int:
         """P of a layer: of h."""
-        return self.options.get("proj_size") or self.hidden(layer)
+        return self._facts(layer)[2]
 
     def output(self, layer: int) -> int:
         """Features of a layer's output."""
@@ -85,8 +89,15 @@ class Layout:
         return self.output(layer - 1) if layer else self.input_size
 
     def kinds(self, layer: int) -> dict[str, tuple[int, ...]]:
-        """Names without their ends, and shapes, of a layer and direction: PyTorch's first."""
-        facts = _core.parameter_facts(dict(self.options), self.inputs(layer), self.hidden(layer))
+        """Names without their ends, and shapes, of what a layer has in each direction: PyTorch's first."""
+        key = "kinds", self.inputs(layer), self.hidden(layer)
+        if key not in self._known:
+            self._known[key] = self._ask_kinds(*key[1:])
+        kinds: dict[str, tuple[int, ...]] = self._known[key]
+        return kinds
+
+    def _ask_kinds(self, inputs: int, hidden: int) -> dict[str, tuple[int, ...]]:
+        facts = _core.parameter_facts(dict(self.options), inputs, hidden)
         has = {"bias_ih": self.bias, "bias_hh": self.bias, "bias_hr": self.proj_bias}
         one_norm = not any(name == "weight_ln_hh" for name, _, _ in facts)
         return {
@@ -106,7 +117,7 @@ class Layout:
         # However many layers are asked for, this takes no time.
         return of_layer(0) + (of_layer(1) * (self.num_layers - 1) if self.num_layers > 1 else 0)
 
-    def cells(self) -> Iterator[tuple[int, str, dict[str, tuple[int, ...]]]]:
+    def recurrences(self) -> Iterator[tuple[int, str, dict[str, tuple[int, ...]]]]:
         """Layer, end of the names, and `kinds`, of each layer and direction in their order."""
         for layer in range(self.num_layers):
             kinds = self.kinds(layer)
@@ -115,35 +126,39 @@ class Layout:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all parameters."""
-        return {kind + end: shape for _, end, kinds in self.cells() for kind, shape in kinds.items()}
+        return {kind + end: shape for _, end, kinds in self.recurrences() for kind, shape in kinds.items()}
 
     def packed(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
         """Pack parameters for the C core: the whole stack, or each layer."""
-        cells = [
+        arrays = [
             {_FIELDS.get(kind, kind): parameter_set.views[kind + end] for kind in kinds}
-            for _, end, kinds in self.cells()
+            for _, end, kinds in self.recurrences()
         ]
         D, options = self.num_directions, dict(self.options)
         if not self.in_parts:
             sizes = self.input_size, self.hidden(0), self.num_layers, D
-            return (_core.Weights(self.dtype, *sizes, options, cells, parameter_set),)
+            return (_core.Weights(self.dtype, sizes, options, arrays, parameter_set),)
         parts, begin = [], 0
         for layer in range(self.num_layers):
-            part = cells[layer * D : (layer + 1) * D]
+            own = arrays[layer * D : (layer + 1) * D]
             sizes = self.inputs(layer), self.hidden(layer), 1, D
-            parts.append(_core.Weights(self.dtype, *sizes, options, part, parameter_set, begin))
-            begin += sum(view.size for cell in part for view in cell.values())
+            parts.append(_core.Weights(self.dtype, sizes, options, own, parameter_set, begin))
+            begin += sum(view.size for views in own for view in views.values())
         return tuple(parts)
 
 
 # ---- First values ------------------------------------------------------------------------------------------
 
 
-def initial(rng: np.random.Generator, init: str, forget_bias: float | None) -> Values:
-    """Parameters as ``init`` says, "torch" or "keras"; see `fastlstm.LSTM`."""
+def initial(rng: np.random.Generator, init: str, forget_bias: object, usual_bias: float | None) -> Values:
+    """Parameters as ``init`` says, "torch" or "keras"; see `fastlstm.LSTM`.
+
+    `usual_bias` is that of a forget gate where none is given.
+    """
 
     def values(layout: Layout) -> Iterator[NDArray[Any]]:
-        for layer, _, kinds in layout.cells():
+        bias = usual_bias if forget_bias is None else _checked_forget_bias(forget_bias, layout)
+        for layer, _, kinds in layout.recurrences():
             for kind, shape in kinds.items():
                 if kind.startswith("weight_ln"):
                     value = np.ones(shape)
@@ -153,12 +168,26 @@ def initial(rng: np.random.Generator, init: str, forget_bias: float | None) -> V
                     value = _keras(rng, layout, layer, kind, shape)
                 else:
                     value = _uniform(rng, 1 / math.sqrt(layout.hidden(layer)), shape)
-                if forget_bias is not None and kind in ("bias_ih", "bias_hh") and "f" in layout.gates:
+                if bias is not None and kind in ("bias_ih", "bias_hh") and "f" in layout.gates:
                     H, gate = layout.hidden(layer), layout.gates.index("f")
-                    value[gate * H : (gate + 1) * H] = forget_bias if kind == "bias_ih" else 0
+                    value[gate * H : (gate + 1) * H] = bias if kind == "bias_ih" else 0
                 yield value
 
     return values
+
+
+def _checked_forget_bias(value: object, layout: Layout) -> float:
+    """`value` as a float, if there is a forget gate with a bias."""
+    number = checked_number(value, "forget_bias", "None or a number", is_finite)
+    if "f" not in layout.gates:
+        raise ValueError(
+            f"forget_bias: expected None where the forget gate has no parameters of its own, got {number}"
+        )
+    if not layout.bias:
+        raise ValueError(
+            f"forget_bias: expected None with bias=False, as there is no bias to set, got {number}"
+        )
+    return number
 
 
 def _uniform(rng: np.random.Generator, bound: float, shape: tuple[int, ...]) -> NDArray[Any]:

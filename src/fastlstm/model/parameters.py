@@ -3,7 +3,7 @@
 
 A set of parameters never changes: to change any is to put a new set in force, by `load_state_dict`, `editing`
 or a step of an optimizer.  So calls in other threads, streams and tapes keep the set they began with.  The
-layers are in layers.py, dense.py and embedding.py; this module knows none of them.
+layers are in layers/; this module knows none of them.
 """
 
 from __future__ import annotations
@@ -12,81 +12,18 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 from .. import _core
+from . import options
+from .checks import checked_dtype, checked_reals, checked_rng
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 __all__: list[str] = []
-
-
-# ---- Checks of what a caller gives -------------------------------------------------------------------------
-
-
-def checked_flag(value: object, name: str) -> bool:
-    """`value` as a bool, or an exception that names the argument."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
-    return bool(value)
-
-
-def checked_number(value: object, name: str, expected: str, is_valid: Callable[[float], bool]) -> float:
-    """`value` as a float for which `is_valid` holds, or an exception that says what was `expected`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        raise ValueError(f"{name}: expected {expected}, got an int that fits no float") from None
-    if not is_valid(number):
-        raise ValueError(f"{name}: expected {expected}, got {value}")
-    return number
-
-
-def checked_dtype(value: DTypeLike) -> np.dtype[Any]:
-    """float32 or float64, or an exception."""
-    try:
-        dtype = np.dtype(value)
-    except TypeError as error:
-        raise TypeError(f"dtype: expected float32 or float64, got {value!r}") from error
-    if value is None or dtype not in (np.float32, np.float64):
-        raise ValueError(f"dtype: expected float32 or float64, got {value!r}")
-    return dtype.newbyteorder("=")
-
-
-def checked_array(value: ArrayLike, name: str) -> NDArray[Any]:
-    """`value` as an ndarray, without a copy where there is one, or an exception that names the argument."""
-    masked = sys.modules.get("numpy.ma")
-    if masked is not None and isinstance(value, masked.MaskedArray):
-        raise TypeError(f"{name}: expected an array without a mask, got a masked array (fill it first)")
-    try:
-        return np.asarray(value)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise TypeError(f"{name}: expected an array, got {type(value).__name__}: {error}") from error
-
-
-def checked_reals(value: ArrayLike, name: str, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
-    """Real numbers as an ndarray of `dtype`; None keeps a floating dtype and makes integers float64."""
-    array = checked_array(value, name)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    if dtype is None:
-        dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float64)
-    return array.astype(dtype, copy=False)
-
-
-def checked_rng(rng: Any) -> np.random.Generator:
-    """Whatever `numpy.random.default_rng` takes as a generator, or an exception that names the argument."""
-    try:
-        return np.random.default_rng(rng)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"rng: expected what numpy.random.default_rng takes: {error}") from error
 
 
 # ---- A set of parameters -----------------------------------------------------------------------------------
@@ -201,9 +138,10 @@ def views(flat: NDArray[Any], layout: Layout) -> dict[str, NDArray[Any]]:
 
 
 class Parameters:
-    """Mixin of the layers: access to parameters and gradients.
+    """Mixin of the layers: options, and access to parameters and gradients.
 
-    A layer gives `_parameter_set`, `_put_in_force`, `_config` and `_set_up`, which ends with `_begin`.
+    A layer gives its options (see `options.Option`), `_first_values`, `_make_layout`, `_parameter_set` and
+    `_put_in_force`.
 
     Attributes
     ----------
@@ -213,6 +151,57 @@ class Parameters:
     """
 
     rng: np.random.Generator
+    _options: ClassVar[dict[str, options.Option[Any]]] = {}
+    _settings: dict[str, Any]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._options = options.find(cls)
+
+    # ---- Construction --------------------------------------------------------------------------------------
+
+    def _construct(self, arguments: Mapping[str, Any]) -> None:
+        """Do what a constructor does; `arguments` are its ``locals()``, before it has others."""
+        given = {name: value for name, value in arguments.items() if name != "self"}
+        self.rng = checked_rng(given.pop("rng"))
+        self._set_up(self._first_values(given), **given)
+
+    def _first_values(self, given: dict[str, Any]) -> Values:
+        """What the parameters are at first; takes out of `given` the arguments that only this needs."""
+        raise NotImplementedError
+
+    def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> Any:
+        """Which parameters there are with these options, which may be completed."""
+        raise NotImplementedError
+
+    def _set_up(self, values: Values, **given: Any) -> None:
+        """Do what a constructor does, with values of the parameters; `given` is as `_config`."""
+        settings = options.checked(type(self), given)
+        layout = self._make_layout(settings, checked_dtype(given["dtype"]))
+        self._settings = settings | {"dtype": layout.dtype.name}
+        self._put_in_force(ParameterSet(layout, values))
+        self.__dict__.pop("_flat_grads", None)  # of another layout
+
+    def _own_settings(self) -> dict[str, Any]:
+        try:
+            return self._settings
+        except AttributeError:
+            raise RuntimeError(f"{type(self).__name__}: __init__ has not been called") from None
+
+    def _config(self) -> dict[str, Any]:
+        """Arguments of `_set_up`."""
+        return self._own_settings()
+
+    def __repr__(self) -> str:
+        known = self._options
+        shown = [
+            f"{name}={value if name == 'dtype' else repr(value)}"
+            for name, value in self._config().items()
+            if name not in known or known[name].is_shown or value != known[name].default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    # ---- Parameters and gradients --------------------------------------------------------------------------
 
     def _parameter_set(self) -> ParameterSet:
         """Return the set in force."""
@@ -220,19 +209,6 @@ class Parameters:
 
     def _put_in_force(self, parameter_set: ParameterSet) -> None:
         raise NotImplementedError
-
-    def _config(self) -> dict[str, Any]:
-        """Arguments of `_set_up`."""
-        raise NotImplementedError
-
-    def _set_up(self, values: Values, **config: Any) -> None:
-        """Do what `__init__` does, with values of the parameters."""
-        raise NotImplementedError
-
-    def _begin(self, layout: Any, values: Values) -> None:
-        """Put the first parameters in force; gradients of another layout are none of theirs."""
-        self._put_in_force(ParameterSet(layout, values))
-        self.__dict__.pop("_flat_grads", None)
 
     @property
     def params(self) -> dict[str, NDArray[Any]]:
@@ -332,16 +308,14 @@ class Parameters:
         """
         self._put_in_force(ParameterSet(self._parameter_set().layout, given(mapping)))
 
-    def __repr__(self) -> str:
-        config = ", ".join(f"{name}={value}" for name, value in self._config().items())
-        return f"{type(self).__name__}({config})"
+    # ---- Copies --------------------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
         kept = {name: value for name, value in self.__dict__.items() if name not in self._not_kept}
         return restore, (type(self), self._config(), self.state_dict()), kept or None
 
     # Attributes that copies and pickles get in another way, or not at all.
-    _not_kept = frozenset({"_flat_grads", "_set"})
+    _not_kept = frozenset({"_flat_grads", "_set", "_settings"})
 
 
 def restore(cls: type[Parameters], config: dict[str, Any], params: dict[str, NDArray[Any]]) -> Parameters:
@@ -351,7 +325,7 @@ def restore(cls: type[Parameters], config: dict[str, Any], params: dict[str, NDA
     return layer
 
 
-class PlainParameters(Parameters):
+class NumpyParameters(Parameters):
     """Mixin of layers in NumPy, whose parameters are used as they lie."""
 
     _set: ParameterSet
@@ -372,7 +346,7 @@ class PlainParameters(Parameters):
         return layout.dtype
 
 
-class PlainTape:
+class NumpyTape:
     """What tapes of layers in NumPy share: they are for one use, and for the parameters of their call.
 
     Attributes
@@ -383,7 +357,7 @@ class PlainTape:
 
     y: NDArray[Any]
 
-    def __init__(self, layer: PlainParameters, params: ParameterSet, y: NDArray[Any]) -> None:
+    def __init__(self, layer: NumpyParameters, params: ParameterSet, y: NDArray[Any]) -> None:
         y.flags.writeable = False
         self.y = y
         self._layer = layer

@@ -4,7 +4,7 @@
 The C core runs B rows, each from its own first step in the order of processing, wherever rows begin in x and
 in y: so `reverse`, `lengths`, lists and packed data need no copies.  Only steps with holes between them, and
 outputs that are more than rows (held ones, residual sums), pass through packed arrays in which the steps of a
-row lie one behind the other: "inner" rows, here and in stacks.py, which runs the layers.  What a real step
+row lie one behind the other: "inner" rows, here and in parts.py, which runs the layers.  What a real step
 is, and the order of the rest, is said in ``fastlstm.reference``.  Indexing is NumPy's; no element is looked
 at in Python.
 """
@@ -12,12 +12,13 @@ at in Python.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _core
-from ..model.parameters import checked_array
+from ..model.checks import checked_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -205,27 +206,22 @@ class Order:
     is_kept: bool  # for a backward pass: arguments must not change
 
 
-def read(
-    weights: _core.Weights,
-    order: Order,
-    x: Any,
-    lengths: Any,
-    mask: Any,
-    reset: Any,
-    offsets: Any,
-    pad: Any,
-) -> Batch:
-    """Check the arguments of a call, and find its rows; `weights` are those of the first layer."""
+def read_batch(weights: _core.Weights, order: Order, given: dict[str, Any], pad: Any) -> Batch:
+    """Check the arguments of a call, and find its rows.
+
+    `given` has x, lengths, mask, reset and offsets by name; `weights` are those of the first layer.
+    """
     if not isinstance(pad, str):
         raise TypeError(f"pad: expected 'zero' or 'hold', got {type(pad).__name__}")
     if pad not in ("zero", "hold"):
         raise ValueError(f"pad: expected 'zero' or 'hold', got {pad!r}")
+    x, offsets, reset = given["x"], given["offsets"], given["reset"]
     is_list = offsets is None and _core.is_list_of_rows(x)
     if not is_list and offsets is None:
-        return _read_regular(weights, order, x, lengths, mask, reset, pad == "hold")
+        return _read_regular(weights, order, given, pad == "hold")
     form = "a list of arrays" if is_list else "offsets"
-    for name, value in (("lengths", lengths), ("mask", mask)):
-        if value is not None:
+    for name in ("lengths", "mask"):
+        if given[name] is not None:
             raise ValueError(
                 f"{name}: expected None with {form}, which says what rows there are, got a value"
             )
@@ -234,112 +230,160 @@ def read(
     return _read_packed(weights, order, x, offsets, reset)
 
 
-def _read_regular(
-    weights: _core.Weights, order: Order, x: Any, lengths: Any, mask: Any, reset: Any, is_held: bool
-) -> Batch:
-    """Of x (T, B, I), or with the batch first, or without one."""
-    array, is_batched = _core.read_sequence(weights, x, order.batch_first)
-    swaps = order.batch_first and is_batched
+# ---- Rows of one array -------------------------------------------------------------------------------------
 
-    def time_first(array: Array) -> Array:
-        return (array.swapaxes(0, 1) if swaps else array) if is_batched else array[:, np.newaxis]
 
-    sequence = time_first(array)
-    T, B = sequence.shape[:2]
-    shape = ((B, T) if swaps else (T, B)) if is_batched else (T,)
-    steps = np.arange(T)[:, np.newaxis]
-    counts: Array | None = None
-    is_prefix = True
-    if lengths is not None:
-        counts = _core.read_row_lengths(lengths, T, B, is_batched)
-    if mask is not None:
-        is_real = _core.read_booleans(mask, "mask", T, B, is_batched, order.batch_first).view(bool)
-        if counts is not None:
-            is_real &= steps < counts
-        counts = is_real.sum(axis=0, dtype=np.int64)
-        is_prefix = np.array_equal(is_real, steps < counts)
-    elif counts is not None:
-        is_real = steps < counts
-    if counts is not None and (counts == T).all():
-        counts = None
-    if order.is_kept and is_prefix:  # others are gathered, which is a copy
-        array = _core.kept(array)
-        sequence = time_first(array)
-    starts = None
-    if reset is not None:
-        starts = _core.read_booleans(reset, "reset", T, B, is_batched, order.batch_first)
+@dataclasses.dataclass(frozen=True)
+class _Grid:
+    """An array with time, and with a batch or without one, in the caller's layout."""
 
-    def flat(t: Any, b: Any) -> Array:
+    array: Array
+    is_batched: bool
+    batch_first: bool
+
+    @property
+    def swaps(self) -> bool:
+        """Whether the batch stands before the time."""
+        return self.batch_first and self.is_batched
+
+    @functools.cached_property
+    def sequence(self) -> Array:
+        """The array with dimensions T and B first."""
+        if not self.is_batched:
+            return self.array[:, np.newaxis]
+        return self.array.swapaxes(0, 1) if self.swaps else self.array
+
+    @property
+    def T(self) -> int:
+        return int(self.sequence.shape[0])
+
+    @property
+    def B(self) -> int:
+        return int(self.sequence.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions before the features."""
+        return self.array.shape[: 1 + self.is_batched]
+
+    def flat(self, t: Any, b: Any) -> Array:
         """Rows of an array in the caller's layout."""
-        return np.asarray(b * T + t if swaps else t * B + b, np.intp)
+        return np.asarray(b * self.T + t if self.swaps else t * self.B + b, np.intp)
 
-    if counts is None:
-        # Rows are all alike, and inner ones stand as (T, B).
-        inner = _core.Frame(T * B, B, 1)
-        walked = sequence[::-1] if order.is_reverse else sequence
-        _check_indices(weights, sequence, None, array, swaps)
-        result = Batch(
-            T,
-            B,
-            is_batched,
-            None,
-            _core.strided_input(weights, walked, None, False),
-            inner,
-            None,
-            None,
-            shape,
-            array,
-        )
-        rows = np.arange(B)
-        forward = _core.Frame(T * B, 1, T) if swaps else _core.Frame(T * B, B, 1)
-        back = _core.Frame(T * B, -1 if swaps else -B, 0, flat(max(T - 1, 0), rows))
-        result.dx = back if order.is_reverse else forward
-        result.direct = forward if order.in_processing_order else result.dx
-        t, b = np.broadcast_arrays(steps[::-1] if order.is_reverse else steps, rows)
-        if order.needs_inner:
-            result.x_order = _unless_same(flat(t, b).ravel())
-            out = steps if order.in_processing_order else t
-            result.order = _unless_same(flat(*np.broadcast_arrays(out, rows)).ravel())
-            result.direct = None
-        if starts is not None and order.is_reverse:
-            starts = np.concatenate([np.zeros_like(starts[:1]), starts[:0:-1]])
-        result.reset = starts
-        return result
+    def forward_frame(self) -> _core.Frame:
+        """Where rows stand that begin at their first step."""
+        T, B = self.T, self.B
+        return _core.Frame(T * B, 1, T) if self.swaps else _core.Frame(T * B, B, 1)
 
+    def back_frame(self, last: Array) -> _core.Frame:
+        """Where rows stand that begin at their `last` step."""
+        T, B = self.T, self.B
+        return _core.Frame(T * B, -1 if self.swaps else -B, 0, self.flat(last, np.arange(B)))
+
+    def flags(self, value: Any, name: str) -> Array:
+        """Booleans as uint8 (T, B)."""
+        return _core.read_flags(value, name, self.T, self.B, self.is_batched, self.batch_first)
+
+
+def _read_regular(weights: _core.Weights, order: Order, given: dict[str, Any], is_held: bool) -> Batch:
+    """Of x (T, B, I), or with the batch first, or without one."""
+    array, is_batched = _core.read_sequence(weights, given["x"], order.batch_first)
+    grid = _Grid(array, is_batched, order.batch_first)
+    is_real = _real_steps(grid, given["lengths"], given["mask"])
+    counts = np.full(grid.B, grid.T) if is_real is None else is_real.sum(axis=0, dtype=np.int64)
+    is_prefix = is_real is None or np.array_equal(is_real, np.arange(grid.T)[:, np.newaxis] < counts)
+    if order.is_kept and is_prefix:  # others are gathered, which is a copy
+        grid = dataclasses.replace(grid, array=_core.kept(array))
+    starts = None if given["reset"] is None else grid.flags(given["reset"], "reset")
+    _check_indices(weights, grid, is_real)
+    if is_real is None:
+        return _read_alike(weights, order, grid, starts)
+    result = _read_unlike(weights, order, grid, is_real, counts, is_prefix, is_held)
+    if starts is not None:
+        t, b, s = _walk(is_real, counts, order.is_reverse)
+        resets = np.cumsum(starts, axis=0)[t, b]
+        result.reset = _boundaries(resets, s, b, order.is_reverse, grid.T, grid.B)
+    return result
+
+
+def _real_steps(grid: _Grid, lengths: Any, mask: Any) -> Array | None:
+    """Which steps there are, (T, B); None is all."""
+    T, B = grid.T, grid.B
+    is_real = None
+    if lengths is not None:
+        counts = _core.read_row_lengths(lengths, T, B, grid.is_batched)
+        is_real = np.arange(T)[:, np.newaxis] < counts
+    if mask is not None:
+        masked = grid.flags(mask, "mask").view(bool)
+        is_real = masked if is_real is None else masked & is_real
+    return None if is_real is None or is_real.all() else is_real
+
+
+def _walk(is_real: Array, counts: Array, is_reverse: bool) -> tuple[Array, Array, Array]:
+    """Of each inner row: the time of its input, its row of the batch, its number in that."""
     b, t = np.nonzero(is_real.T)  # in the order b, t
     begins = np.cumsum(counts) - counts
     s = np.arange(len(b)) - begins[b]
-    slots = t
-    if order.is_reverse:
-        t = t[begins[b] + counts[b] - 1 - s]
+    return t[begins[b] + counts[b] - 1 - s] if is_reverse else t, b, s
+
+
+def _read_alike(weights: _core.Weights, order: Order, grid: _Grid, starts: Array | None) -> Batch:
+    """Of rows that have all steps: inner ones stand as (T, B)."""
+    T, B, sequence = grid.T, grid.B, grid.sequence
+    source = _core.strided_input(weights, sequence[::-1] if order.is_reverse else sequence, None, False)
+    dx = grid.back_frame(np.full(B, max(T - 1, 0))) if order.is_reverse else grid.forward_frame()
+    direct = grid.forward_frame() if order.in_processing_order else dx
+    inner = _core.Frame(T * B, B, 1)
+    result = Batch(T, B, grid.is_batched, None, source, inner, direct, dx, grid.shape, grid.array)
+    if order.needs_inner:
+        steps, rows = np.arange(T)[:, np.newaxis], np.arange(B)
+        t, b = np.broadcast_arrays(steps[::-1] if order.is_reverse else steps, rows)
+        result.x_order = _unless_same(grid.flat(t, b).ravel())
+        out = steps if order.in_processing_order else t
+        result.order = _unless_same(grid.flat(*np.broadcast_arrays(out, rows)).ravel())
+        result.direct = None
+    if starts is not None and order.is_reverse:
+        starts = np.concatenate([np.zeros_like(starts[:1]), starts[:0:-1]])
+    result.reset = starts
+    return result
+
+
+def _read_unlike(
+    weights: _core.Weights,
+    order: Order,
+    grid: _Grid,
+    is_real: Array,
+    counts: Array,
+    is_prefix: bool,
+    is_held: bool,
+) -> Batch:
+    """Of rows that lack steps; `is_prefix` where each has its first ones."""
+    T, B, sequence = grid.T, grid.B, grid.sequence
+    t, b, _s = _walk(is_real, counts, order.is_reverse)
+    begins = np.cumsum(counts) - counts
     inner = _core.Frame(len(b), 1, 0, begins.astype(np.intp))
-    values = None
+    values: Any = grid.array
     if is_prefix:
-        _check_indices(weights, sequence, is_real, array, swaps)
         source = _core.strided_input(weights, sequence, counts, order.is_reverse)
     else:
-        _check_indices(weights, sequence, is_real, array, swaps)
         values = sequence[t, b]
         source = _core.packed_input(weights, values, T, inner, counts)
-    result = Batch(T, B, is_batched, counts, source, inner, None, None, shape, array)
-    result.x_order = flat(t, b)
-    result.order = flat(slots, b) if order.in_processing_order else result.x_order
-    if values is not None:
-        result.source, result.is_gathered = values, True
-    else:
-        ends = np.maximum(counts - 1, 0)
-        forward = _core.Frame(T * B, 1, T) if swaps else _core.Frame(T * B, B, 1)
-        back = _core.Frame(T * B, -1 if swaps else -B, 0, flat(ends, np.arange(B)))
+    result = Batch(T, B, grid.is_batched, counts, source, inner, None, None, grid.shape, values)
+    result.is_gathered = not is_prefix
+    result.x_order = result.order = grid.flat(t, b)
+    if order.in_processing_order:
+        result.order = grid.flat(_walk(is_real, counts, False)[0], b)
+    if is_prefix:
+        back, forward = grid.back_frame(np.maximum(counts - 1, 0)), grid.forward_frame()
         result.dx = back if order.is_reverse else forward
         if not order.needs_inner and not is_held:
             result.direct = forward if order.in_processing_order else result.dx
     if is_held:
-        result.by_row = flat(*np.broadcast_arrays(steps.T, np.arange(B)[:, np.newaxis])).ravel()
+        steps = np.arange(T)[:, np.newaxis]
+        result.by_row = grid.flat(*np.broadcast_arrays(steps.T, np.arange(B)[:, np.newaxis])).ravel()
         result.held = tuple(
             _held(is_real, begins, counts, order, direction == 1) for direction in range(order.num_directions)
         )
-    if starts is not None:
-        result.reset = _boundaries(np.cumsum(starts, axis=0)[t, b], s, b, order.is_reverse, T, B)
     return result
 
 
@@ -370,10 +414,9 @@ def _unless_same(order: Array) -> Array | None:
     return None if np.array_equal(order, np.arange(len(order))) else order
 
 
-def _check_indices(
-    weights: _core.Weights, x: Array, is_real: Array | None, given: Array, swaps: bool
-) -> None:
-    """Whether all indices of real steps are in range; `x` is (T, B)."""
+def _check_indices(weights: _core.Weights, grid: _Grid, is_real: Array | None) -> None:
+    """Whether all indices of real steps are in range."""
+    x = grid.sequence
     if x.dtype != np.int64 or x.ndim != 2:
         return
     is_bad = (x < 0) | (x >= weights.input_size)
@@ -381,7 +424,7 @@ def _check_indices(
         is_bad &= is_real
     if is_bad.any():
         t, b = np.argwhere(is_bad)[0].tolist()
-        place = [t] if given.ndim == 1 else [b, t] if swaps else [t, b]
+        place = [t] if not grid.is_batched else [b, t] if grid.swaps else [t, b]
         raise ValueError(f"x{place}: expected an index from 0 to {weights.input_size - 1}, got {x[t, b]}")
 
 
@@ -491,7 +534,7 @@ def _checked_offsets(offsets: Any, N: int) -> Array:
 
 
 def _checked_flags(value: Any, name: str, count: int) -> Array:
-    array: Array = _core.read_booleans(value, name, count, 1, False, False)
+    array: Array = _core.read_flags(value, name, count, 1, False, False)
     return array.reshape(count)
 
 

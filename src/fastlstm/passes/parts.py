@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Passes of a layer over the rows of sequences.py: one stack of the C core, or several and NumPy between.
+"""Passes of a layer over the rows of batch.py: one stack of the C core, or several and NumPy between.
 
 A stack of equal layers is one part, and the C core runs all of it.  Layers of different sizes, residual sums
 and merged directions are parts of one layer each; what passes between them are inner rows.
@@ -8,18 +8,15 @@ and merged directions are parts of one layer each; what passes between them are 
 from __future__ import annotations
 
 import dataclasses
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _core
-from . import batch as sequences
+from .batch import Batch, Order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from ..layers.base import RecurrentLayer
 
     Array = NDArray[Any]
     # For each part, h (L*D, B, P) and what is beside it, (L*D, B, n*H); None is zero.
@@ -36,7 +33,8 @@ class Plan:
     merge: str
     residual: int | None
     dropout: float
-    order: sequences.Order
+    is_listed: bool  # whether states are lists, as layers differ in size
+    order: Order
 
     @property
     def joins(self) -> bool:
@@ -63,48 +61,84 @@ class Plan:
         return np.concatenate([half, half], axis=-1)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Recording:
-    """What a recorded pass was asked for, and what it keeps of each part."""
+    """What a recorded pass is asked for."""
 
     save: int
     seed: int
     draws: bool  # dropout and the cells' own masks
-    records: list[_core.Record] = dataclasses.field(default_factory=list)
-    inputs: list[_core.Input] = dataclasses.field(default_factory=list)
-    frames: list[_core.Frame] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass
-class Result:
-    """Of a pass: in the caller's layout, the states part by part."""
+class Pass:
+    """A forward pass of a layer over a batch, and its backward pass where it is recorded.
 
-    y: Array
-    cells: Array | None
-    states: list[tuple[Array, Array | None]]
+    Attributes
+    ----------
+    y, cells : ndarray, list of ndarray or None
+        Results in the form of x.
+    state
+        Final states as a call gives them.
+    nbytes : int
+        Bytes that are kept beside copies of the arguments and outputs of layers.
+    """
 
+    y: Any
+    cells: Any
+    state: Any
 
-def run(
-    layer: RecurrentLayer,
-    parts: tuple[_core.Weights, ...],
-    plan: Plan,
-    batch: sequences.Batch,
-    states: States,
-    wants_cells: bool,
-    out: Array | None = None,
-    reset: bool = False,
-    recording: Recording | None = None,
-) -> Result:
-    """A forward pass; `out` receives y where that is given."""
-    dtype, D = layer.dtype, plan.num_directions
-    if recording is None and batch.reset is not None:  # the C core knows resets of recorded passes only
-        recording = Recording(max(batch.T, 1), 0, False)
-    source, below = batch.x, None
-    if plan.is_residual(0):
-        below = _as_features(batch.gathered(), parts[0], dtype)
-    final, y, cells = [], np.empty(0), None
-    for index, part in enumerate(parts):
-        is_last = index == len(parts) - 1
+    def __init__(
+        self, layer: _core.Recurrent, plan: Plan, batch: Batch, recording: Recording | None = None
+    ) -> None:
+        self._is_kept = recording is not None
+        if recording is None and batch.reset is not None:  # the C core knows resets of recorded passes only
+            recording = Recording(max(batch.T, 1), 0, False)
+        self._layer, self._plan, self._batch, self._recording = layer, plan, batch, recording
+        self._parts = layer.parts
+        self._records: list[_core.Record] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the C core keeps."""
+        return sum(record.nbytes for record in self._records)
+
+    # ---- Forward -------------------------------------------------------------------------------------------
+
+    def run(self, states: States, wants_cells: bool, out: Array | None = None) -> None:
+        """Compute; `out` receives y where that is given."""
+        plan, batch, parts = self._plan, self._batch, self._parts
+        source, below = batch.x, None
+        if plan.is_residual(0):
+            below = _as_features(batch.gathered(), parts[0])
+        finals, y, c_steps = [], np.empty(0), None
+        for index, part in enumerate(parts):
+            is_last = index == len(parts) - 1
+            frame, y, c_steps = self._results(part, is_last, wants_cells, out)
+            call = _core.StackCall(part, source, frame, states[index], y, c_steps)
+            self._compute(call, part, index)
+            finals.append(call.final)
+            if plan.joins or not is_last:
+                y = plan.merged(y)
+                if below is not None and plan.is_residual(index):
+                    y = y + below
+            if not is_last:
+                below = self._dropped(y, index)
+                source = _inner_input(parts[index + 1], batch, below)
+        if batch.direct is None:
+            y, c_steps = self._placed(y, c_steps, states[-1], out)
+        if self._is_kept:
+            y.setflags(write=False)
+        self.y = batch.as_given(y)
+        self.cells = None if c_steps is None else batch.as_given(c_steps)
+        self.state = _core.states_as_given(parts, finals, batch.is_batched, plan.is_listed)
+        self._y_width = y.shape[-1]
+        self._c_width = 0 if c_steps is None else c_steps.shape[-1]
+
+    def _results(
+        self, part: _core.Weights, is_last: bool, wants_cells: bool, out: Array | None
+    ) -> tuple[_core.Frame, Array, Array | None]:
+        """Where the C core writes y of a part, and c at every step: in the caller's layout if it can."""
+        batch, D, dtype = self._batch, self._plan.num_directions, self._layer.dtype
         direct = batch.direct if is_last else None
         frame = batch.inner if direct is None else direct
         width = D * part.output_size
@@ -116,216 +150,121 @@ def run(
                 y[...] = 0
         else:
             y = batch.empty(width, dtype, frame.at is not None)
+        c_steps = None
         if wants_cells and is_last:
             shape = (frame.rows,) if direct is None else batch.shape
-            cells = np.zeros((*shape, D * part.hidden_size), dtype)
-        h_0, c_0 = states[index]
+            c_steps = np.zeros((*shape, D * part.hidden_size), dtype)
+        return frame, y, c_steps
+
+    def _compute(self, call: _core.StackCall, part: _core.Weights, index: int) -> None:
+        recording, layer = self._recording, self._layer
         if recording is None:
-            h_n, c_n = _core.run_stack(part, source, frame, h_0, c_0, y, cells, layer.num_threads or 0)
-        else:
-            record, h_n, c_n = _core.record_stack(
-                layer,
-                part,
-                source,
-                frame,
-                h_0,
-                c_0,
-                y,
-                cells,
-                batch.reset,
-                recording.save,
-                plan.dropout if recording.draws and part.num_layers > 1 else 0.0,
-                recording.seed,
-                recording.draws and part.draws,
-                index * D,
-            )
-            recording.records.append(record)
-            recording.inputs.append(source)
-            recording.frames.append(frame)
-        final.append((h_n, c_n))
-        if plan.joins or not is_last:
-            y = plan.merged(y)
-            if below is not None and plan.is_residual(index):
-                y = y + below
-        if not is_last:
-            below = y
-            if recording is not None and recording.draws and plan.dropout:
-                below = _dropped(plan, recording, batch, y, index)
-            source = _inner_input(parts[index + 1], batch, below)
-    if batch.direct is None:
-        given = None if states[-1][0] is None else states[-1][0][-D:]
-        y = batch.place(y, given, D, out)
-        if cells is not None:
-            beside = states[-1][1]
-            H = parts[-1].hidden_size
-            cells = batch.place(cells, None if beside is None else beside[-D:, :, :H], D)
-    return Result(y, cells, final)
+            call.run(layer.num_threads or 0)
+            return
+        dropout = self._plan.dropout if recording.draws and part.num_layers > 1 else 0.0
+        draws = recording.draws and part.draws
+        first = index * self._plan.num_directions
+        self._records.append(
+            call.record(layer, self._batch.reset, recording.save, dropout, recording.seed, draws, first)
+        )
 
+    def _placed(
+        self, y: Array, c_steps: Array | None, given: tuple[Array | None, Array | None], out: Array | None
+    ) -> tuple[Array, Array | None]:
+        """The results in the caller's layout, from inner rows; `given` are the states of the last part."""
+        batch, D = self._batch, self._plan.num_directions
+        h, beside = given
+        y = batch.place(y, None if h is None else h[-D:], D, out)
+        if c_steps is not None:
+            H = self._parts[-1].hidden_size
+            c_steps = batch.place(c_steps, None if beside is None else beside[-D:, :, :H], D)
+        return y, c_steps
 
-def backward(
-    layer: RecurrentLayer,
-    parts: tuple[_core.Weights, ...],
-    plan: Plan,
-    batch: sequences.Batch,
-    recording: Recording,
-    dy: Array | None,
-    dcells: Array | None,
-    dstates: States,
-    bptt: int,
-) -> tuple[Array | None, list[tuple[Array, Array | None]]]:
-    """Gradients of x and of the given states; those of the parameters are added to the layer's at the end."""
-    D = plan.num_directions
-    dgiven, dgiven_cells = None, None
-    if batch.direct is None:
+    def _dropped(self, rows: Array, index: int) -> Array:
+        """The output of a part (N, W), or its gradient, with what dropout leaves of it."""
+        recording, batch, p = self._recording, self._batch, self._plan.dropout
+        if recording is None or not recording.draws or not p:
+            return rows
+        return _core.drop_rows(rows, batch.T, batch.B, batch.lengths, p, recording.seed, index)
+
+    # ---- Backward ------------------------------------------------------------------------------------------
+
+    def backward(self, dy: Any, dstate: Any, dcells: Any, bptt: int) -> tuple[Any, Any]:
+        """Add the gradients of parameters; return those of x and of the given state."""
+        layer, plan, batch, parts = self._layer, self._plan, self._batch, self._parts
+        D = plan.num_directions
         if dy is not None:
-            dy, dgiven = batch.take_back(dy, D)
+            dy = batch.read_back(dy, "dy", self._y_width, layer.dtype)
         if dcells is not None:
-            dcells, dgiven_cells = batch.take_back(dcells, D)
-    scratch = layer.gradient_scratch()
-    dx: Array | None = None
-    dinitial: list[tuple[Array, Array | None]] = []
-    for index in reversed(range(len(parts))):
-        part, record = parts[index], recording.records[index]
-        is_first = index == 0
-        dpart = None if dy is None else plan.merged_back(dy)
-        direct = batch.dx if is_first and not plan.is_residual(0) else None
-        if is_first and batch.x.is_index:
+            dcells = batch.read_back(dcells, "dcells", self._c_width, layer.dtype)
+        dstates = _core.read_states(parts, dstate, "dstate", batch.B, batch.is_batched, plan.is_listed, True)
+        dgiven, dgiven_cells = None, None
+        if batch.direct is None:
+            if dy is not None:
+                dy, dgiven = batch.take_back(dy, D)
+            if dcells is not None:
+                dcells, dgiven_cells = batch.take_back(dcells, D)
+        scratch = _core.gradient_scratch(layer)
+        dinitial: list[tuple[Array, Array | None]] = []
+        dx: Array | None = None
+        for index in reversed(range(len(parts))):
+            own_dcells = dcells if index == len(parts) - 1 else None
+            dx, dinitial_of_part = self._back_through(index, dy, own_dcells, dstates[index], bptt, scratch)
+            dinitial.insert(0, dinitial_of_part)
+            dy = dx
+        if dgiven is not None:
+            dinitial[-1][0][-D:] += dgiven
+        last = dinitial[-1][1]
+        if dgiven_cells is not None and last is not None:
+            last[-D:, :, : parts[-1].hidden_size] += dgiven_cells
+        _core.add_gradients(layer, scratch)
+        for record in self._records:
+            _core.give_back(layer, record)
+        state = _core.states_as_given(parts, dinitial, batch.is_batched, plan.is_listed)
+        return None if dx is None else batch.as_given(dx), state
+
+    def _back_through(
+        self,
+        index: int,
+        dy: Array | None,
+        dcells: Array | None,
+        dstate: tuple[Array | None, Array | None],
+        bptt: int,
+        scratch: Array,
+    ) -> tuple[Array | None, tuple[Array, Array | None]]:
+        """Gradients of the input of a part, which is the output of the one below, and of its given state."""
+        plan, batch, part = self._plan, self._batch, self._parts[index]
+        dtype = self._layer.dtype
+        direct = batch.dx if index == 0 and not plan.is_residual(0) else None
+        if index == 0 and batch.x.is_index:
             dx = None
         elif direct is None:
-            dx = np.empty((batch.inner.rows, part.input_size), layer.dtype)
+            dx = np.empty((batch.inner.rows, part.input_size), dtype)
         else:
-            dx = batch.empty_dx(part.input_size, layer.dtype)
-        dh_0, dc_0 = record.backward(
-            recording.inputs[index],
-            recording.frames[index],
-            dpart,
-            dcells if index == len(parts) - 1 else None,
-            *dstates[index],
-            batch.inner if direct is None else direct,
-            dx,
-            scratch,
-            bptt,
-            layer.num_threads or 0,
-        )
-        dinitial.append((dh_0, dc_0))
+            dx = batch.empty_dx(part.input_size, dtype)
+        dpart = None if dy is None else plan.merged_back(dy)
+        frame = batch.inner if direct is None else direct
+        threads = self._layer.num_threads or 0
+        dinitial = self._records[index].backward(dpart, dcells, dstate, frame, dx, scratch, bptt, threads)
         if dx is not None and plan.is_residual(index) and dy is not None:
             dx = dx + dy
-        if not is_first and dx is not None:
-            if recording.draws and plan.dropout:
-                dx = _dropped(plan, recording, batch, dx, index - 1)
-            dy = dx
+        if dx is not None and index > 0:
+            dx = self._dropped(dx, index - 1)
         elif dx is not None and direct is None:
             dx = batch.place_dx(dx)
-    dinitial.reverse()
-    if dgiven is not None:
-        dinitial[-1][0][-D:] += dgiven
-    last = dinitial[-1][1]
-    if dgiven_cells is not None and last is not None:
-        last[-D:, :, : parts[-1].hidden_size] += dgiven_cells
-    _core.add_gradients(layer, scratch)
-    for record in recording.records:
-        layer.give_back(record)
-    return dx, dinitial
+        return dx, dinitial
 
 
-def _as_features(x: Array, weights: _core.Weights, dtype: np.dtype[Any]) -> Array:
+def _as_features(x: Array, weights: _core.Weights) -> Array:
     """Inner rows (N, I) of the first layer's input; indices become one-hot rows."""
     if x.ndim == 2:
         return x
-    rows = np.zeros((len(x), weights.input_size), dtype)
+    rows = np.zeros((len(x), weights.input_size), weights.dtype)
     rows[np.arange(len(x)), x] = 1
     return rows
 
 
-def _inner_input(weights: _core.Weights, batch: sequences.Batch, rows: Array) -> _core.Input:
+def _inner_input(weights: _core.Weights, batch: Batch, rows: Array) -> _core.Input:
     if batch.lengths is None:
         return _core.strided_input(weights, rows.reshape(batch.T, batch.B, rows.shape[-1]), None, False)
     return _core.packed_input(weights, rows, batch.T, batch.inner, batch.lengths)
-
-
-def _dropped(plan: Plan, recording: Recording, batch: sequences.Batch, rows: Array, layer: int) -> Array:
-    """The output of a layer (N, W), or its gradient, with some elements dropped: a copy."""
-    return _core.drop_rows(rows, batch.T, batch.B, batch.lengths, plan.dropout, recording.seed, layer)
-
-
-# ---- Tapes -------------------------------------------------------------------------------------------------
-
-
-class TapeOfParts:
-    """What ``forward`` keeps for its one backward pass, where that is more than one call of the C core.
-
-    Attributes
-    ----------
-    y : ndarray or list of ndarray
-        Output of the layer, read-only.
-    state
-        Final states, as those of a call.
-    cells : ndarray, list of ndarray or None
-        As those of a call, where they were asked for.
-    nbytes : int
-        Bytes that are kept beside copies of the arguments and outputs of layers.
-    """
-
-    __slots__ = (
-        "_batch", "_bptt", "_layer", "_lock", "_parts", "_plan", "_recording", "_result", "cells",
-        "nbytes", "state", "y",
-    )  # fmt: skip
-    y: Any
-    state: Any
-    cells: Any
-    nbytes: int
-    _layer: RecurrentLayer
-    _parts: tuple[_core.Weights, ...]
-    _plan: Plan
-    _batch: sequences.Batch
-    _recording: Recording | None
-    _result: Result
-    _bptt: int
-    _lock: threading.Lock  # held by a backward pass
-
-    def __init__(self, *_args: Any, **_keywords: Any) -> None:
-        raise TypeError("Tape: forward of a layer makes tapes")
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"Tape: expected {name} to stay as it is, got another value")
-
-    def __reduce__(self) -> Any:
-        raise TypeError("Tape: expected to be used in the process that made it; pickle the layer instead")
-
-    @classmethod
-    def _of(cls, **attributes: Any) -> TapeOfParts:
-        tape = cls.__new__(cls)
-        for name, value in attributes.items():
-            object.__setattr__(tape, name, value)
-        return tape
-
-    def backward(self, dy: Any = None, dstate: Any = None, dcells: Any = None) -> tuple[Any, Any]:
-        """Backpropagation through the recorded pass, as of the other tape: see ``fastlstm.LSTM``."""
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("tape: expected one call at a time, got one while another runs")
-        try:
-            return self._run_back(dy, dstate, dcells)
-        finally:
-            self._lock.release()
-
-    def _run_back(self, dy: Any, dstate: Any, dcells: Any) -> tuple[Any, Any]:
-        if self._recording is None:
-            raise RuntimeError("tape: expected one backward for each forward, got a second one")
-        layer, batch = self._layer, self._batch
-        if layer.parts is not self._parts:
-            raise RuntimeError(
-                "tape: expected the parameters of its forward, got others since: call forward again"
-            )
-        if dcells is not None and self.cells is None:
-            raise ValueError("dcells: expected None without return_cells, got a gradient of cells")
-        result: Result = self._result
-        if dy is not None:
-            dy = batch.read_back(dy, "dy", result.y.shape[-1], layer.dtype)
-        if dcells is not None and result.cells is not None:
-            dcells = batch.read_back(dcells, "dcells", result.cells.shape[-1], layer.dtype)
-        dstates = layer._read_state(dstate, "dstate", batch.B, batch.is_batched, True)
-        dx, dinitial = backward(
-            layer, self._parts, self._plan, batch, self._recording, dy, dcells, dstates, self._bptt
-        )
-        object.__setattr__(self, "_recording", None)
-        return None if dx is None else batch.as_given(dx), layer._state_as_given(dinitial, batch.is_batched)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Checks of what a caller gives: each returns the value as it is used, or raises and names the argument."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+__all__: list[str] = []
+
+
+def checked_flag(value: object, name: str) -> bool:
+    """`value` as a bool, or an exception that names the argument."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+    return bool(value)
+
+
+def checked_number(value: object, name: str, expected: str, is_valid: Callable[[float], bool]) -> float:
+    """`value` as a float for which `is_valid` holds, or an exception that says what was `expected`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected {expected}, got an int that fits no float") from None
+    if not is_valid(number):
+        raise ValueError(f"{name}: expected {expected}, got {value}")
+    return number
+
+
+def checked_dtype(value: DTypeLike) -> np.dtype[Any]:
+    """float32 or float64, or an exception."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError as error:
+        raise TypeError(f"dtype: expected float32 or float64, got {value!r}") from error
+    if value is None or dtype not in (np.float32, np.float64):
+        raise ValueError(f"dtype: expected float32 or float64, got {value!r}")
+    return dtype.newbyteorder("=")
+
+
+def checked_array(value: ArrayLike, name: str) -> NDArray[Any]:
+    """`value` as an ndarray, without a copy where there is one, or an exception that names the argument."""
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and isinstance(value, masked.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask, got a masked array (fill it first)")
+    try:
+        return np.asarray(value)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise TypeError(f"{name}: expected an array, got {type(value).__name__}: {error}") from error
+
+
+def checked_reals(value: ArrayLike, name: str, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
+    """Real numbers as an ndarray of `dtype`; None keeps a floating dtype and makes integers float64."""
+    array = checked_array(value, name)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    if dtype is None:
+        dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float64)
+    return array.astype(dtype, copy=False)
+
+
+def checked_rng(rng: Any) -> np.random.Generator:
+    """Whatever `numpy.random.default_rng` takes as a generator, or an exception that names the argument."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng: expected what numpy.random.default_rng takes: {error}") from error
+
+
+def checked_choice(value: object, name: str, choices: Iterable[object]) -> Any:
+    """`value` if it is one of `choices`, or an exception that names the argument."""
+    choices = tuple(choices)
+    if not (value is None or isinstance(value, str)):
+        kinds = " or ".join(map(repr, choices))
+        raise TypeError(f"{name}: expected {kinds}, got {type(value).__name__}")
+    if value not in choices:
+        raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def checked_probability(value: object, name: str) -> float:
+    """`value` as a float from 0 to 1."""
+    return checked_number(value, name, "a number from 0 to 1", lambda p: 0 <= p <= 1)
+
+
+def checked_limit(value: object, name: str) -> float | None:
+    """`value` as a float above 0, or None."""
+    if value is None:
+        return None
+    return checked_number(value, name, "None or a number above 0", lambda limit: limit > 0)
+
+
+def checked_index(value: object, name: str, least: int) -> int:
+    """`value` as an int of at least `least`."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got bool")
+    try:
+        index = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if index < least:
+        raise ValueError(f"{name}: expected at least {least}, got {index}")
+    return index
+
+
+def is_finite(number: float) -> bool:
+    """Whether a number is neither infinite nor NaN."""
+    return abs(number) < float("inf")
