@@ -264,7 +264,7 @@ typedef struct fl_record_args {
     /* (T, B), or null: where not 0, no state passes between steps t - 1 and t of row b, in either direction. */
     const uint8_t *reset;
     /* Outputs of all layers but the last are multiplied by 0 with this probability p, else by 1 / (1 - p); the mask is a
-     * function of the seed and the place alone (dropout.c). */
+     * function of the seed and the place alone (fl_dropout). */
     double dropout;
     uint64_t seed;
     bool draws;        /* the cell's own masks, of zoneout and recurrent dropout, are drawn, likewise */
