@@ -53,7 +53,7 @@ def machine_isas(machine: str | None = None) -> list[str]:
 
 
 def kernel_isa(source: Path) -> str | None:
-    """Return the instruction set of a kernel file; None for the others, which get baseline flags."""
+    """Return the instruction set of a kernel file, or of its object; None for the others: baseline flags."""
     return source.stem.split("_")[0] if source.parent.name == "isa" else None
 
 
@@ -97,12 +97,12 @@ class Build:
 
     def objects(self, sources: list[Path]) -> list[Path]:
         """Compile sources, two at a time, and return their objects."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         macros = [f"-DFL_HAVE_{isa.upper()}=1" for isa in self.isas if isa != "generic"]
 
         def compile_one(source: Path) -> Path:
-            # Files of two folders may have the same name.
-            target = self.directory / ("-".join(source.relative_to(ROOT).with_suffix(".o").parts))
+            # In folders as the sources are, which may have the same name, and for kernel_isa.
+            target = self.directory / source.relative_to(ROOT).with_suffix(".o")
+            target.parent.mkdir(parents=True, exist_ok=True)
             isa = kernel_isa(source) or "generic"
             self.messages[source] = self.run(
                 *macros,

@@ -436,6 +436,10 @@ static void dropout_by_places(void)
         EXPECT(wrong == 0 &&
                    fabs((double)dropped - p * COUNT) <= 5.0 * sqrt(p * (1.0 - p) * COUNT), /* five deviations */
                "p = %g: %zu of %d dropped, %zu elements scaled wrongly", p, dropped, COUNT, wrong);
+        const double beyond = p < 0.5 ? (n % 2 == 0 ? -INFINITY : (double)NAN) : 1.0 + p; /* the nearest end is meant */
+        fl_dropout(dtype, beyond, seed, first + begin, end - begin, x + begin * size, part);
+        fl_dropout(dtype, p < 0.5 ? 0.0 : 1.0, seed, first, COUNT, x, whole);
+        EXPECT(memcmp(part, whole + begin * size, (end - begin) * size) == 0, "p = %g", beyond);
         guard_release(&arena);
     }
 }
