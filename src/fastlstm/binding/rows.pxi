@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# Included by _core.pyx: passes of the C core over rows that lie anywhere.  sequences.py and stacks.py say where;
-# they have checked what a caller gave, and what is checked here is that no pointer can leave its array.
+# Included by _core.pyx: passes of the C core over rows that lie anywhere.
+#
+# passes/batch.py and passes/parts.py say where; they have checked what a caller gave, and what is checked here is
+# that no pointer can leave its array.
 
 
 # ---- Calls ---------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["onnx_gru", "onnx_lstm", "onnx_rnn"]
 
-# Blocks of rows in the order in which ONNX has them, by the letters of layouts.py: g is ONNX's c, n its h.
+# Blocks of rows in the order in which ONNX has them, by the letters of fl_cell_facts: g is ONNX's c, n its h.
 _Layer = type[LSTM] | type[GRU] | type[RNN]
 _ROWS: dict[_Layer, str] = {LSTM: "iofg", GRU: "zrn", RNN: "h"}
 _PEEPHOLES = "iof"

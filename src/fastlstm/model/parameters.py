@@ -178,8 +178,9 @@ class Parameters:
         """Do what a constructor does, with values of the parameters; `given` is as `_config`."""
         settings = options.checked(type(self), given)
         layout = self._make_layout(settings, checked_dtype(given["dtype"]))
+        parameter_set = ParameterSet(layout, values)
         self._settings = settings | {"dtype": layout.dtype.name}
-        self._put_in_force(ParameterSet(layout, values))
+        self._put_in_force(parameter_set)
         self.__dict__.pop("_flat_grads", None)  # of another layout
 
     def _own_settings(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Batch:
     direct : Frame or None
         Where the C core can write y in the caller's layout; None where it must be placed from inner rows.
     dx : Frame or None
-        Likewise, of dx.
+        Where the C core can write dx, as `direct` says of y.
     shape : tuple of int
         Dimensions of y before the features.
     order, x_order : ndarray or None
