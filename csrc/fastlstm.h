@@ -192,8 +192,8 @@ typedef struct fl_parameter_facts {
 } fl_parameter_facts;
 
 #define FL_PARAMETER_COUNT 11
-/* Parameter `index` of a layer, in the order of fl_weights.  FL_ERROR_ARGUMENT: index or layer too large, or options that do
- * not go together; FL_ERROR_SIZE: no such size fits the address space. */
+/* Parameter `index` of a layer, in the order of fl_weights.  FL_ERROR_ARGUMENT, FL_ERROR_SIZE: index or layer too large, or
+ * a shape that fl_stack_create would not take. */
 FL_API fl_status fl_parameter_get_facts(const fl_stack_shape *shape, size_t layer, size_t index,
                                         fl_parameter_facts *facts);
 
@@ -202,7 +202,8 @@ typedef struct fl_stack fl_stack;
 /* A layer stack with all weights zero.  FL_ERROR_ARGUMENT, FL_ERROR_SIZE, FL_ERROR_MEMORY. */
 FL_API fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack);
 FL_API void fl_stack_destroy(fl_stack *stack); /* null is allowed */
-/* Copy one layer and direction's weights into the packed layout of the active instruction set. */
+/* Copy one layer and direction's weights into the packed layout of the active instruction set.  FL_ERROR_ARGUMENT: one is
+ * missing that is not optional (fl_parameter_get_facts). */
 FL_API fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights);
 
 /* About how many multiply-adds a step of one row costs: for callers who want to know whether a call takes long. */
@@ -264,7 +265,7 @@ typedef struct fl_record_args {
     /* (T, B), or null: where not 0, no state passes between steps t - 1 and t of row b, in either direction. */
     const uint8_t *reset;
     /* Outputs of all layers but the last are multiplied by 0 with this probability p, else by 1 / (1 - p); the mask is a
-     * function of the seed and the place alone (stack/masks.c). */
+     * function of the seed and the place alone (fl_dropout). */
     double dropout;
     uint64_t seed;
     bool draws;        /* the cell's own masks, of zoneout and recurrent dropout, are drawn, likewise */
@@ -301,7 +302,8 @@ typedef struct fl_backward_args {
  * an error. */
 FL_API fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args);
 
-/* The mask that `dropout` of fl_record_args puts on elements `first` and on: out = x * mask, n elements; out may be x. */
+/* The mask that `dropout` of fl_record_args puts on elements `first` and on: out = x * mask, n elements; out may be x.  A p
+ * outside [0, 1] is its nearest end, NaN is 0. */
 FL_API void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *x, void *out);
 
 /* ---- Optimisers: one pass over flat buffers of n elements ------------------------------------------------- */

@@ -1,4 +1,4 @@
-"""Fit the polynomials of csrc/vecmath_body.h.
+"""Fit the polynomials of csrc/kernels/simd/vecmath_body.h.
 
 Least squares of the relative error at Chebyshev points, in 60 digits, which is within a factor of two of the
 minimax error; the coefficient of degree 0 is 1 exactly.  Of two functions:

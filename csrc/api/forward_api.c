@@ -20,9 +20,9 @@ fl_status fl_stack_workspace(const fl_stack *stack, const fl_forward_args *args,
 {
     if (stack == NULL || args == NULL || bytes == NULL)
         return FL_ERROR_ARGUMENT;
-    for (size_t b = 0; b < args->B && args->lengths != NULL; b++)
-        if (args->lengths[b] < 0 || (uint64_t)args->lengths[b] > args->T)
-            return FL_ERROR_LENGTH;
+    const fl_status status = fl_forward_check_sizes(stack, args);
+    if (status != FL_OK)
+        return status;
     const fl_fp_state caller_state = fl_fp_enter(true);
     const fl_plan plan = fl_plan_make(stack, args->T, args->B, fl_thread_limit(args->num_threads), false);
     fl_fp_leave(caller_state);

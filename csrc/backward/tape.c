@@ -49,13 +49,14 @@ static kept_places place(fl_arena *arena, const fl_stack *stack, const fl_record
     const size_t P = stack->sizes.P, states = fl_states_width(&stack->sizes), real_size = stack->real_size;
     const bool ragged = args->call.lengths != NULL, keeps_states = r->segment == 0;
     kept_places small = {NULL, NULL, NULL};
+    /* Counts of places are those of the call's arrays, which fit; counts of layers times places may not. */
     if (args->save == FL_SAVE_ALL)
-        r->gates = fl_arena_take(arena, L * D * r->places.count, stack->sizes.saved, real_size);
+        r->gates = fl_arena_take(arena, r->places.count, L * D * stack->sizes.saved, real_size);
     if (keeps_states) {
-        r->c = fl_arena_take(arena, L * D * r->places.count, states, real_size);
-        r->h = L > 1 ? fl_arena_take(arena, (L - 1) * D * r->places.count, P, real_size) : NULL;
+        r->c = fl_arena_take(arena, r->places.count, L * D * states, real_size);
+        r->h = L > 1 ? fl_arena_take(arena, r->places.count, (L - 1) * D * P, real_size) : NULL;
     } else {
-        r->checkpoints = fl_arena_take(arena, L * D * r->checked.count, P + states, real_size);
+        r->checkpoints = fl_arena_take(arena, r->checked.count, L * D * (P + states), real_size);
     }
     if (ragged) {
         small.at = fl_arena_take(arena, B, sizeof(ptrdiff_t), 1);

@@ -28,8 +28,9 @@ void fl_mask(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, 
 
 void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *in, void *out)
 {
-    const uint64_t dropped = (uint64_t)(p * 4294967296.0); /* of 2^32 */
-    const double scale = p < 1.0 ? 1.0 / (1.0 - p) : 0.0;
+    const double share = p > 0.0 ? (p < 1.0 ? p : 1.0) : 0.0;  /* NaN is 0 */
+    const uint64_t dropped = (uint64_t)(share * 4294967296.0); /* of 2^32 */
+    const double scale = share < 1.0 ? 1.0 / (1.0 - share) : 0.0;
     if (dtype == FL_F32) {
         const float kept = (float)scale;
         for (size_t j = 0; j < n; j++) {

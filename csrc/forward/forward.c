@@ -271,6 +271,18 @@ fl_status fl_forward_run(const fl_stack *stack, const fl_forward_args *args, con
 
 /* ---- A call -------------------------------------------------------------------------------------------------- */
 
+/* Sizes of all arrays of a call, and of what is counted on the way to them. */
+static fl_status check_sizes(const fl_stack *stack, const fl_forward_args *args)
+{
+    size_t rows = 0, states = 0, elements = 0;
+    const size_t H = stack->sizes.H, has_c = stack->sizes.states;
+    const size_t widest = stack->shape.input_size > 2 * H ? stack->shape.input_size : 2 * H;
+    const bool fits = fl_add_product(&rows, stack->shape.num_layers, stack->shape.num_directions, args->B) &&
+                      fl_add_product(&states, rows, (1 + has_c) * H, stack->real_size) &&
+                      fl_add_product(&elements, args->T, args->B, widest) && fl_add_product(&elements, elements, 8, 1);
+    return fits ? FL_OK : FL_ERROR_SIZE;
+}
+
 static fl_status check_lengths(const fl_forward_args *args)
 {
     for (size_t b = 0; b < args->B && args->lengths != NULL; b++)
@@ -296,23 +308,26 @@ static fl_status check_index(const fl_stack *stack, const fl_forward_args *args)
 
 fl_status fl_forward_check(const fl_stack *stack, const fl_forward_args *args)
 {
-    size_t rows = 0, states = 0, elements = 0;
     if (stack == NULL || args == NULL)
         return FL_ERROR_ARGUMENT;
-    const size_t H = stack->sizes.H, has_c = stack->sizes.states;
-    const size_t widest = stack->shape.input_size > 2 * H ? stack->shape.input_size : 2 * H;
-    if (!fl_add_product(&rows, stack->shape.num_layers, stack->shape.num_directions, args->B) ||
-        !fl_add_product(&states, rows, (1 + has_c) * H, stack->real_size) ||
-        !fl_add_product(&elements, args->T, args->B, widest) || !fl_add_product(&elements, elements, 8, 1))
-        return FL_ERROR_SIZE;
+    fl_status status = check_sizes(stack, args);
+    if (status != FL_OK)
+        return status;
+    const size_t has_c = stack->sizes.states;
     if (args->B != 0 && (args->h_n == NULL || (has_c != 0 && args->c_n == NULL)))
         return FL_ERROR_ARGUMENT;
     if (args->cells != NULL && has_c == 0)
         return FL_ERROR_ARGUMENT;
     if (args->T != 0 && args->B != 0 && (args->y == NULL || (args->x == NULL) == (args->x_index == NULL)))
         return FL_ERROR_ARGUMENT;
-    const fl_status status = check_lengths(args);
+    status = check_lengths(args);
     return status == FL_OK ? check_index(stack, args) : status;
+}
+
+fl_status fl_forward_check_sizes(const fl_stack *stack, const fl_forward_args *args)
+{
+    const fl_status status = check_sizes(stack, args);
+    return status == FL_OK ? check_lengths(args) : status;
 }
 
 fl_status fl_forward_planned(const fl_stack *stack, const fl_forward_args *args, const fl_recording *recording,

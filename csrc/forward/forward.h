@@ -10,6 +10,8 @@
 
 /* Everything that an outside caller can get wrong. */
 fl_status fl_forward_check(const fl_stack *stack, const fl_forward_args *args);
+/* Sizes and lengths alone, of arguments that are there. */
+fl_status fl_forward_check_sizes(const fl_stack *stack, const fl_forward_args *args);
 /* Bytes of workspace of a plan; `recording` is null for a call that is not recorded, here and below. */
 fl_status fl_forward_bytes(const fl_stack *stack, const fl_plan *plan, const fl_forward_args *args,
                            const fl_recording *recording, size_t *bytes);

@@ -140,7 +140,8 @@ fl_status fl_cell_set_option(fl_cell_options *options, const char *name, const c
             continue;
         char *field = (char *)options + row->offset;
         const int index = row->type != NAME ? 0 : row->names != NULL ? index_of(row->names, text) : kind_of(text);
-        const size_t size = number >= 0.0 && number < 0x1p53 ? (size_t)number : 0;
+        const bool is_size = number >= 0.0 && number < 0x1p53 && number < (double)SIZE_MAX;
+        const size_t size = is_size ? (size_t)number : 0;
         const bool flag = number != 0.0;
         if (index < 0 || (row->type == SIZE && (double)size != number))
             return FL_ERROR_ARGUMENT;

@@ -126,13 +126,23 @@ fl_gradient_row fl_gradient_row_of(const fl_cell_sizes *s)
     return row;
 }
 
+fl_status fl_shape_check(const fl_stack_shape *shape)
+{
+    static const size_t most = (size_t)PTRDIFF_MAX / 64;
+    if (shape == NULL || (shape->dtype != FL_F32 && shape->dtype != FL_F64) || shape->input_size == 0 ||
+        shape->hidden_size == 0 || shape->num_layers == 0 || shape->num_directions == 0 || shape->num_directions > 2 ||
+        !fl_cell_options_are_valid(&shape->cell, shape->hidden_size))
+        return FL_ERROR_ARGUMENT;
+    return shape->hidden_size > most || shape->input_size > most ? FL_ERROR_SIZE : FL_OK;
+}
+
 fl_status fl_parameter_get_facts(const fl_stack_shape *shape, size_t layer, size_t index, fl_parameter_facts *facts)
 {
-    if (shape == NULL || facts == NULL || index >= FL_PARAMETER_COUNT || layer >= shape->num_layers ||
-        shape->hidden_size == 0 || !fl_cell_options_are_valid(&shape->cell, shape->hidden_size))
+    if (shape == NULL || facts == NULL || index >= FL_PARAMETER_COUNT || layer >= shape->num_layers)
         return FL_ERROR_ARGUMENT;
-    if (shape->hidden_size > (size_t)PTRDIFF_MAX / 64 || shape->input_size > (size_t)PTRDIFF_MAX / 64)
-        return FL_ERROR_SIZE;
+    const fl_status status = fl_shape_check(shape);
+    if (status != FL_OK)
+        return status;
     const fl_cell_options complete = fl_cell_options_complete(shape->cell);
     const fl_cell_sizes sizes = fl_cell_sizes_of(&complete, shape->hidden_size);
     const size_t I = layer == 0 ? shape->input_size : shape->num_directions * sizes.P;

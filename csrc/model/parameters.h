@@ -35,6 +35,9 @@ static inline void *fl_gradient_at(const fl_gradients *gradients, size_t index)
     return ((void *const *)(const void *)gradients)[index];
 }
 
+/* FL_ERROR_ARGUMENT, also for null; FL_ERROR_SIZE: a parameter has more rows or columns than can be counted. */
+fl_status fl_shape_check(const fl_stack_shape *shape);
+
 /* Elements of a parameter where the layer has I inputs; 0: the cell has none. */
 size_t fl_parameter_size(const fl_cell_sizes *sizes, size_t I, size_t index);
 /* Those that the cell has; others are not to be looked at. */

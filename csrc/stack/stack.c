@@ -9,13 +9,6 @@
 
 #include "kernels/choose.h"
 
-static bool shape_is_valid(const fl_stack_shape *shape)
-{
-    return (shape->dtype == FL_F32 || shape->dtype == FL_F64) && shape->input_size >= 1 && shape->hidden_size >= 1 &&
-           shape->num_layers >= 1 && (shape->num_directions == 1 || shape->num_directions == 2) &&
-           fl_cell_options_are_valid(&shape->cell, shape->hidden_size);
-}
-
 /* Weights of panels for K rows of N, times `count` matrices. */
 static void *take_panels(fl_arena *arena, const fl_stack *stack, size_t K, size_t N, size_t count)
 {
@@ -96,11 +89,13 @@ static fl_stack *new_handle(const fl_stack_shape *shape, size_t bytes)
 
 fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack_out)
 {
-    if (shape == NULL || stack_out == NULL || !shape_is_valid(shape))
+    if (stack_out == NULL)
         return FL_ERROR_ARGUMENT;
+    const fl_status status = fl_shape_check(shape);
+    if (status != FL_OK)
+        return status;
     size_t handle = sizeof(fl_stack);
-    if (shape->hidden_size > (size_t)PTRDIFF_MAX / 64 || shape->input_size > (size_t)PTRDIFF_MAX / 64 ||
-        !fl_add_product(&handle, shape->num_layers, shape->num_directions, sizeof(fl_recurrence)))
+    if (!fl_add_product(&handle, shape->num_layers, shape->num_directions, sizeof(fl_recurrence)))
         return FL_ERROR_SIZE;
     fl_stack *stack = new_handle(shape, handle);
     if (stack == NULL)
@@ -154,5 +149,6 @@ fl_workspace *fl_workspace_take(const fl_stack *stack)
 
 void fl_workspace_return(const fl_stack *stack, fl_workspace *workspace)
 {
-    fl_workspace_free(atomic_exchange(stack->spare, workspace));
+    /* Of a call that found no memory nothing is kept. */
+    fl_workspace_free(workspace->memory != NULL ? atomic_exchange(stack->spare, workspace) : workspace);
 }

@@ -6,8 +6,9 @@
  * an exponential moving average.  A noisy sine goes in; what comes out has far less noise.  The calls in the loop take
  * no memory and no locks, so that they may stand in a real-time thread.
  *
- * Compile from the root of the repository.  This is the core in plain C; docs/c.md says how to add instruction sets:
- *     cc -O3 -std=c11 -ffp-contract=off -fno-math-errno -pthread -Icsrc examples/c/stream_sine.c \
+ * Compile from the root of the repository.  This has the kernels in plain C alone; docs/c.md tells how to add those of
+ * instruction sets:
+ *     cc -O2 -std=c11 -ffp-contract=off -fno-math-errno -pthread -Icsrc examples/c/stream_sine.c \
  *         $(find csrc -name '*.c') -lm -o stream_sine
  */
 #include <math.h>

@@ -53,8 +53,14 @@ def machine_isas(machine: str | None = None) -> list[str]:
 
 
 def kernel_isa(source: Path) -> str | None:
-    """Return the instruction set of a kernel file; None for the others, which get baseline flags."""
+    """Return the instruction set of a kernel file, or of its object; None for the others: baseline flags."""
     return source.stem.split("_")[0] if source.parent.name == "isa" else None
+
+
+def core_sources(isas: list[str]) -> list[Path]:
+    """Return the C files of the core, those that take longest to compile first."""
+    sources = [path for path in (ROOT / "csrc").rglob("*.c") if kernel_isa(path) in (None, *isas)]
+    return sorted(sources, key=lambda path: (kernel_isa(path) != "avx512", kernel_isa(path) is None, path))
 
 
 @dataclass
@@ -91,11 +97,12 @@ class Build:
 
     def objects(self, sources: list[Path]) -> list[Path]:
         """Compile sources, two at a time, and return their objects."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         macros = [f"-DFL_HAVE_{isa.upper()}=1" for isa in self.isas if isa != "generic"]
 
         def compile_one(source: Path) -> Path:
-            target = self.directory / f"{source.stem}.o"
+            # In folders as the sources are, which may have the same name, and for kernel_isa.
+            target = self.directory / source.relative_to(ROOT).with_suffix(".o")
+            target.parent.mkdir(parents=True, exist_ok=True)
             isa = kernel_isa(source) or "generic"
             self.messages[source] = self.run(
                 *macros,
@@ -113,8 +120,7 @@ class Build:
 
     def core(self) -> list[Path]:
         """Compile the core."""
-        sources = sorted((ROOT / "csrc").rglob("*.c"), key=lambda path: -path.name.startswith("avx512"))
-        return self.objects([path for path in sources if kernel_isa(path) in (None, *self.isas)])
+        return self.objects(core_sources(self.isas))
 
     def link(self, name: str, objects: list[Path], *flags: str) -> Path:
         """Link a program."""

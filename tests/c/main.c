@@ -53,6 +53,7 @@ static void run_mode(const mode *how)
         test_family();
         test_family_training();
         test_ragged();
+        test_facts();
         test_family_errors();
     }
     if (how->floating_point)

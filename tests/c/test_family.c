@@ -337,6 +337,81 @@ static void family_empty_calls(void)
         }
 }
 
+/* ---- The minimal gated unit ---------------------------------------------------------------------------------- */
+
+/* A row of a parameter times v; as all of the definition below in float64 and nothing else. */
+static double row_product(const family *f, const void *weight, size_t row, const double *v, size_t count)
+{
+    double sum = 0.0;
+    for (size_t k = 0; k < count; k++)
+        sum += real_get(f->spec.shape.dtype, weight, (ptrdiff_t)(row * count + k)) * v[k];
+    return sum;
+}
+
+static double biases(const family *f, size_t row)
+{
+    const fl_weights *w = &f->weights[0];
+    double sum = w->bias_ih != NULL ? real_get(f->spec.shape.dtype, w->bias_ih, (ptrdiff_t)row) : 0.0;
+    if (w->bias_hh != NULL)
+        sum += real_get(f->spec.shape.dtype, w->bias_hh, (ptrdiff_t)row);
+    return sum;
+}
+
+/* f = sigmoid(W_f x + U_f h + b_f),  n = tanh(W_n x + U_n (f h) + b_n),  h = (1 - f) h + f n */
+static void mgu_step(const family *f, const double *x, double *h)
+{
+    const fl_weights *w = &f->weights[0];
+    const size_t H = f->H, I = f->spec.shape.input_size;
+    double gate[64], reset[64], next[64];
+    for (size_t j = 0; j < H; j++) {
+        gate[j] =
+            1.0 /
+            (1.0 + exp(-row_product(f, w->weight_ih, j, x, I) - row_product(f, w->weight_hh, j, h, H) - biases(f, j)));
+        reset[j] = gate[j] * h[j];
+    }
+    for (size_t j = 0; j < H; j++)
+        next[j] = tanh(row_product(f, w->weight_ih, H + j, x, I) + row_product(f, w->weight_hh, H + j, reset, H) +
+                       biases(f, H + j));
+    for (size_t j = 0; j < H; j++) h[j] = (1.0 - gate[j]) * h[j] + gate[j] * next[j];
+}
+
+/* Largest error of row b. */
+static double mgu_error(const family *f, const family_result *r, size_t b)
+{
+    const fl_dtype dtype = f->spec.shape.dtype;
+    double h[64] = {0}, x[64], worst = 0.0;
+    for (size_t j = 0; j < f->H && f->h0 != NULL; j++) h[j] = real_get(dtype, f->h0, (ptrdiff_t)(b * f->H + j));
+    for (size_t t = 0; t < family_length(f, b); t++) {
+        const ptrdiff_t x_at = placing_of(&f->of_x, t, b), y_at = placing_of(&f->of_y, t, b);
+        for (size_t i = 0; i < f->spec.shape.input_size; i++)
+            x[i] = f->x_index != NULL ? (f->x_index[x_at] == (int64_t)i ? 1.0 : 0.0)
+                                      : real_get(dtype, f->x, x_at + (ptrdiff_t)i);
+        mgu_step(f, x, h);
+        for (size_t j = 0; j < f->H; j++) worst = fmax(worst, fabs(h[j] - real_get(dtype, r->y, y_at + (ptrdiff_t)j)));
+    }
+    for (size_t j = 0; j < f->H; j++)
+        worst = fmax(worst, fabs(h[j] - real_get(dtype, r->h_n, (ptrdiff_t)(b * f->H + j))));
+    return worst;
+}
+
+static void family_mgu_by_its_definition(void)
+{
+    for (size_t repeat = 0; repeat < rounds(96); repeat++) {
+        family_spec s = family_random(FL_CELL_MGU, dtypes[repeat % 2]);
+        family f;
+        family_result r;
+        s.shape.num_layers = s.shape.num_directions = 1;
+        family_make(&f, &s);
+        family_run(&f, 1, &r);
+        for (size_t b = 0; b < s.B; b++) {
+            const double error = mgu_error(&f, &r, b);
+            EXPECT(error <= oracle_tolerance(s.shape.dtype), "%s: row %zu, error %.3g", family_text(&f), b, error);
+        }
+        family_result_free(&r);
+        family_free(&f);
+    }
+}
+
 /* ---- The plain LSTM, spelled out ----------------------------------------------------------------------------- */
 
 /* Largest difference of y and states, in units of the last place around 1. */
@@ -394,6 +469,7 @@ void test_family(void)
     run_test("family_streams", family_streams);
     run_test("family_index_equals_one_hot", family_index_equals_one_hot);
     run_test("family_empty_calls", family_empty_calls);
+    run_test("family_mgu_by_its_definition", family_mgu_by_its_definition);
     run_test("family_plain_spelled_out", family_plain_spelled_out);
 }
 

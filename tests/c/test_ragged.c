@@ -164,10 +164,10 @@ static size_t bytes_of_training(family *f, size_t save)
 static void training_of_ragged_rows(void)
 {
     static const size_t saves[] = {FL_SAVE_ALL, FL_SAVE_STATES, 1, 40, SIZE_MAX - 1};
-    static const fl_cell_kind kinds[] = {FL_CELL_LSTM, FL_CELL_GRU, FL_CELL_SLSTM};
-    for (size_t n = 0; n < 15; n += harness_effort == EFFORT_FULL ? 1 : 7) { /* all kinds with all ways of keeping */
+    static const fl_cell_kind kinds[] = {FL_CELL_LSTM, FL_CELL_GRU, FL_CELL_SLSTM, FL_CELL_MGU};
+    for (size_t n = 0; n < 20; n += harness_effort == EFFORT_FULL ? 1 : 7) { /* all kinds with all ways of keeping */
         const size_t save = saves[n % 5];
-        family_spec s = ragged_spec(kinds[n % 3], dtypes[n % 2], 500, 400, 3, 16, 2, 1 + n / 2 % 2);
+        family_spec s = ragged_spec(kinds[n % 4], dtypes[n % 2], 500, 400, 3, 16, 2, 1 + n / 2 % 2);
         s.dropout = 0.25;
         s.x_order = s.y_order = s.dy_order = ORDER_PACKED;
         family f;
@@ -315,8 +315,8 @@ static void ragged_rows_alone(size_t repeats, size_t most_threads)
             const size_t saves[] = {FL_SAVE_ALL, FL_SAVE_STATES, 1, random_size(2, 12), SIZE_MAX - 1};
             const bool is_long = most_threads > 1 || repeat % 3 == 0;
             const size_t T = is_long ? 70 : random_size(1, 12), B = is_long ? 11 : random_size(1, 9);
-            const size_t H = most_threads > 1 ? 24 : random_size(1, 20);
-            const size_t I = random_size(1, 12), L = random_size(1, 3), D = random_size(1, 2);
+            const size_t I = random_size(1, 12), H = most_threads > 1 ? 24 : random_size(1, 20);
+            const size_t L = random_size(1, 3), D = random_size(1, 2);
             family_spec s = ragged_spec((fl_cell_kind)kind, dtypes[repeat % 2], T, B, I, H, L, D);
             s.shape.cell = options_of_kind((fl_cell_kind)kind, s.shape.hidden_size);
             s.resets = random_chance(2);

@@ -131,15 +131,15 @@ static void split_by_layers_and_directions(void)
 static void random_shapes(void)
 {
     for (size_t repeat = 0; repeat < rounds(40); repeat++) {
-        const sizes z = {random_chance(2) ? FL_F32 : FL_F64,
-                         random_size(1, 60),
-                         random_size(1, 60),
-                         random_size(1, 40),
-                         random_size(1, 60),
-                         random_size(1, 3),
-                         random_size(1, 2),
-                         random_chance(2),
-                         1};
+        sizes z = {.repeats = 1};
+        z.dtype = random_chance(2) ? FL_F32 : FL_F64;
+        z.T = random_size(1, 60);
+        z.B = random_size(1, 60);
+        z.I = random_size(1, 40);
+        z.H = random_size(1, 60);
+        z.L = random_size(1, 3);
+        z.D = random_size(1, 2);
+        z.ragged = random_chance(2);
         compare_threads(&z);
     }
 }

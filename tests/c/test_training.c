@@ -168,7 +168,8 @@ static void training_errors(void)
         EXPECT(result_untouched(&r), "something was written");
         EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, tape), FL_OK);
         const size_t steps = problem_length(&a.p, 0) + problem_length(&a.p, 1);
-        EXPECT(fl_tape_bytes(tape) >= steps * 5 * 5 * sizeof(float), "%zu bytes", fl_tape_bytes(tape));
+        EXPECT(fl_tape_bytes(tape) >= steps * 5 * 5 * sizeof(float), "%zu bytes of %zu steps", fl_tape_bytes(tape),
+               steps);
 
 #define REFUSE_BACKWARD(change)                                                      \
     do {                                                                             \
@@ -206,6 +207,31 @@ static void training_errors(void)
         pass_results_free(&r, &g);
         pass_free(&a);
     }
+}
+
+/* Steps times layers that wrap to nothing, though the steps of each layer are a size that fits. */
+static void training_too_long(void)
+{
+    static const size_t saves[] = {FL_SAVE_ALL, FL_SAVE_STATES, 1};
+    const fl_stack_shape shape = {FL_F32, 1, 1, 128, 1, {.kind = FL_CELL_LSTM}};
+    fl_stack *stack = NULL;
+    fl_tape *tape = NULL;
+    float x = 0.0F, y = 0.0F, h[128], c[128];
+    EXPECT_STATUS(fl_stack_create(&shape, &stack), FL_OK);
+    EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
+    for (size_t n = 0; n < sizeof saves / sizeof *saves && sizeof(size_t) == 8; n++) {
+        const size_t steps = (size_t)(SIZE_MAX / 128 + 1);
+        fl_record_args args = {.save = saves[n]};
+        args.call.T = saves[n] == 1 ? steps + 1 : steps;
+        args.call.B = 1;
+        args.call.x = &x;
+        args.call.y = &y;
+        args.call.h_n = h;
+        args.call.c_n = c;
+        EXPECT_STATUS(fl_stack_record(stack, &args, tape), FL_ERROR_SIZE);
+    }
+    fl_tape_destroy(tape);
+    fl_stack_destroy(stack);
 }
 
 /* No steps: gradients of parameters are zero, those of states pass through. */
@@ -333,6 +359,7 @@ void test_training(void)
     run_test("training_chunks", training_chunks);
     run_test("training_same_as_a_call", training_same_as_a_call);
     run_test("training_errors", training_errors);
+    run_test("training_too_long", training_too_long);
     run_test("training_without_steps", training_without_steps);
     run_test("training_without_memory", training_without_memory);
     run_test("training_leaves_memory_flat", training_leaves_memory_flat);

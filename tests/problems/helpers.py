@@ -31,7 +31,7 @@ TOLERANCE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-13}
 # What a truth is computed in.
 WIDER = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
 # After a call whose threads waited for a CPU, calls stay on one thread for 50 ms (REST_NANOSECONDS in
-# csrc/pool.c).  A test that means several threads lets that time pass first; nothing is measured by it.
+# csrc/base/pool.c).  A test that means several threads lets that time pass first; nothing is measured by it.
 REST_SECONDS = 0.06
 # A child that hangs is killed after this many seconds; nothing is measured by it.
 HANG = 240

@@ -78,12 +78,13 @@ fl_cell_options options_of_kind(fl_cell_kind kind, size_t H)
 family_spec family_plain(fl_cell_kind kind, fl_dtype dtype, size_t T, size_t B, size_t I, size_t H)
 {
     const bool has_c = kind == FL_CELL_LSTM || kind == FL_CELL_SLSTM;
+    const bool has_bias_hh = kind == FL_CELL_LSTM || kind == FL_CELL_GRU || kind == FL_CELL_RNN || kind == FL_CELL_MGU;
     const family_spec s = {.shape = {dtype, I, H, 1, 1, {.kind = kind}},
                            .T = T,
                            .B = B,
                            .seed = random_bits(),
                            .bias_ih = true,
-                           .bias_hh = true,
+                           .bias_hh = has_bias_hh,
                            .given_state = true,
                            .wants_cells = has_c,
                            .gives_dy = true,
@@ -104,7 +105,7 @@ void family_reorder(family_spec *s)
 
 family_spec family_random(fl_cell_kind kind, fl_dtype dtype)
 {
-    /* Drawn one after the other: the order of a call's arguments is the compiler's. */
+    /* One after the other: in what order a compiler evaluates arguments is its own choice. */
     const size_t T = random_chance(4) ? 1 : random_size(2, 14);
     const size_t B = random_chance(3) ? 1 : random_size(2, 9);
     const size_t I = random_chance(4) ? 1 : random_size(2, 40);
@@ -114,7 +115,7 @@ family_spec family_random(fl_cell_kind kind, fl_dtype dtype)
     s.shape.num_layers = random_size(1, 3);
     s.shape.num_directions = random_size(1, 2);
     s.bias_ih = !random_chance(4);
-    s.bias_hh = !random_chance(4);
+    s.bias_hh = s.bias_hh && !random_chance(4);
     s.bias_hr = random_chance(2);
     s.given_state = random_chance(2);
     s.ragged = random_chance(2);

@@ -58,7 +58,7 @@ spec spec_plain(fl_dtype dtype, size_t T, size_t B, size_t I, size_t H)
 
 spec spec_random(fl_dtype dtype)
 {
-    /* Drawn one after the other: the order of a call's arguments is the compiler's. */
+    /* One after the other: in what order a compiler evaluates arguments is its own choice. */
     const size_t T = random_size(1, 40), B = random_size(1, 14), I = random_size(1, 40), H = random_size(1, 40);
     spec s = spec_plain(dtype, T, B, I, H);
     if (random_chance(4))

@@ -7,14 +7,15 @@
 
 options options_random(const spec *s)
 {
-    const options o = {.resets = random_chance(2),
-                       .gives_dy = !random_chance(5),
-                       .gives_dh = !random_chance(3),
-                       .gives_dc = !random_chance(3),
-                       .wants_dx = !s->indexed && !random_chance(5),
-                       .dropout = random_chance(2) ? 0.0 : 0.375,
-                       .bptt = random_chance(3) ? random_size(1, 9) : 0,
-                       .dx_order = (order)random_size(0, ORDER_COUNT - 1)};
+    options o = {0};
+    o.resets = random_chance(2);
+    o.gives_dy = !random_chance(5);
+    o.gives_dh = !random_chance(3);
+    o.gives_dc = !random_chance(3);
+    o.wants_dx = !s->indexed && !random_chance(5);
+    o.dropout = random_chance(2) ? 0.0 : 0.375;
+    o.bptt = random_chance(3) ? random_size(1, 9) : 0;
+    o.dx_order = (order)random_size(0, ORDER_COUNT - 1);
     return o;
 }
 
