@@ -242,7 +242,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
 
     def _checked_cells(self, return_cells: Any) -> bool:
         wanted = checked_flag(return_cells, "return_cells")
-        if wanted and self._layout.num_states == 0:
+        if wanted and "c" not in self._layout.states:
             raise ValueError(f"return_cells: expected False, as {type(self).__name__} has no c, got True")
         return wanted
 

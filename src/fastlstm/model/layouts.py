@@ -68,9 +68,9 @@ class Layout:
         return self._facts(0)[0]
 
     @property
-    def num_states(self) -> int:
-        """States beside h."""
-        return len(self._facts(0)[1]) - 1
+    def states(self) -> str:
+        """A letter for each state."""
+        return self._facts(0)[1]
 
     def hidden(self, layer: int) -> int:
         """H of a layer."""

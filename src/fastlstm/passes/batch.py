@@ -12,7 +12,6 @@ at in Python.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -233,38 +232,28 @@ def read_batch(weights: _core.Weights, order: Order, given: dict[str, Any], pad:
 # ---- Rows of one array -------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
 class _Grid:
-    """An array with time, and with a batch or without one, in the caller's layout."""
+    """An array with time, and with a batch or without one, in the caller's layout.
 
-    array: Array
-    is_batched: bool
-    batch_first: bool
+    Attributes
+    ----------
+    swaps : bool
+        Whether the batch stands before the time.
+    sequence : ndarray
+        The array with dimensions T and B first.
+    shape : tuple of int
+        Dimensions before the features.
+    """
 
-    @property
-    def swaps(self) -> bool:
-        """Whether the batch stands before the time."""
-        return self.batch_first and self.is_batched
-
-    @functools.cached_property
-    def sequence(self) -> Array:
-        """The array with dimensions T and B first."""
-        if not self.is_batched:
-            return self.array[:, np.newaxis]
-        return self.array.swapaxes(0, 1) if self.swaps else self.array
-
-    @property
-    def T(self) -> int:
-        return int(self.sequence.shape[0])
-
-    @property
-    def B(self) -> int:
-        return int(self.sequence.shape[1])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Dimensions before the features."""
-        return self.array.shape[: 1 + self.is_batched]
+    def __init__(self, array: Array, is_batched: bool, batch_first: bool) -> None:
+        self.array, self.is_batched, self.batch_first = array, is_batched, batch_first
+        self.swaps = batch_first and is_batched
+        self.sequence = (
+            array[:, np.newaxis] if not is_batched else array.swapaxes(0, 1) if self.swaps else array
+        )
+        self.T: int = self.sequence.shape[0]
+        self.B: int = self.sequence.shape[1]
+        self.shape: tuple[int, ...] = array.shape[: 1 + is_batched]
 
     def flat(self, t: Any, b: Any) -> Array:
         """Rows of an array in the caller's layout."""
@@ -290,10 +279,12 @@ def _read_regular(weights: _core.Weights, order: Order, given: dict[str, Any], i
     array, is_batched = _core.read_sequence(weights, given["x"], order.batch_first)
     grid = _Grid(array, is_batched, order.batch_first)
     is_real = _real_steps(grid, given["lengths"], given["mask"])
-    counts = np.full(grid.B, grid.T) if is_real is None else is_real.sum(axis=0, dtype=np.int64)
-    is_prefix = is_real is None or np.array_equal(is_real, np.arange(grid.T)[:, np.newaxis] < counts)
+    counts, is_prefix = np.empty(0), True
+    if is_real is not None:
+        counts = is_real.sum(axis=0, dtype=np.int64)
+        is_prefix = np.array_equal(is_real, np.arange(grid.T)[:, np.newaxis] < counts)
     if order.is_kept and is_prefix:  # others are gathered, which is a copy
-        grid = dataclasses.replace(grid, array=_core.kept(array))
+        grid = _Grid(_core.kept(array), is_batched, order.batch_first)
     starts = None if given["reset"] is None else grid.flags(given["reset"], "reset")
     _check_indices(weights, grid, is_real)
     if is_real is None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from ..model.layouts import Layout
 from ..model.parameters import Parameters, ParameterSet, restore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ..model.layouts import Layout
     from .parts import Plan
 
 __all__ = ["Stream"]
