@@ -14,13 +14,17 @@ C_SOURCES := $(shell find csrc tests examples/c -name "*.[ch]")
 BUILD_ENVIRONMENT := CC=$(CC) CFLAGS=$(CFLAGS) LDFLAGS=$(LDFLAGS) FASTLSTM_WERROR=$(FASTLSTM_WERROR)
 
 .DEFAULT_GOAL := venv
-.PHONY: venv test bench race docs-tables demo lint format sdist wheel clean FORCE
+.PHONY: venv test mutants bench race docs-tables demo lint format sdist wheel clean FORCE
 
 venv: $(VENV)/.installed
 
 # One process a core, up to four: tests measure memory, and start children and threads of their own.
 test: venv
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
+
+# Faults on purpose, one at a time in a copy of the tree: which of them no test notices.  About a minute each.
+mutants: venv
+	$(BIN)/python tools/mutants.py $(ARGS)
 
 bench: venv
 	$(BIN)/python -m benchmarks.run $(ARGS)

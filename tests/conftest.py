@@ -12,7 +12,8 @@ import pytest
 import threadpoolctl
 
 import fastlstm
-from fastlstm import _core
+
+from .problems.inside import isa_active
 
 # The same examples in every run: a failure can be repeated, and no run is a lottery.
 hypothesis.settings.register_profile(
@@ -25,24 +26,29 @@ threadpoolctl.threadpool_limits(1, user_api="blas")
 
 def pytest_configure(config):
     config.addinivalue_line(
-        "markers", "every_isa: run again by test_isa.py in one process for each instruction set"
+        "markers", "every_isa: run again by runtime/test_isa.py in processes for each instruction set"
     )
+    config.addinivalue_line("markers", "long: begins first, so that no process waits for it in the end")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_sessionstart():
-    asked = os.environ.get("FASTLSTM_TEST_ISA", _core.isa_active())
-    if _core.isa_active() != asked:
-        pytest.exit(f"expected the instruction set {asked}, got {_core.isa_active()}", 3)
+    asked = os.environ.get("FASTLSTM_TEST_ISA", isa_active())
+    if isa_active() != asked:
+        pytest.exit(f"expected the instruction set {asked}, got {isa_active()}", 3)
 
 
 def pytest_report_header():
-    return f"fastlstm {fastlstm.__version__}, {_core.isa_active()}, {fastlstm.get_num_threads()} threads"
+    return f"fastlstm {fastlstm.__version__}, {isa_active()}, {fastlstm.get_num_threads()} threads"
 
 
 @pytest.fixture
 def seed(request) -> int:
-    """Seed of the test, from its name; printed, and so shown where the test fails."""
-    value = zlib.crc32(request.node.nodeid.encode())
+    """Seed of the test, from its name and parameters, wherever it stands; shown where the test fails."""
+    value = zlib.crc32(request.node.name.encode())
     print(f"seed {value}")
     return value
 

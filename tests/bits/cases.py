@@ -10,87 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-# ---- Cells and options -------------------------------------------------------------------------------------
+from tests.problems.cells import VARIANTS
 
-# By name: the layer's class and options.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "LSTM": ("LSTM", {}),
-    "no bias": ("LSTM", {"bias": False}),
-    "peephole": ("LSTM", {"peephole": True}),
-    "f from i": ("LSTM", {"coupled": "f_from_i"}),
-    "i from f": ("LSTM", {"coupled": "i_from_f"}),
-    "no forget gate": ("LSTM", {"forget_gate": False, "cell_clip": 1.0}),
-    "no forget gate, peephole": ("LSTM", {"forget_gate": False, "peephole": True, "cell_clip": 1.0}),
-    "f from i, peephole": ("LSTM", {"coupled": "f_from_i", "peephole": True}),
-    "i from f, peephole": ("LSTM", {"coupled": "i_from_f", "peephole": True}),
-    "projection": ("LSTM", {"proj_size": 4}),
-    "projection, bias": ("LSTM", {"proj_size": 4, "proj_bias": True}),
-    "projection, clip": ("LSTM", {"proj_size": 4, "proj_bias": True, "proj_clip": 0.2, "peephole": True}),
-    "cell clip": ("LSTM", {"cell_clip": 0.3}),
-    "gate clip": ("LSTM", {"gate_clip": 0.4}),
-    "every clip": ("LSTM", {"gate_clip": 0.4, "cell_clip": 0.3, "coupled": "f_from_i"}),
-    "gate norm": ("LSTM", {"layer_norm": "gate"}),
-    "gate norm, peephole": ("LSTM", {"layer_norm": "gate", "peephole": True}),
-    "gate norm, coupled": ("LSTM", {"layer_norm": "gate", "coupled": "f_from_i"}),
-    "gate norm, all": (
-        "LSTM",
-        {"layer_norm": "gate", "peephole": True, "coupled": "i_from_f", "proj_size": 4, "gate_clip": 1.0},
-    ),
-    "haste": ("LSTM", {"layer_norm": "haste"}),
-    "haste, all": (
-        "LSTM",
-        {"layer_norm": "haste", "coupled": "f_from_i", "proj_size": 4, "cell_clip": 0.5, "gate_clip": 1.0},
-    ),
-    "zoneout": ("LSTM", {"zoneout_c": 0.4, "zoneout_h": 0.1}),
-    "zoneout off": ("LSTM", {"zoneout_c": 0.1, "zoneout_h": 0.4, "zoneout_eval": "off"}),
-    "zoneout, haste": ("LSTM", {"zoneout_c": 0.2, "zoneout_h": 0.4, "layer_norm": "haste"}),
-    "zoneout, projection": ("LSTM", {"zoneout_c": 0.4, "proj_size": 4, "peephole": True}),
-    "recurrent dropout": ("LSTM", {"recurrent_dropout": 0.4}),
-    "recurrent dropout, tied": ("LSTM", {"recurrent_dropout": 0.4, "recurrent_dropout_masks": "tied"}),
-    "recurrent dropout, tied, projection": (
-        "LSTM",
-        {"recurrent_dropout": 0.4, "recurrent_dropout_masks": "tied", "proj_size": 4},
-    ),
-    "all that is drawn": (
-        "LSTM",
-        {"recurrent_dropout": 0.3, "zoneout_c": 0.3, "zoneout_h": 0.2, "dropout": 0.3, "layer_norm": "gate"},
-    ),
-    # Each activation of ONNX at some place.
-    "Relu": ("LSTM", {"activations": ("Sigmoid", "Relu", "Tanh"), "cell_clip": 2.0}),
-    "Affine": ("LSTM", {"activations": (("Affine", 0.5, 0.1), "Tanh", ("Affine", 0.7, -0.1))}),
-    "LeakyRelu": ("LSTM", {"activations": ("Sigmoid", ("LeakyRelu", 0.3), "LeakyRelu"), "cell_clip": 2.0}),
-    "ThresholdedRelu": ("LSTM", {"activations": ("Sigmoid", ("ThresholdedRelu", 0.02), "Tanh")}),
-    "ScaledTanh": ("LSTM", {"activations": ("Sigmoid", ("ScaledTanh", 1.2, 0.7), ("ScaledTanh", 0.9, 1.1))}),
-    "HardSigmoid": ("LSTM", {"activations": ("HardSigmoid", "Tanh", ("HardSigmoid", 0.3, 0.4))}),
-    "Elu": ("LSTM", {"activations": ("Sigmoid", "Elu", ("Elu", 0.6)), "peephole": True}),
-    "Softsign": ("LSTM", {"activations": ("Sigmoid", "Softsign", "Softsign")}),
-    "Softplus": ("LSTM", {"activations": ("Sigmoid", "Tanh", "Softplus")}),
-    "Tanh, Sigmoid": ("LSTM", {"activations": ("Sigmoid", "Sigmoid", "Sigmoid")}),
-    "GRU": ("GRU", {}),
-    "GRU, no bias": ("GRU", {"bias": False}),
-    "GRU, reset before": ("GRU", {"reset_after": False}),
-    "GRU, clip": ("GRU", {"gate_clip": 0.3}),
-    "GRU, reset before, clip": ("GRU", {"gate_clip": 0.3, "reset_after": False}),
-    "GRU, activations": ("GRU", {"activations": ("HardSigmoid", "Softsign")}),
-    "GRU, reset before, activations": (
-        "GRU",
-        {"activations": ("Sigmoid", ("ScaledTanh", 1.2, 0.7)), "reset_after": False},
-    ),
-    "RNN": ("RNN", {}),
-    "RNN, relu": ("RNN", {"nonlinearity": "relu"}),
-    "RNN, clip": ("RNN", {"gate_clip": 0.5}),
-    "RNN, Softplus": ("RNN", {"activations": ("Softplus",)}),
-    "RNN, no bias": ("RNN", {"bias": False}),
-    "IndRNN": ("IndRNN", {}),
-    "IndRNN, tanh": ("IndRNN", {"nonlinearity": "tanh", "bias": False}),
-    "SLSTM": ("SLSTM", {}),
-    "SLSTM, heads": ("SLSTM", {"heads": 3}),
-    "SLSTM, floor": ("SLSTM", {"n_floor": 1.0}),
-    "SLSTM, heads, floor": ("SLSTM", {"heads": 3, "n_floor": 1.0}),
-    "MinGRU": ("MinGRU", {}),
-    "MinLSTM": ("MinLSTM", {}),
-    "MGU": ("MGU", {}),
-}
 # Those with a path of their own through the core.
 BASES = (
     "LSTM",

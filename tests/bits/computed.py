@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from tests.problems.helpers import digest
+from tests.problems.comparing import digest
 
 from .cases import layer_cases
 from .passes import Arrays, layer_arrays

@@ -13,7 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from tests.problems.helpers import FUSED_ISAS, ISAS, digest, result_of_child, start_child
+from tests.problems.children import FUSED_ISAS, ISAS, result_of_child, start_child
+from tests.problems.comparing import digest
 
 from .computed import DIFFERS, DIGITS, all_cases, digests_of_this_isa
 

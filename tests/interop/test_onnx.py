@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import collections
-import doctest
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm.interop import onnx as onnx_ops
 from tests.interop.onnx_cases import (
     ACTIVATIONS,
     FUNCTIONS,
@@ -114,12 +112,6 @@ def test_the_text_of_the_specification(op, direction):
         kept = call.attributes.keys() & {"direction", "linear_before_reset"}
         call.attributes = {name: call.attributes[name] for name in kept}
         assert_close(call.run(), by_the_text(call), np.float64)
-
-
-def test_the_examples_in_the_documentation():
-    results = doctest.testmod(onnx_ops)
-    assert results.failed == 0
-    assert results.attempted > 0
 
 
 # ---- Layouts, missing inputs, types ------------------------------------------------------------------------

@@ -1,57 +1,207 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What all layers share: gradients in one buffer, editing, tapes of old parameters, copies and pickles."""
+"""Parameters and gradients: names, shapes, one buffer each with views by name, loading, and editing."""
 
 from __future__ import annotations
 
-import copy
-import pickle
+import itertools
 import threading
 
 import numpy as np
 import pytest
 
 import fastlstm
-from tests.problems.helpers import assert_same_bits
+from fastlstm import optim
+from tests.problems.cells import CELLS
+from tests.problems.comparing import assert_right, assert_same_bits
+from tests.problems.problem import make_problem, transformed
+from tests.problems.running import called, make_layer
 
-MAKERS = {
-    "LSTM": lambda dtype="float32": fastlstm.LSTM(3, 4, 2, bidirectional=True, dtype=dtype, rng=0),
-    "LSTMCell": lambda dtype="float32": fastlstm.LSTMCell(3, 4, dtype=dtype, rng=0),
-    "Dense": lambda dtype="float32": fastlstm.Dense(3, 4, dtype=dtype, rng=0),
-    "Embedding": lambda dtype="float32": fastlstm.Embedding(3, 4, dtype=dtype, rng=0),
-}
-COPIES = {
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
-    "pickle 0": lambda value: pickle.loads(pickle.dumps(value, 0)),
-    "pickle 5": lambda value: pickle.loads(pickle.dumps(value, 5)),
-}
-every_layer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-# A cell has no backward.
-every_trained_layer = pytest.mark.parametrize(
-    "make",
-    [make for name, make in MAKERS.items() if name != "LSTMCell"],
-    ids=lambda make: make().__class__.__name__,
-)
+from .kinds import FAMILY, H, I, batch, build, differ, every_kind, result
+
+# ---- Names and shapes --------------------------------------------------------------------------------------
+
+# Of one direction of the first layer with I = 5, H = 6, by hand.
+SHAPES = [
+    (fastlstm.LSTM, {}, "weight_ih 24,5 weight_hh 24,6 bias_ih 24 bias_hh 24"),
+    (fastlstm.LSTM, {"bias": False}, "weight_ih 24,5 weight_hh 24,6"),
+    (fastlstm.LSTM, {"coupled": "f_from_i"}, "weight_ih 18,5 weight_hh 18,6 bias_ih 18 bias_hh 18"),
+    (fastlstm.LSTM, {"forget_gate": False, "bias": False, "peephole": True},
+     "weight_ih 18,5 weight_hh 18,6 weight_ch 12"),
+    (fastlstm.LSTM, {"peephole": True}, "weight_ih 24,5 weight_hh 24,6 bias_ih 24 bias_hh 24 weight_ch 18"),
+    (fastlstm.LSTM, {"coupled": "i_from_f", "peephole": True, "layer_norm": "gate", "proj_size": 2,
+                     "proj_bias": True},
+     "weight_ih 18,5 weight_hh 18,2 bias_ih 18 bias_hh 18 weight_ch 12 weight_hr 2,6 bias_hr 2 weight_ln 18"),
+    (fastlstm.LSTM, {"proj_size": 5, "bias": False}, "weight_ih 24,5 weight_hh 24,5 weight_hr 5,6"),
+    (fastlstm.LSTM, {"layer_norm": "haste"},
+     "weight_ih 24,5 weight_hh 24,6 bias_ih 24 bias_hh 24 weight_ln_ih 24 weight_ln_hh 24 weight_ln_c 6 "
+     "bias_ln_c 6"),
+    (fastlstm.GRU, {}, "weight_ih 18,5 weight_hh 18,6 bias_ih 18 bias_hh 18"),
+    (fastlstm.GRU, {"reset_after": False, "bias": False}, "weight_ih 18,5 weight_hh 18,6"),
+    (fastlstm.RNN, {}, "weight_ih 6,5 weight_hh 6,6 bias_ih 6 bias_hh 6"),
+    (fastlstm.IndRNN, {}, "weight_ih 6,5 weight_hh 6 bias_ih 6"),
+    (fastlstm.SLSTM, {"heads": 2}, "weight_ih 24,5 weight_hh 24,3 bias_ih 24"),
+    (fastlstm.SLSTM, {"bias": False}, "weight_ih 24,5 weight_hh 24,6"),
+    (fastlstm.MinGRU, {}, "weight_ih 12,5 bias_ih 12"),
+    (fastlstm.MGU, {}, "weight_ih 12,5 weight_hh 12,6 bias_ih 12 bias_hh 12"),
+    (fastlstm.MinLSTM, {}, "weight_ih 18,5 bias_ih 18"),
+    (fastlstm.MinLSTM, {"bias": False}, "weight_ih 18,5"),
+]  # fmt: skip
 
 
-def an_input(layer):
-    return np.array([[0, 2], [1, 1]]) if isinstance(layer, fastlstm.Embedding) else np.ones((2, 2, 3))
+def parsed(text):
+    words = text.split()
+    return {
+        name: tuple(map(int, sizes.split(","))) for name, sizes in zip(words[::2], words[1::2], strict=True)
+    }
 
 
-def result(layer):
-    """The result of a call as one array."""
-    x = an_input(layer)
-    called = layer(x[0]) if isinstance(layer, fastlstm.LSTMCell) else layer(x)
-    return called[0] if isinstance(called, tuple) else called
+@pytest.mark.parametrize(("cls", "options", "expected"), SHAPES)
+@pytest.mark.parametrize("two", [False, True])
+def test_names_shapes_and_order_of_parameters(cls, options, expected, two):
+    layer = cls(I, H, 2, bidirectional=two, rng=0, **options)
+    kinds = parsed(expected)
+    width = layer.proj_size if options.get("proj_size") else H
+    shapes = {}
+    for number, suffix in itertools.product(range(2), ("", "_reverse")[: 1 + two]):
+        for kind, shape in kinds.items():
+            if kind == "weight_ih" and number:
+                shape = (shape[0], width * (1 + two))
+            shapes[f"{kind}_l{number}{suffix}"] = shape
+    assert {name: value.shape for name, value in layer.params.items()} == shapes
+    assert list(layer.params) == list(shapes)
+
+
+def test_parameters_of_layers_of_different_sizes():
+    layer = fastlstm.LSTM(5, [4, 3], bidirectional=True, merge="sum", rng=0)
+    shapes = {name: value.shape for name, value in layer.params.items()}
+    assert shapes["weight_ih_l0"] == shapes["weight_ih_l0_reverse"] == (16, 5)
+    assert shapes["weight_hh_l0"] == (16, 4)
+    assert shapes["weight_ih_l1"] == (12, 4)
+    assert shapes["weight_hh_l1_reverse"] == (12, 3)
+    assert (layer.hidden_size, layer.num_layers) == ((4, 3), 2)
+    wide = fastlstm.LSTM(5, [4, 3], 2, bidirectional=True, rng=0)
+    assert wide.params["weight_ih_l1"].shape == (12, 8)
+
+
+def test_parameters_of_cells_of_one_step_are_those_of_a_layer():
+    for name, options in itertools.product(("LSTM", "GRU", "RNN"), ({}, {"bias": False})):
+        layer = getattr(fastlstm, name)(I, H, dtype=np.float64, **options).state_dict()
+        cell = getattr(fastlstm, f"{name}Cell")(I, H, dtype=np.float64, **options).state_dict()
+        expected = {key.removesuffix("_l0"): (value.shape, value.dtype) for key, value in layer.items()}
+        assert {key: (value.shape, value.dtype) for key, value in cell.items()} == expected
+        assert list(cell) == list(expected)
+
+
+@every_kind
+def test_all_parameters_lie_one_after_the_other_in_one_read_only_buffer(kind):
+    layer = build(kind)
+    flat, views = layer.flat_params, layer.params
+    assert_same_bits(flat, np.concatenate([value.ravel() for value in layer.state_dict().values()]))
+    assert flat.flags.c_contiguous
+    assert list(views) == list(layer.state_dict())
+    address = flat.ctypes.data
+    for name, view in views.items():
+        assert view.ctypes.data == address, name
+        assert np.shares_memory(view, flat)
+        address += view.nbytes
+        with pytest.raises(ValueError, match="read-only"):
+            view[...] = 0
+    assert address == flat.ctypes.data + flat.nbytes
+    with pytest.raises(ValueError, match="read-only"):
+        flat[0] = 0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        next(iter(views.values())).flags.writeable = True
+
+
+# ---- Loading -----------------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_a_state_dict_restores_all_that_a_layer_is(kind):
+    layer, other = build(kind), build(kind, rng=4)
+    assert not np.array_equal(other.flat_params, layer.flat_params)
+    other.load_state_dict(dict(reversed(layer.state_dict().items())))
+    assert_same_bits(other.flat_params, layer.flat_params)
+    assert_same_bits(result(other), result(layer))
+
+
+@every_kind
+def test_a_state_dict_is_a_copy_both_ways(kind):
+    layer = build(kind)
+    expected = result(layer)
+    for value in layer.state_dict().values():
+        value[...] = np.nan
+    assert_same_bits(result(layer), expected)
+    given = layer.state_dict()
+    layer.load_state_dict(given)
+    for value in given.values():
+        value[...] = np.nan
+    assert_same_bits(result(layer), expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_loading_takes_effect_whichever_parameter_differs(cell):
+    """No stale pack: after every load the layer is the one with the new parameters."""
+    problem = make_problem(5, 3, 4, 18, 2, cell=cell, bidirectional=True)
+    layer = make_layer(problem)
+    for name in problem.params:
+        for _ in range(2):
+            problem.params = problem.params | {name: -problem.params[name] + np.float32(0.01)}
+            layer.load_state_dict(problem.params)
+            assert_right(problem, called(problem, layer), None, name)
+            assert_same_bits(layer.state_dict()[name], problem.params[name])
+
+
+def test_loading_takes_any_array_like_in_any_order():
+    params = fastlstm.LSTM(3, 4, rng=0).state_dict()
+    expected = fastlstm.LSTM(3, 4)
+    expected.load_state_dict(params)
+    for convert in (
+        lambda a: a.tolist(),
+        np.asfortranarray,
+        lambda a: a.astype(np.float64),
+        lambda a: a.astype(">f4"),
+        lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    ):
+        layer = fastlstm.LSTM(3, 4)
+        layer.load_state_dict({name: convert(params[name]) for name in reversed(params)})
+        assert_same_bits(layer.flat_params, expected.flat_params)
+    integers = fastlstm.LSTM(3, 4)
+    integers.load_state_dict({name: np.ones(value.shape, int) for name, value in params.items()})
+    assert (integers.flat_params == 1).all()
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_parameter_and_the_state_matter(name):
+    """No parameter is left out when a layer is packed, nor its gradient when it is trained."""
+    layer = build(name, dtype=np.float64)
+    with layer.editing() as flat:
+        flat[:] = np.random.default_rng(5).uniform(-0.5, 0.5, flat.size)
+    x = batch(layer)
+    before = layer(x)
+    end = 0
+    for kind, view in layer.params.items():
+        begin, end = end, end + view.size
+        with layer.editing() as flat:
+            flat[begin:end] += 0.125
+        after = layer(x)
+        assert differ(before, after), kind
+        before = after
+    tape = layer.forward(x, training=False)
+    tape.backward(np.ones_like(tape.y))
+    for kind, gradient in layer.grads.items():
+        assert gradient.any(), kind
+    ones = transformed(np.ones_like, layer(x)[1])
+    assert differ(layer(x, ones), before)
 
 
 # ---- Gradients ---------------------------------------------------------------------------------------------
 
 
-@every_layer
+@every_kind
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_gradients_are_views_of_one_buffer_laid_out_as_the_parameters(make, dtype):
-    layer = make(dtype)
+def test_gradients_are_views_of_one_buffer_laid_out_as_the_parameters(kind, dtype):
+    layer = build(kind, dtype=dtype)
     flat, params = layer.flat_grads, layer.flat_params
     assert (flat.shape, flat.dtype) == (params.shape, params.dtype)
     assert flat.flags.c_contiguous
@@ -77,17 +227,17 @@ def test_gradients_are_views_of_one_buffer_laid_out_as_the_parameters(make, dtyp
         layer.flat_grads = params
 
 
-@every_layer
-def test_zero_grad_of_a_layer_without_gradients_makes_none(make):
-    layer = make()
+@every_kind
+def test_zero_grad_of_a_layer_without_gradients_makes_none(kind):
+    layer = build(kind)
     layer.zero_grad()
     assert not any(isinstance(value, np.ndarray) for value in vars(layer).values())
     assert not layer.flat_grads.any()
 
 
-@every_layer
-def test_gradients_stay_when_parameters_change(make):
-    layer = make()
+@every_kind
+def test_gradients_stay_when_parameters_change(kind):
+    layer = build(kind)
     layer.flat_grads[...] = 1
     flat = layer.flat_grads
     layer.load_state_dict(layer.state_dict())
@@ -97,28 +247,10 @@ def test_gradients_stay_when_parameters_change(make):
     assert (flat == 1).all()
 
 
-@every_trained_layer
-def test_gradients_of_two_tapes_add_up(make, rng):
-    layer = make("float64")
-    x = an_input(layer)
-    sums = np.zeros(layer.flat_params.size)
-    dys = rng.standard_normal((2, *layer.forward(x).y.shape))
-    for dy in dys:
-        layer.zero_grad()
-        layer.forward(x).backward(dy)
-        sums += layer.flat_grads
-    layer.zero_grad()
-    tapes = [layer.forward(x) for _ in dys]
-    for tape, dy in zip(tapes, dys, strict=True):
-        tape.backward(dy)
-    np.testing.assert_allclose(layer.flat_grads, sums, rtol=1e-12, atol=1e-15)
-    assert sums.any()
-
-
-@every_layer
-def test_threads_that_ask_for_gradients_at_once_get_the_same(make):
+@every_kind
+def test_threads_that_ask_for_gradients_at_once_get_the_same(kind):
     for _ in range(20):
-        layer, got = make(), []
+        layer, got = build(kind), []
         barrier = threading.Barrier(4)
 
         def ask(layer=layer, got=got, barrier=barrier):
@@ -136,9 +268,9 @@ def test_threads_that_ask_for_gradients_at_once_get_the_same(make):
 # ---- Editing -----------------------------------------------------------------------------------------------
 
 
-@every_layer
-def test_what_is_edited_is_in_force_after_the_block(make):
-    layer = make()
+@every_kind
+def test_what_is_edited_is_in_force_after_the_block(kind):
+    layer = build(kind)
     before, names, old_result = layer.flat_params, layer.state_dict(), result(layer)
     kept = before.copy()
     with layer.editing() as flat:
@@ -152,15 +284,15 @@ def test_what_is_edited_is_in_force_after_the_block(make):
     for name, view in layer.params.items():
         assert_same_bits(view, 2 * names[name])
         assert not view.flags.writeable
-    twin = make()
+    twin = build(kind)
     twin.load_state_dict({name: 2 * value for name, value in names.items()})
     assert_same_bits(result(layer), result(twin))
     assert not np.array_equal(result(layer), old_result)
 
 
-@every_layer
-def test_what_is_written_after_the_block_has_no_effect(make):
-    layer = make()
+@every_kind
+def test_what_is_written_after_the_block_has_no_effect(kind):
+    layer = build(kind)
     with layer.editing() as flat:
         part = flat[1:3]
         flat += 1
@@ -171,10 +303,10 @@ def test_what_is_written_after_the_block_has_no_effect(make):
     assert_same_bits(result(layer), expected)
 
 
-@every_layer
+@every_kind
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_exception_while_editing_leaves_everything_as_it_was(make, error):
-    layer = make()
+def test_an_exception_while_editing_leaves_everything_as_it_was(kind, error):
+    layer = build(kind)
     flat_params, expected = layer.flat_params, result(layer)
     kept = flat_params.copy()
 
@@ -190,9 +322,9 @@ def test_an_exception_while_editing_leaves_everything_as_it_was(make, error):
     assert_same_bits(result(layer), expected)
 
 
-@every_layer
-def test_a_change_that_would_be_lost_is_an_error(make):
-    layer = make()
+@every_kind
+def test_a_change_that_would_be_lost_is_an_error(kind):
+    layer = build(kind)
     loaded = {name: np.full(value.shape, 3) for name, value in layer.params.items()}
 
     def load_while_editing():
@@ -214,131 +346,19 @@ def test_a_change_that_would_be_lost_is_an_error(make):
     assert (layer.flat_params == 8).all()
 
 
-@every_trained_layer
-def test_a_tape_of_old_parameters_is_an_error_and_adds_nothing(make):
-    def edit(layer):
-        with layer.editing():
-            pass
-
-    for change in (edit, lambda layer: layer.load_state_dict(layer.state_dict())):
-        layer = make()
-        tape = layer.forward(an_input(layer))
-        change(layer)
-        with pytest.raises(RuntimeError, match="since"):
-            tape.backward(np.ones(tape.y.shape))
-        assert not layer.flat_grads.any()
-        layer.forward(an_input(layer)).backward(np.ones(tape.y.shape))
-        assert layer.flat_grads.any()
-
-
-@every_trained_layer
-def test_a_tape_is_for_one_backward(make):
-    layer = make()
-    tape = layer.forward(an_input(layer))
-    dy = np.ones(tape.y.shape)
-    tape.backward(dy)
-    once = layer.flat_grads.copy()
-    with pytest.raises(RuntimeError, match="second"):
-        tape.backward(dy)
-    assert_same_bits(layer.flat_grads, once)
-    with pytest.raises(ValueError, match="read-only"):
-        tape.y[...] = 0
-
-
-# ---- Copies and generators ---------------------------------------------------------------------------------
-
-
-@every_layer
-@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
-def test_layers_can_be_copied_and_pickled(make, duplicate):
-    layer = make()
-    layer.flat_grads[...] = 5
-    layer.name = "mine"
-    twin = duplicate(layer)
-    assert type(twin) is type(layer)
-    assert repr(twin) == repr(layer)
-    assert twin.name == "mine"
-    assert_same_bits(twin.flat_params, layer.flat_params)
-    assert_same_bits(result(twin), result(layer))
-    assert not twin.flat_grads.any()
-    twin.flat_grads[...] = 7
-    assert (layer.flat_grads == 5).all()
-    with twin.editing() as flat:
-        flat += 1
-    assert not np.array_equal(twin.flat_params, layer.flat_params)
-
-
-@every_layer
-def test_the_generator_goes_on_after_the_parameters(make):
-    layer = make()
-    generator = np.random.default_rng(0)
-    kind = type(layer)
-    arguments = (3, 4, 2, True, False, 0.0, True) if kind is fastlstm.LSTM else (3, 4)
-    twin = kind(*arguments, rng=generator)
-    assert_same_bits(twin.flat_params, layer.flat_params)
-    assert twin.rng is generator
-    expected = generator.bit_generator.state
-    for duplicate in COPIES.values():
-        assert duplicate(layer).rng.bit_generator.state == expected
-    assert layer.rng.random() == generator.random()
-    assert make().rng.bit_generator.state == expected
-    fresh = copy.deepcopy(layer)
-    fresh.rng.random(5)
-    assert layer.rng.bit_generator.state == generator.bit_generator.state
-
-
-@every_layer
-def test_layers_that_share_a_generator_share_it_after_pickling(make):
-    generator = np.random.default_rng(0)
-    layers = make(), fastlstm.Dense(2, 2, rng=generator), fastlstm.Embedding(2, 2, rng=generator)
-    twins = pickle.loads(pickle.dumps(layers))
-    assert twins[1].rng is twins[2].rng
-    assert twins[0].rng is not twins[1].rng
-
-
-def test_dropout_draws_one_seed_for_each_forward_in_training():
-    layer = fastlstm.LSTM(3, 4, 2, dropout=0.5, rng=0)
-    twin = copy.deepcopy(layer)
-    x = np.ones((6, 2, 3), np.float32)
-    first, second = layer.forward(x).y, layer.forward(x).y
-    assert not np.array_equal(first, second)
-    seeds = [int(twin.rng.integers(2**63)) for _ in range(2)]
-    assert layer.rng.bit_generator.state == twin.rng.bit_generator.state
-    for seed, y in zip(seeds, (first, second), strict=True):
-        truth, _ = fastlstm.reference.lstm(x, layer.params, dropout=0.5, dropout_seed=seed)
-        np.testing.assert_allclose(y, truth, atol=2e-6)
-    state = layer.rng.bit_generator.state
-    np.testing.assert_allclose(layer.forward(x, training=False).y, layer(x)[0], atol=2e-6)
-    assert layer.rng.bit_generator.state == state
-    for plain in (fastlstm.LSTM(3, 4, 2, rng=0), fastlstm.LSTM(3, 4, 1, dropout=0.5, rng=0)):
-        state = plain.rng.bit_generator.state
-        plain.forward(x)
-        assert plain.rng.bit_generator.state == state
-
-
-@every_layer
-def test_a_second_init_begins_anew(make):
-    layer = make()
-    layer.flat_grads[...] = 1
-    layer.__init__(5, 6, rng=0)
-    assert layer.flat_grads.shape == layer.flat_params.shape
+@pytest.mark.parametrize("name", FAMILY)
+def test_editing_and_optimisers_change_all_kinds(name):
+    layer, twin = build(name), build(name)
+    x = batch(layer)
+    with layer.editing() as flat:
+        flat *= 0.5
+    twin.load_state_dict({key: value * np.float32(0.5) for key, value in twin.state_dict().items()})
+    assert_same_bits(layer(x), twin(x))
+    tape = layer.forward(x)
+    tape.backward(np.ones_like(tape.y))
+    before = layer.flat_params.copy()
+    optim.SGD(layer, 0.5).step()
+    np.testing.assert_allclose(layer.flat_params, before - 0.5 * layer.flat_grads, rtol=1e-6, atol=1e-7)
+    assert layer.flat_grads.any()
+    layer.zero_grad()
     assert not layer.flat_grads.any()
-
-
-@every_layer
-@pytest.mark.parametrize(
-    ("mapping", "error", "message"),
-    [
-        ({}, ValueError, "mapping: expected the names"),
-        (None, TypeError, "mapping: expected a mapping"),
-    ],
-)
-def test_a_bad_mapping_is_refused_and_nothing_is_changed(make, mapping, error, message):
-    layer = make()
-    flat = layer.flat_params
-    with pytest.raises(error, match=message):
-        layer.load_state_dict(mapping)
-    last = list(layer.params)[-1]
-    with pytest.raises(ValueError, match=f"{last}: expected shape"):
-        layer.load_state_dict(layer.state_dict() | {last: np.ones(1)})
-    assert layer.flat_params is flat

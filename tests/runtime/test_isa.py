@@ -10,22 +10,25 @@ from xml.etree import ElementTree
 import pytest
 
 import fastlstm
-from fastlstm import _core
-from tests.problems.helpers import HANG, ISAS, ROOT, child_environment, in_child
+from tests.problems.children import HANG, ISAS, ROOT, child_environment, in_child
+from tests.problems.inside import isa_active, isa_table
 
 NAMES = {"generic", "neon", "avx2", "avx512"}
 
 
-def active():
-    return _core.isa_active()
+def isa_active_of_child():
+    return isa_active()
 
 
-def run_marked(isa, folder):
-    """Run the tests marked every_isa under `isa`; how many of each outcome."""
-    report = folder / f"{isa}.xml"
+# Folders with tests that are marked `every_isa`, and the least number of these.
+MARKED = {"numbers": 250, "bits": 500, "training sequences interop": 150}
+
+
+def run_marked(isa, folders, report):
+    """Run the tests of some folders that are marked every_isa under `isa`; how many of each outcome."""
     command = [sys.executable, "-m", "pytest", "-m", "every_isa", "-p", "no:cacheprovider"]
     finished = subprocess.run(
-        [*command, f"--junitxml={report}", "tests"],
+        [*command, f"--junitxml={report}", *(f"tests/{folder}" for folder in folders.split())],
         cwd=ROOT,
         env=child_environment(isa, FASTLSTM_TEST_ISA=isa),
         capture_output=True,
@@ -39,16 +42,24 @@ def run_marked(isa, folder):
 
 
 # This process runs the tests on its own.
-@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != _core.isa_active()])
-def test_an_instruction_set_passes_the_tests_in_its_own_process(isa, tmp_path):
-    outcome = run_marked(isa, tmp_path)
-    assert outcome["tests"] >= 600
+@pytest.mark.long
+@pytest.mark.parametrize("folders", MARKED)
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != isa_active()])
+def test_an_instruction_set_passes_the_tests_in_its_own_process(isa, folders, tmp_path):
+    outcome = run_marked(isa, folders, tmp_path / "report.xml")
+    assert outcome["tests"] >= MARKED[folders]
     assert outcome["failures"] == outcome["errors"] == outcome["skipped"] == 0
+
+
+def test_no_folder_with_marked_tests_is_left_out():
+    mark = "pytest.mark." + "every_isa"
+    marked = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py") if mark in path.read_text()}
+    assert marked == set(" ".join(MARKED).split())
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_cap_is_the_active_one(isa):
-    assert in_child(active, isa=isa) == isa
+    assert in_child(isa_active_of_child, isa=isa) == isa
 
 
 def test_without_a_cap_the_best_one_is_active():
@@ -67,14 +78,14 @@ def test_without_a_cap_the_best_one_is_active():
 
 
 def test_the_table_names_all_instruction_sets_slowest_first():
-    table = _core.isa_table()
+    table = isa_table()
     names = [name for name, _, _ in table]
     assert len(names) == len(NAMES)
     assert set(names) == NAMES
     assert table[0] == ("generic", True, True)
     assert names.index("avx2") < names.index("avx512")
     assert all(built or not available for _, built, available in table)
-    assert _core.isa_active() in ISAS
+    assert isa_active() in ISAS
 
 
 UNAVAILABLE = sorted(NAMES.difference(ISAS))
@@ -99,4 +110,4 @@ def test_an_unknown_or_unavailable_cap_is_an_error_that_lists_the_valid_ones(val
 
 def test_show_runtime_tells_the_active_one(capsys):
     fastlstm.show_runtime()
-    assert _core.isa_active() in capsys.readouterr().out
+    assert isa_active() in capsys.readouterr().out

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -15,9 +17,8 @@ import numpy as np
 import pytest
 
 import fastlstm
-import fastlstm.layers.lstm
-from fastlstm import _core
-from tests.problems.helpers import HANG, ISAS, child_environment
+from tests.problems import inside
+from tests.problems.children import HANG, ISAS, child_environment
 
 
 def python(*arguments, **variables):
@@ -33,12 +34,12 @@ def python(*arguments, **variables):
 def test_show_runtime_tells_what_a_report_should_contain(capsys):
     fastlstm.show_runtime()
     text = capsys.readouterr().out
-    for needed in (fastlstm.__version__, np.__version__, _core.isa_active(), _core.compiler, *ISAS):
+    for needed in (fastlstm.__version__, np.__version__, inside.isa_active(), inside.compiler, *ISAS):
         assert needed in text
     assert re.search(rf"threads.*\b{fastlstm.get_num_threads()}\b", text)
     facts = fastlstm.show_runtime(as_dict=True)
     assert json.loads(json.dumps(facts)) == facts
-    assert facts["instruction sets"]["active"] == _core.isa_active()
+    assert facts["instruction sets"]["active"] == inside.isa_active()
     assert facts["instruction sets"]["available"] == ISAS
     assert set(ISAS) <= set(facts["instruction sets"]["built"])
 
@@ -55,7 +56,7 @@ def test_python_m_fastlstm_prints_it():
     finished = python("-m", "fastlstm")
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
-    for needed in (fastlstm.__version__, np.__version__, _core.isa_active(), sys.version.split()[0]):
+    for needed in (fastlstm.__version__, np.__version__, inside.isa_active(), sys.version.split()[0]):
         assert needed in finished.stdout
 
 
@@ -71,8 +72,8 @@ def test_the_environment_sets_the_number_of_threads():
 
 
 def test_without_the_environment_it_is_the_number_of_cpus_of_this_process():
-    assert python("-c", GET).stdout == f"{_core.cpu_count()}\n"
-    assert 1 <= _core.cpu_count() <= len(os.sched_getaffinity(0))
+    assert python("-c", GET).stdout == f"{inside.cpu_count()}\n"
+    assert 1 <= inside.cpu_count() <= len(os.sched_getaffinity(0))
     one = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
     assert python("-c", one + GET).stdout == "1\n"
 
@@ -124,11 +125,24 @@ def test_the_names_of_the_package():
     assert [re.match(r"\w+", requirement)[0] for requirement in requirements] == ["numpy"]
 
 
-@pytest.mark.parametrize(
-    "module", [fastlstm, fastlstm.layers.lstm, fastlstm.runtime, fastlstm.kernels, fastlstm.reference]
-)
-def test_the_examples_in_the_documentation(module):
-    assert doctest.testmod(module).failed == 0
+def test_the_examples_in_the_documentation():
+    with_examples = set()
+    for found in pkgutil.walk_packages(fastlstm.__path__, "fastlstm."):
+        if found.name != "fastlstm.__main__":
+            outcome = doctest.testmod(importlib.import_module(found.name))
+            assert outcome.failed == 0, found.name
+            with_examples |= {found.name.rpartition(".")[2]} if outcome.attempted else set()
+    assert {
+        "lstm",
+        "gru",
+        "rnn",
+        "slstm",
+        "minimal",
+        "dense",
+        "embedding",
+        "streams",
+        "onnx",
+    } <= with_examples
 
 
 def test_everything_public_is_documented():
@@ -145,5 +159,5 @@ def test_everything_public_is_documented():
 
 def test_probes_give_figures_above_zero():
     for dtype in (np.float32, np.float64):
-        assert _core.probe_fma(dtype, 0.001) > 0
-    assert _core.probe_stream(1 << 16, 0.001) > 0
+        assert inside.probe_fma(dtype, 0.001) > 0
+    assert inside.probe_stream(1 << 16, 0.001) > 0

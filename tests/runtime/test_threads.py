@@ -13,14 +13,19 @@ import numpy as np
 import pytest
 
 import fastlstm
-from tests.problems.helpers import Case, Config, assert_same_bits, in_child
+from tests.problems.children import in_child
+from tests.problems.comparing import assert_same_bits, assert_same_results
+from tests.problems.problem import make_problem, shown
+from tests.problems.running import called, make_layer, on_threads
 
 CASES = [
-    Config(T=5, B=2, I=4, H=20),
-    Config(T=30, B=9, I=30, H=80, has_lengths=True),
-    Config(T=25, B=1, I=64, H=256),
-    Config(T=20, B=4, I=30, H=64, L=2, bidirectional=True),
-    Config(T=300, B=1, I=3, H=16, L=4),
+    {"T": 5, "B": 2, "I": 4, "H": 20},
+    {"T": 30, "B": 9, "I": 30, "H": 80, "has_lengths": True},
+    {"T": 25, "B": 1, "I": 64, "H": 256},
+    {"T": 20, "B": 4, "I": 30, "H": 64, "L": 2, "bidirectional": True},
+    {"T": 300, "B": 1, "I": 3, "H": 16, "L": 4},
+    {"T": 20, "B": 4, "I": 30, "H": 64, "L": 2, "cell": "GRU", "has_mask": True},
+    {"T": 20, "B": 9, "I": 30, "H": (64, 20), "cell": "SLSTM", "has_reset": True},
 ]
 
 
@@ -46,15 +51,15 @@ def frequent_switches():
 
 @pytest.mark.usefixtures("frequent_switches")
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("config", CASES, ids=str)
-def test_eight_threads_on_one_layer_get_the_bits_of_one(config, threads):
-    case = Case(config)
-    layer = case.layer(num_threads=threads)
-    expected = case.run(layer)
+@pytest.mark.parametrize("case", CASES, ids=shown)
+def test_eight_threads_on_one_layer_get_the_bits_of_one(case, threads):
+    problem = make_problem(**case)
+    layer = make_layer(problem, num_threads=threads)
+    expected = called(problem, layer)
 
     def work(_):
         for _ in range(25):
-            assert_same_bits(case.run(layer), expected)
+            assert_same_results(called(problem, layer), expected)
 
     together(8, work)
 
@@ -62,25 +67,25 @@ def test_eight_threads_on_one_layer_get_the_bits_of_one(config, threads):
 @pytest.mark.usefixtures("frequent_switches")
 def test_threads_with_layers_and_streams_of_their_own():
     def work(number):
-        case = Case(Config(T=20, B=1 + number % 3, I=5, H=20 + 9 * number, seed=number))
-        expected = case.run()[0]
+        problem = make_problem(20, 1 + number % 3, 5, 20 + 9 * number, seed=number)
+        expected = called(problem)["y0"]
         for _ in range(10):
-            layer = case.layer()
-            stream = layer.stream(case.config.B)
-            assert_same_bits(case.run(layer)[0], expected)
-            assert_same_bits(stream.process(case.x), expected)
+            layer = make_layer(problem)
+            stream = layer.stream(1 + number % 3)
+            assert_same_bits(called(problem, layer)["y0"], expected)
+            assert_same_bits(stream.process(problem.x), expected)
 
     together(8, work)
 
 
 @pytest.mark.usefixtures("frequent_switches")
 def test_new_weights_while_others_call_are_seen_as_a_whole_or_not_at_all():
-    cases = [Case(Config(T=12, B=3, I=8, H=70, L=2, seed=seed)) for seed in range(2)]
-    layer = cases[0].layer(num_threads=2)
-    x = cases[0].x
+    problems = [make_problem(12, 3, 8, 70, 2, seed=seed) for seed in range(2)]
+    layer = make_layer(problems[0], num_threads=2)
+    x = problems[0].x
     expected = []
-    for case in cases:
-        layer.load_state_dict(case.params)
+    for problem in problems:
+        layer.load_state_dict(problem.params)
         expected.append(layer(x)[0].tobytes())
     assert expected[0] != expected[1]
     stop = threading.Event()
@@ -89,7 +94,7 @@ def test_new_weights_while_others_call_are_seen_as_a_whole_or_not_at_all():
     def work(number):
         if number == 0:
             for turn in range(300):
-                layer.load_state_dict(cases[turn % 2].params)
+                layer.load_state_dict(problems[turn % 2].params)
             stop.set()
             return
         while not stop.is_set():
@@ -97,25 +102,26 @@ def test_new_weights_while_others_call_are_seen_as_a_whole_or_not_at_all():
                 seen.add(layer(x)[0].tobytes())
             else:
                 got = layer.state_dict()
-                assert any(all(np.array_equal(got[k], case.params[k]) for k in got) for case in cases)
+                assert any(all(np.array_equal(got[k], p.params[k]) for k in got) for p in problems)
 
     together(5, work)
     assert seen <= set(expected)
     assert seen
 
 
-def test_a_stream_used_by_two_threads_is_an_error_or_takes_turns():
+@pytest.mark.parametrize("H", [120, (120, 40)])
+def test_a_stream_used_by_two_threads_is_an_error_or_takes_turns(H):
     """A stream belongs to one thread at a time: never a crash, and never a step that is half of another."""
-    case = Case(Config(T=200, B=1, I=30, H=120))
-    layer = case.layer()
+    problem = make_problem(200, 1, 30, H)
+    layer = make_layer(problem)
     stream = layer.stream()
-    expected = layer(case.x)[0]
+    expected = layer(problem.x)[0]
 
     def work(_):
         busy = 0
         for _ in range(20):
             try:
-                y = stream.process(case.x)
+                y = stream.process(problem.x)
             except RuntimeError:
                 busy += 1
             else:
@@ -124,7 +130,7 @@ def test_a_stream_used_by_two_threads_is_an_error_or_takes_turns():
 
     assert sum(together(4, work)) < 80
     stream.reset()
-    assert_same_bits(stream.process(case.x), expected)
+    assert_same_bits(stream.process(problem.x), expected)
 
 
 def test_the_number_of_threads_is_that_of_the_process():
@@ -194,11 +200,11 @@ def test_a_layers_number_of_threads_is_checked(value, error):
 
 
 def test_more_threads_than_anything_is_no_error():
-    case = Case(Config(T=30, B=5, I=20, H=100))
-    expected = case.run(case.layer(num_threads=1))
-    assert_same_bits(case.run(case.layer(num_threads=64)), expected)
+    problem = make_problem(30, 5, 20, 100)
+    expected = called(problem, make_layer(problem, num_threads=1))
+    assert_same_results(called(problem, make_layer(problem, num_threads=64)), expected)
     with fastlstm.threads(100_000):
-        assert_same_bits(case.run(), expected)
+        assert_same_results(called(problem), expected)
 
 
 def tasks():
@@ -208,12 +214,12 @@ def tasks():
 def tasks_by_call():
     """Threads of the process after import, after small work, and after large work for 1, 2 and 3 threads."""
     counts = [tasks()]
-    small = Case(Config(T=2, B=1, I=4, H=8))
-    small.run(small.layer(num_threads=4))
+    small = make_problem(2, 1, 4, 8)
+    called(small, make_layer(small, num_threads=4))
     counts.append(tasks())
     for threads in (1, 2, 3):
-        for config in (Config(T=60, B=12, I=64, H=256), Config(T=60, B=1, I=64, H=512)):
-            Case(config).run_on_threads(threads)
+        for B, H in ((12, 256), (1, 512)):
+            on_threads(called, make_problem(60, B, 64, H), threads)
         counts.append(tasks())
     return counts
 

@@ -1,118 +1,67 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Rows of different lengths: memory is that of their steps, and each row gives what it gives alone."""
+"""Ragged rows as lists and packed: the bits of padded ones, and of each row alone."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
-import fastlstm
-from tests.memory.test_memory import resident_bytes
-from tests.memory.test_training_memory import MEGABYTE, high_water
-from tests.problems.family import Problem, largest_errors, make_layer, random_config, random_problem, trained
-from tests.problems.helpers import assert_same_bits, in_child
-from tests.spec.test_family import SAVES, assert_right
+from tests.problems.cells import random_config
+from tests.problems.comparing import assert_right, assert_same_bits, assert_same_results, largest_errors
+from tests.problems.problem import DTYPES, Problem, problems, random_problem
+from tests.problems.running import SAVES, called, make_layer, trained
 
-DTYPES = ("float32", "float64")
-SLACK = 5 * 256  # five places in one block of memory, each up to the second next line
-LENGTHS = {
-    "one long": [3, 90, 0, 2, 1, 5, 0, 4],
-    "nearly equal": [90, 90, 89, 90, 90, 90, 90, 90],
-    "equal": [90] * 8,
-    "none": [0] * 8,
-}
-# A tile cell of each kind, and whole-row cells; what a step saves and the states beside h, in rows of H.
-KEPT: dict[str, tuple[Any, int, int]] = {
-    "LSTM": (fastlstm.LSTM, 4, 1),
-    "GRU": (fastlstm.GRU, 4, 0),
-    "SLSTM": (fastlstm.SLSTM, 4, 3),
-    "MinGRU": (fastlstm.MinGRU, 2, 0),
-}
+# ---- Lists and packed rows --------------------------------------------------------------------------------
 
 
-# ---- Bytes -------------------------------------------------------------------------------------------------
+def ragged_of(problem: Problem) -> dict[str, Any]:
+    """The sequences of a problem with lengths and resets as lists of rows."""
+    config = problem.config
+    lengths = [int(n) for n in problem.keywords["lengths"]]
+
+    def rows(values: np.ndarray) -> list[np.ndarray]:
+        values = values.swapaxes(0, 1) if not config.batch_first else values
+        return [np.array(row[:n]) for row, n in zip(values, lengths, strict=True)]
+
+    changes: dict[str, Any] = {"x": rows(problem.x), "dy": rows(problem.dy)}
+    changes["dcells"] = None if problem.dcells is None else rows(problem.dcells)
+    changes["reset"] = rows(problem.keywords["reset"])
+    return changes
 
 
+def one_behind_the_other(results: dict[str, np.ndarray], problem: Problem) -> dict[str, np.ndarray]:
+    """Results of a padded pass with sequences one behind the other."""
+    found = dict(results)
+    for name in {"y0", "cells0", "dx0"} & set(found):
+        values = found[name] if problem.config.batch_first else found[name].swapaxes(0, 1)
+        lengths = problem.keywords["lengths"]
+        found[name] = np.concatenate([row[:n] for row, n in zip(values, lengths, strict=True)])
+    return found
+
+
+@pytest.mark.every_isa
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", KEPT)
-@pytest.mark.parametrize("lengths", LENGTHS)
-def test_a_tape_keeps_what_real_steps_take(lengths, cell, bidirectional, dtype):
-    """By real step, layer and direction: what the cell saves and its states, h of all layers but the last."""
-    counts = np.array(LENGTHS[lengths])
-    N, B, H = int(counts.sum()), len(counts), 33
-    x = np.zeros((90, B, 9), dtype)
-    make, saved, states = KEPT[cell]
-    for L in (1, 3):
-        layer = make(9, H, L, bidirectional=bidirectional, dtype=dtype)
-        one = layer.num_directions * H * np.dtype(dtype).itemsize
-        sizes: dict[str | int, int] = {"all": N * one * (L * (saved + states) + L - 1)}
-        if cell == "LSTM":
-            sizes["states"] = N * one * (L * states + L - 1)
-        for k in (1, 7, 89, 90, 10**15):
-            sizes[k] = one * L * (1 + states) * int((np.maximum(counts - 1, 0) // k).sum())
-        for save, size in sizes.items():
-            nbytes = layer.forward(x, lengths=counts, save=save).nbytes
-            assert size <= nbytes <= size + 16 * B + SLACK, (save, L)  # where rows begin, too
-
-
-def test_a_tape_keeps_the_same_of_any_form_of_ragged_rows():
-    counts = np.array(LENGTHS["one long"])
-    x = np.ones((90, len(counts), 5), np.float32)
-    rows = [np.array(x[:count, b]) for b, count in enumerate(counts)]
-    holes = np.zeros(x.shape[:2], bool)
-    for b, count in enumerate(counts):
-        holes[90 - count - (count < 90) : 90 - (count < 90), b] = True
-    for bidirectional, save in itertools.product((False, True), ("all", 4)):
-        layer = fastlstm.GRU(5, 12, 2, bidirectional=bidirectional)
-        tapes = [
-            layer.forward(x, lengths=counts, save=save),
-            layer.forward(rows, save=save),
-            layer.forward(np.concatenate(rows), offsets=[0, *np.cumsum(counts)], save=save),
-            layer.forward(x, mask=holes, save=save),
-        ]
-        assert len({tape.nbytes for tape in tapes}) == 1
-        assert tapes[0].nbytes < layer.forward(x, save=save).nbytes / 5
-
-
-LONGEST, SHORT = 1000, 250  # one row of so many steps, so many rows of four
-WIDTH = 64
-
-
-def bytes_of_ragged(is_recorded, save):
-    """Growth of the most resident bytes over passes of two layers in two directions."""
-    layer = fastlstm.LSTM(8, WIDTH, 2, bidirectional=True, dropout=0.2, num_threads=1, rng=0)
-    counts = np.full(SHORT + 1, 4)
-    counts[0] = LONGEST
-    data = np.ones((int(counts.sum()), 8), np.float32)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    # Code and scratch memory are there.
-    short = np.concatenate([[0], np.cumsum(np.full(SHORT + 1, 3))])
-    small = layer.forward(data[: short[-1]], offsets=short, save=save)
-    small.backward(np.ones_like(small.y))
-    del small
-    before = resident_bytes()
-    for _ in range(2):
-        if is_recorded:
-            tape = layer.forward(data, offsets=offsets, save=save)
-            tape.backward(np.ones_like(tape.y))
-        else:
-            layer(data, offsets=offsets)
-    return high_water() - before
-
-
-@pytest.mark.parametrize(
-    ("is_recorded", "save"), [(False, "all"), (True, "all"), (True, "states"), (True, 50), (True, 10**6)]
-)
-def test_resident_memory_of_ragged_rows_in_two_directions(is_recorded, save):
-    """What is between layers, its gradient and what is computed again are no arrays (T, B) either."""
-    output = 4 * 2 * WIDTH * LONGEST * (SHORT + 1)
-    assert output > 120 * MEGABYTE
-    # Gates, states and outputs of 2000 steps are 12 MB; scratch memory and huge pages the rest.
-    assert in_child(bytes_of_ragged, is_recorded, save) < 64 * MEGABYTE
+def test_a_list_of_rows_and_packed_rows_have_the_bits_of_the_padded_ones(dtype):
+    # Of three rows, one has T steps: draws are by the number of steps of the longest.
+    for problem in problems(
+        8, dtype, 500, B=4, has_lengths=True, has_mask=False, has_reset=True, is_batched=True, pad="zero"
+    ):
+        rows = ragged_of(problem)
+        packed = {name: None if value is None else np.concatenate(value) for name, value in rows.items()}
+        packed["offsets"] = np.concatenate([[0], np.cumsum(problem.keywords["lengths"])])
+        ragged = dataclasses.replace(problem, keywords={"pad": "zero"})
+        expected = one_behind_the_other(called(problem), problem)
+        for form in (rows, packed):
+            given = {name: value for name, value in form.items() if not name.startswith("d")}
+            assert_same_results(called(ragged, **given), expected, problem.config)
+        for save in ("all", 3):
+            expected = one_behind_the_other(trained(problem, save=save), problem)
+            for form in (rows, packed):
+                assert_same_results(trained(ragged, save=save, **form), expected, problem.config)
 
 
 # ---- Rows alone --------------------------------------------------------------------------------------------
@@ -138,7 +87,7 @@ def row_alone(problem: Problem, layer: Any, b: int, save: str | int) -> dict[str
 
 def assert_rows_alone(problem: Problem, save: str | int, threads: int) -> None:
     """All that belongs to a row has the bits of the row alone; parameters get the sum over rows."""
-    layer = make_layer(problem.config, problem.params, num_threads=threads)
+    layer = make_layer(problem, num_threads=threads)
     whole = trained(problem, layer, save=save, training=False)
     counts = problem.keywords["lengths"]
     sums: dict[str, Any] = {}
@@ -203,7 +152,7 @@ def test_ragged_rows_are_right_however_they_are_kept(variant, dtype):
         expected = trained(problem)
         assert_right(problem, expected, True, variant)
         for save, threads in itertools.product(SAVES, (1, 2)):
-            layer = make_layer(problem.config, problem.params, num_threads=threads)
+            layer = make_layer(problem, num_threads=threads)
             got = trained(problem, layer, save=save)
             for name, value in expected.items():
                 assert_same_bits(got[name], value, (problem.config, save, threads, name))

@@ -193,7 +193,7 @@ def test_every_test_that_is_named_exists(page):
 @by_page
 def test_every_function_that_is_named_exists(page):
     header = (ROOT / "csrc" / "fastlstm.h").read_text()
-    internal = "\n".join(path.read_text() for path in (ROOT / "csrc").rglob("*.h"))
+    internal = "\n".join(path.read_text() for path in (ROOT / "csrc").rglob("*.[ch]"))
     for code in inline_code(page):
         for name in re.findall(r"\bfastlstm\.((?:[A-Za-z]\w*)(?:\.[A-Za-z]\w*)*)", code):
             if name != "h":

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm.layers import embedding as embedding_module
-from tests.problems.helpers import assert_same_bits
+from tests.problems.comparing import assert_same_bits
+from tests.problems.inside import set_chunk_of_embeddings
 
 DTYPES = ["float32", "float64"]
 TOLERANCE = {"float32": 3e-6, "float64": 1e-14}
@@ -100,7 +100,7 @@ def test_gradients_of_an_embedding_are_summed_in_order_and_in_chunks(monkeypatch
     for index, row in zip(x, dy, strict=True):
         expected[index] += row
     for chunk in (1, 3, 10, 300, 303, 2**18):
-        monkeypatch.setattr(embedding_module, "CHUNK", chunk)
+        set_chunk_of_embeddings(monkeypatch, chunk)
         layer = fastlstm.Embedding(5, 3, rng=0)
         layer.forward(x).backward(dy)
         assert_same_bits(layer.grads["weight"], expected, chunk)

@@ -12,7 +12,9 @@ import pytest
 
 import fastlstm
 from fastlstm import optim
-from tests.problems.helpers import assert_same_bits
+from tests.problems.comparing import assert_same_bits
+from tests.problems.problem import make_problem
+from tests.problems.running import make_layer, recorded
 
 
 def some_layers(dtype="float64"):
@@ -145,6 +147,21 @@ def test_new_parameters_are_in_force_and_old_ones_stay_with_whoever_has_them(rng
     twin.load_state_dict(lstm.state_dict())
     assert_same_bits(lstm(x)[0], twin(x)[0])
     assert not np.array_equal(lstm(x)[0], expected)
+
+
+def test_steps_written_by_hand_are_those_of_the_optimiser():
+    problem = make_problem(9, 4, 5, 11)
+    layer, twin = make_layer(problem), make_layer(problem)
+    sgd = optim.SGD(twin, 0.25)
+    for _ in range(3):
+        for each in (layer, twin):
+            each.zero_grad()
+            recorded(problem, each).backward(problem.dy)
+        with layer.editing() as flat:
+            flat -= np.float32(0.25) * layer.flat_grads
+        sgd.step()
+        assert_same_bits(layer.flat_params, twin.flat_params)
+    assert_same_bits(layer(problem.x), twin(problem.x))
 
 
 def test_zero_grad_is_that_of_all_layers(rng):
@@ -407,7 +424,7 @@ def test_a_model_learns(rng):
     optimizer = optim.Adam(layers, 0.02)
     x = rng.integers(0, 5, (7, 3))
     values = []
-    for _ in range(60):
+    for _ in range(90):
         optimizer.zero_grad()
         tapes = [embedding.forward(x)]
         for layer in layers[1:]:

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Faults put in on purpose, one at a time, to see whether a test fails: ``make mutants``.
+
+Each mutant is one text and what takes its place, in the one file that holds it: so it finds its place again
+when files move, and says so when the text is gone.  A copy of the tree is changed, built (with what ccache
+has) and tested.  The tests are the fast ones, without the stored digests, which notice every other bit; what
+survives them needs a test, or a reason here.
+
+``python tools/mutants.py``             all of them
+``python tools/mutants.py lstm gru``    those whose names contain one of these words
+``python tools/mutants.py --list``      only looks whether each has its place
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("csrc", "src", "tests", "benchmarks", "examples", "docs", "tools", ".ci")
+FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CONTRIBUTING.md", "LICENSE", "Makefile")
+TESTS = ("numbers", "bits", "training", "sequences", "objects", "refusals", "interop", "memory", "runtime")
+HANG = 1200
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: in the one file below `folder` that has the text `old`, `new` stands in its place."""
+
+    name: str
+    folder: str
+    old: str
+    new: str
+
+
+def _c(name: str, old: str, new: str) -> Mutant:
+    return Mutant(name, "csrc", old, new)
+
+
+def _python(name: str, old: str, new: str) -> Mutant:
+    return Mutant(name, "src/fastlstm", old, new)
+
+
+MUTANTS = (
+    _c("lstm: f is i", "vf_div(c, parts->f_denominator)", "vf_div(c, parts->i_denominator)"),
+    _c(
+        "lstm: dcells are lost",
+        "return row->dc_given ? vf_add(dc, load_lanes(row->dc_given + unit, lanes)) : dc;",
+        "return dc;",
+    ),
+    _c(
+        "lstm: the peephole of o sees the old c",
+        "vf_fma(lstm_peephole_of(cell, 2, unit), c, x[3])",
+        "vf_fma(lstm_peephole_of(cell, 2, unit), c_before, x[3])",
+    ),
+    _c(
+        "gru: z is 1 - z",
+        "vf_fma(z, h_before, vf_fnma(z, n, n))",
+        "vf_fma(z, n, vf_fnma(z, h_before, h_before))",
+    ),
+    _c(
+        "mgu: a sign of the gradient of h",
+        "store_lanes(row->dh_before + unit, vf_sub(dh, dh_f), lanes);",
+        "store_lanes(row->dh_before + unit, vf_add(dh, dh_f), lanes);",
+    ),
+    _c(
+        "slstm: no floor of n",
+        "vf_max(vf_set1((real)cell->options.n_floor), vf_fma(gates.f, n_before, gates.i))",
+        "vf_fma(gates.f, n_before, gates.i)",
+    ),
+    _c(
+        "slstm: the stabiliser's gradient goes one way",
+        "vf_select_lt(gates.lead, zero, vf_sub(dm, g_i), g_f)",
+        "g_f",
+    ),
+    _c(
+        "minimal: the lighter and the heavier exchanged",
+        "vf_fma(weights->lighter, vf_sub(lighter, heavier), heavier)",
+        "vf_fma(weights->lighter, vf_sub(heavier, lighter), lighter)",
+    ),
+    _c("norm: no epsilon", "vf_sqrt(vf_add(variance, vf_set1(eps)))", "vf_sqrt(variance)"),
+    _c(
+        "norm: the mean of a gradient",
+        "const vf mean = vf_div(sum_over_row(n, &terms, gradient_term), count);",
+        "const vf mean = vf_set1(0);",
+    ),
+    _c(
+        "masks: a layer's dropout is the next one's",
+        "(uint64_t)(layer - 1) * recording->mask_T",
+        "(uint64_t)layer * recording->mask_T",
+    ),
+    _c("masks: zoneout of h is that of c", "#define SEED_ZONEOUT_H 2", "#define SEED_ZONEOUT_H 1"),
+    _c(
+        "masks: every part has the first one's",
+        "(uint64_t)recording->first_cell * each",
+        "(uint64_t)0 * each",
+    ),
+    _c("ragged: a row runs one step more", "lengths[rows[middle]] > t)", "lengths[rows[middle]] >= t)"),
+    _c("ragged: a place too many", "length != 0 ? (length - 1) / segment : 0", "length / segment"),
+    _c(
+        "reset: in reverse one step late",
+        "reset[(t + 1) * c->B + b] != 0",
+        "reset[t * c->B + b] != 0",
+    ),
+    _c(
+        "reset: of one row is of all",
+        "const bool clears = resets && recording->reset[t * B + b] != 0;",
+        "const bool clears = resets;",
+    ),
+    _c("window: of any layer", "w->is_filled && w->layer == top && ", "w->is_filled && "),
+    _c("fp state: not restored", "_mm_setcsr((unsigned)saved.control);", "(void)saved;"),
+    _c("fp state: denormals are kept", "flush ? 0x9fc0U : 0x1f80U", "flush ? 0x1f80U : 0x1f80U"),
+    _c("adam: no epsilon", "vf_fma(vf_sqrt(v), root_correction, eps)", "vf_mul(vf_sqrt(v), root_correction)"),
+    _python(
+        "merge: an average's gradient is a sum's", 'half = dy if self.merge == "sum" else dy / 2', "half = dy"
+    ),
+    _python("residual: one layer late", "layer >= self.residual", "layer > self.residual"),
+    _python(
+        "clip: gradients that are short enough too", "if limit < norm < math.inf:", "if norm < math.inf:"
+    ),
+    _python(
+        "tapes: keep the caller's array",
+        "return x.copy() if x.flags.writeable and np.may_share_memory(x, value) else x",
+        "return x",
+    ),
+    _python("editing: writes behind the block count", "self._replace(flat.copy())", "self._replace(flat)"),
+)
+
+
+def place_of(mutant: Mutant, root: Path) -> Path:
+    """The one file that has the text, once."""
+    found = [
+        path
+        for path in sorted((root / mutant.folder).rglob("*.*"))
+        if path.suffix in (".c", ".h", ".py", ".pyx", ".pxi")
+        and mutant.old in path.read_text(encoding="utf-8")
+    ]
+    if len(found) != 1 or found[0].read_text(encoding="utf-8").count(mutant.old) != 1:
+        raise LookupError(
+            f"{mutant.name}: expected its text once, found it in {[path.name for path in found]}"
+        )
+    return found[0]
+
+
+def run(command: list[str], folder: Path, **variables: str) -> tuple[int, str]:
+    """Exit status, and what was printed."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=HANG,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def copy_tree(to: Path) -> None:
+    skipped = shutil.ignore_patterns("__pycache__", "*.so", ".envs", "*.egg-info")
+    for name in COPIED:
+        shutil.copytree(ROOT / name, to / name, ignore=skipped)
+    for name in FILES:
+        shutil.copy(ROOT / name, to / name)
+
+
+def build(folder: Path) -> None:
+    """Install the tree into its own `site`; objects that are still good are kept."""
+    shutil.rmtree(folder / "site", ignore_errors=True)
+    for stale in (folder / "build").glob("lib*"):
+        shutil.rmtree(stale)
+    install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-build-isolation",
+        "--no-deps",
+        "--target",
+        "site",
+        ".",
+    ]
+    compiler = {"CC": "ccache cc"} if shutil.which("ccache") and "CC" not in os.environ else {}
+    status, said = run([sys.executable, *install], folder, CCACHE_NOHASHDIR="1", **compiler)
+    if status != 0:
+        raise RuntimeError(said[-2000:])
+
+
+def outcome(folder: Path) -> str:
+    """The first test that fails, or nothing."""
+    tests = [f"tests/{name}" for name in TESTS]
+    options = ["-x", "-q", "-m", "not long", "--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *options,
+        "-p",
+        "no:cacheprovider",
+        *tests,
+        "tests/test_promises.py",
+    ]
+    status, said = run(command, folder, PYTHONPATH=str(folder / "site"))
+    failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if status == 0:
+        return ""
+    return failed[0].partition(" - ")[0] if failed else said.strip().splitlines()[-1]
+
+
+def tried(mutant: Mutant, folder: Path) -> str:
+    """What noticed the mutant, or nothing; the tree is as before."""
+    place = place_of(mutant, folder)
+    kept = place.read_text(encoding="utf-8")
+    place.write_text(kept.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        build(folder)
+        return outcome(folder)
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+    finally:
+        place.write_text(kept, encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("words", nargs="*", help="only mutants whose names contain one of these")
+    parser.add_argument("--list", action="store_true", help="only look whether each mutant has its place")
+    given = parser.parse_args(arguments)
+    chosen = [m for m in MUTANTS if not given.words or any(word in m.name for word in given.words)]
+    if given.list:
+        for mutant in chosen:
+            print(f"{mutant.name}: {place_of(mutant, ROOT).relative_to(ROOT)}")
+        return 0
+    survivors = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        copy_tree(folder)
+        build(folder)
+        failed = outcome(folder)
+        if failed:
+            print(f"without a mutant: {failed}")
+            return 1
+        for number, mutant in enumerate(chosen, 1):
+            begin = time.monotonic()
+            noticed = tried(mutant, folder)
+            survivors += [] if noticed else [mutant.name]
+            seconds = round(time.monotonic() - begin)
+            print(f"{number}/{len(chosen)} {mutant.name}: {noticed or 'SURVIVED'} ({seconds} s)", flush=True)
+    print(f"{len(survivors)} of {len(chosen)} survived", *survivors, sep="\n")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
