@@ -45,7 +45,7 @@ def test_fast_every_figure_of_speed_is_a_stored_result_and_losses_are_shown():
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_float32_is_within_2e_6_of_a_float64_truth(cell):
+def test_exact_float32_is_within_2e_6_of_a_float64_truth(cell):
     tanh = {"nonlinearity": "tanh"} if cell == "IndRNN" else {}
     for seed, H in enumerate((1, 16, 33, 128, 300)):
         problem = make_problem(100, 5, 24, H, 2, cell=cell, seed=seed, has_state=True, **tanh)
@@ -96,33 +96,50 @@ def test_the_same_bits_for_threads_batches_cuts_instruction_sets_and_what_is_kep
 # ---- Nothing hidden ----------------------------------------------------------------------------------------
 
 
-def what_a_large_call_shows():
-    """Whether others ran during the call, and which libraries and threads there are after it."""
-    small = fastlstm.LSTM(4, 8)
-    small(np.zeros((5, 2, 4), np.float32))
-    threads_before = len(list(Path("/proc/self/task").iterdir()))
+def ran_beside_a_call() -> bool:
+    """Whether this thread saw the first step of a large call written and the last one not yet.
+
+    While a call that held the GIL lasts, nobody can look; one that releases it may still end while this
+    thread waits for a CPU, so it is tried again.
+    """
     layer, x = fastlstm.LSTM(16, 256, num_threads=2), np.zeros((5000, 16, 16), np.float32)
-    out = np.full((5000, 16, 256), np.nan, np.float32)
-    worker = threading.Thread(target=layer, args=(x,), kwargs={"out": out})
-    worker.start()
-    while np.isnan(out[0, 0, 0]):
-        pass
-    ran = bool(np.isnan(out[-1, -1, -1]))  # this line ran while the call was not at its end
-    worker.join()
-    libraries = {
-        Path(line.split()[-1]).name
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if ".so" in line
+    out = np.empty((5000, 16, 256), np.float32)
+    for _ in range(20):
+        out.fill(np.nan)
+        worker = threading.Thread(target=layer, args=(x,), kwargs={"out": out})
+        worker.start()
+        while worker.is_alive() and np.isnan(out[0, 0, 0]):
+            pass
+        has_seen_the_middle = not np.isnan(out[0, 0, 0]) and np.isnan(out[-1, -1, -1])
+        worker.join()
+        if has_seen_the_middle:
+            return True
+    return False
+
+
+def what_calls_show():
+    """Threads after a small call, what ran beside a large one, libraries, and what becomes of subnormals."""
+    fastlstm.LSTM(4, 8)(np.zeros((5, 2, 4), np.float32))
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    ran = ran_beside_a_call()
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    libraries = {Path(line.split()[-1]).name for line in maps if ".so" in line}
+    halved = np.float32(1e-40) * np.float32(0.5)
+    return {
+        "threads": threads,
+        "ran": ran,
+        "libraries": sorted(libraries),
+        "keeps subnormals": bool(halved > 0),
     }
-    return [ran, sorted(libraries), threads_before]
 
 
 def test_nothing_hidden_no_openmp_no_threads_for_small_work_and_the_gil_is_free():
-    ran, libraries, threads = in_child(what_a_large_call_shows)
-    assert ran
-    assert threads == 1
-    assert any(name.startswith("_core.") for name in libraries)
-    assert not [name for name in libraries if re.search(r"gomp|iomp|libomp|torch|mkl", name)]
+    shown = in_child(what_calls_show)
+    assert shown["threads"] == 1
+    assert shown["ran"]
+    assert shown["keeps subnormals"]
+    assert any(name.startswith("_core.") for name in shown["libraries"])
+    assert not [name for name in shown["libraries"] if re.search(r"gomp|iomp|libomp|torch|mkl", name)]
 
 
 # ---- Nothing lost ------------------------------------------------------------------------------------------
