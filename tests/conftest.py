@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -32,7 +33,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Those of the C core come first as well: one process then has them all, and builds the core once."""
+    core = Path(__file__).parent / "c"
+    items.sort(key=lambda item: item.get_closest_marker("long") is None and core not in item.path.parents)
 
 
 def pytest_sessionstart():
