@@ -37,6 +37,8 @@ MACHINE_ISAS = {
 }
 # The same bits everywhere: a multiply-add is fused where the source says so, and nowhere else.
 CORE_FLAGS = "-std=c11 -ffp-contract=off -fno-math-errno -Wall -Wextra -Wconversion"
+# Nothing unwinds through C that throws nothing: without these tables the wheel is 23 kB smaller.
+CORE_FLAGS += " -fno-asynchronous-unwind-tables"
 COMMON_FLAGS = "-fvisibility=hidden -pthread"
 # The kernels unroll and inline what they need: -O3 is no faster, and the code a tenth larger.  Python itself
 # is often built with -g; the debug information would be larger than the code.

@@ -424,7 +424,7 @@ def test_a_model_learns(rng):
     optimizer = optim.Adam(layers, 0.02)
     x = rng.integers(0, 5, (7, 3))
     values = []
-    for _ in range(90):
+    for _ in range(150):
         optimizer.zero_grad()
         tapes = [embedding.forward(x)]
         for layer in layers[1:]:
@@ -436,4 +436,5 @@ def test_a_model_learns(rng):
         optimizer.step()
         values.append(value)
     assert values[0] > 1.4
-    assert values[-1] < 0.3
+    # One step may draw unlucky masks: of 150 seeds the worst single value was 0.14, of all seeds ever seen 0.31.
+    assert np.median(values[-20:]) < 0.1
