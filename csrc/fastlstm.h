@@ -328,8 +328,9 @@ FL_API void fl_adam_step(fl_dtype dtype, size_t n, const fl_adam_args *args, con
 
 typedef struct fl_stream fl_stream;
 
-/* State zero; all memory that fl_stream_process will need is taken here.  The layer must outlive the stream. */
-FL_API fl_status fl_stream_create(const fl_stack *stack, size_t B, fl_stream **stream);
+/* State zero; with one thread all memory that fl_stream_process will need is taken here.  The layer must outlive the
+ * stream.  num_threads: most threads of a call of this stream; 0: fl_get_num_threads() at each. */
+FL_API fl_status fl_stream_create(const fl_stack *stack, size_t B, size_t num_threads, fl_stream **stream);
 FL_API void fl_stream_destroy(fl_stream *stream); /* null is allowed */
 
 /* What a stream reads and writes; each field as in fl_forward_args. */
@@ -343,12 +344,44 @@ typedef struct fl_stream_io {
     void *interrupt_context;
 } fl_stream_io;
 
-/* T steps for all B rows from the kept state.  No allocation, no lock, no system call (without `interrupt`), one
- * thread: safe in a real-time thread. */
+/* T steps for all B rows from the kept state.  A stream of one thread allocates nothing, takes no lock and makes no system
+ * call (without `interrupt`): safe in a real-time thread. */
 FL_API fl_status fl_stream_process(fl_stream *stream, size_t T, const fl_stream_io *io);
 /* The kept state, shaped as h0 and c0, readable and writable between calls; c is null where the cell has none. */
 FL_API void *fl_stream_h(fl_stream *stream);
 FL_API void *fl_stream_c(fl_stream *stream);
+
+/* ---- Plans: how calls are divided among threads ------------------------------------------------------------- */
+
+typedef enum fl_pass { FL_PASS_FORWARD, FL_PASS_RECORD, FL_PASS_BACKWARD, FL_PASS_STREAM } fl_pass;
+
+#define FL_PLAN_WAYS 3
+
+/* What has been learned of one kind of call.  Calls whose threads are worth their while beyond doubt, and those that are
+ * too short for more than one, are not measured. */
+typedef struct fl_plan_facts {
+    fl_pass pass;
+    fl_dtype dtype;
+    fl_cell_kind cell;
+    int variant; /* of the cell: options that decide how it is computed */
+    size_t input_size, hidden_size, width, num_layers, num_directions;
+    size_t steps; /* the largest power of two that is no more than the mean steps of a row */
+    size_t rows, max_threads;
+    size_t ways; /* plans that are tried */
+    struct fl_plan_way {
+        size_t threads, row_groups, direction_groups, layer_groups, hidden_groups;
+        double nanoseconds; /* a step, as measured last; 0: not yet */
+    } way[FL_PLAN_WAYS];
+    size_t chosen;   /* the plan in force */
+    bool is_settled; /* it is; else plans are taken in turn */
+} fl_plan_facts;
+
+/* Whether calls try plans and keep the fastest, as they do from the start; false: each takes the plan of least estimated
+ * time.  Results do not depend on it. */
+FL_API void fl_set_plan_trials(bool enabled);
+FL_API bool fl_get_plan_trials(void);
+/* Kind `index` of those that are remembered; FL_ERROR_ARGUMENT behind the last. */
+FL_API fl_status fl_plan_get_facts(size_t index, fl_plan_facts *facts);
 
 /* ---- The pieces ------------------------------------------------------------------------------------------- */
 

@@ -11,7 +11,7 @@ fl_status fl_stack_forward(const fl_stack *stack, const fl_forward_args *args)
     if (status != FL_OK || args->B == 0)
         return status;
     fl_fp_state caller_state = fl_fp_enter(true);
-    status = fl_forward_planned(stack, args, NULL, NULL, &caller_state);
+    status = fl_forward_planned(stack, args, FL_PASS_FORWARD, NULL, NULL, &caller_state);
     fl_fp_leave(caller_state);
     return status;
 }
@@ -24,7 +24,18 @@ fl_status fl_stack_workspace(const fl_stack *stack, const fl_forward_args *args,
     if (status != FL_OK)
         return status;
     const fl_fp_state caller_state = fl_fp_enter(true);
-    const fl_plan plan = fl_plan_make(stack, args->T, args->B, fl_thread_limit(args->num_threads), false);
+    fl_plan plans[FL_PLAN_WAYS];
+    const size_t limit = fl_thread_limit(args->num_threads);
+    const size_t ways = fl_plan_candidates(stack, args->T, args->B, limit, false, plans);
     fl_fp_leave(caller_state);
-    return fl_forward_bytes(stack, &plan, args, NULL, bytes);
+    size_t most = 0;
+    for (size_t n = 0; n < ways; n++) {
+        size_t of_plan = 0;
+        const fl_status fits = fl_forward_bytes(stack, &plans[n], args, NULL, &of_plan);
+        if (fits != FL_OK)
+            return fits;
+        most = of_plan > most ? of_plan : most;
+    }
+    *bytes = most;
+    return FL_OK;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Streams: the forward driver with kept state, memory taken beforehand and one thread.
+ * Streams: the forward driver with kept state, and with one thread memory taken beforehand.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 
 struct fl_stream {
     const fl_stack *stack;
-    size_t B;
+    size_t B, num_threads;
     void *h, *c; /* (L, B, P), (L, B, n*H); c null where the cell has none */
     fl_workspace workspace;
 };
@@ -17,7 +17,7 @@ struct fl_stream {
 /* Large enough for every T: memory of a unidirectional stack stops growing long before. */
 #define ANY_T ((size_t)1 << 24)
 
-fl_status fl_stream_create(const fl_stack *stack, size_t B, fl_stream **stream_out)
+fl_status fl_stream_create(const fl_stack *stack, size_t B, size_t num_threads, fl_stream **stream_out)
 {
     size_t h_bytes = 0, c_bytes = 0, scratch = 0;
     if (stack == NULL || stream_out == NULL || B == 0 || stack->shape.num_directions != 1)
@@ -36,6 +36,7 @@ fl_status fl_stream_create(const fl_stack *stack, size_t B, fl_stream **stream_o
         return FL_ERROR_MEMORY;
     stream->stack = stack;
     stream->B = B;
+    stream->num_threads = num_threads;
     stream->h = fl_allocate(h_bytes);
     stream->c = c_bytes != 0 ? fl_allocate(c_bytes) : NULL;
     if (stream->h == NULL || (c_bytes != 0 && stream->c == NULL) || !fl_workspace_grow(&stream->workspace, scratch)) {
@@ -77,15 +78,15 @@ fl_status fl_stream_process(fl_stream *stream, size_t T, const fl_stream_io *io)
                                   .y_stride_b = io->y_stride_b,
                                   .h_n = stream->h,
                                   .c_n = stream->c,
-                                  .num_threads = 1,
+                                  .num_threads = stream->num_threads,
                                   .interrupt = io->interrupt,
                                   .interrupt_context = io->interrupt_context};
     const fl_status status = fl_forward_check(stream->stack, &args);
     if (status != FL_OK || T == 0)
         return status;
     fl_fp_state caller_state = fl_fp_enter(true);
-    const fl_plan plan = fl_plan_make(stream->stack, T, stream->B, 1, false);
-    const fl_status run = fl_forward_run(stream->stack, &args, &plan, NULL, &stream->workspace, &caller_state);
+    const fl_status run =
+        fl_forward_planned(stream->stack, &args, FL_PASS_STREAM, NULL, &stream->workspace, &caller_state);
     fl_fp_leave(caller_state);
     return run;
 }

@@ -21,7 +21,7 @@ fl_status fl_stack_record(const fl_stack *stack, const fl_record_args *args, fl_
     status = fl_tape_prepare(tape, stack, args);
     if (status == FL_OK && call->B != 0) {
         fl_fp_state caller_state = fl_fp_enter(true);
-        status = fl_forward_planned(stack, call, &tape->recording, &tape->workspace, &caller_state);
+        status = fl_forward_planned(stack, call, FL_PASS_RECORD, &tape->recording, &tape->workspace, &caller_state);
         fl_fp_leave(caller_state);
     }
     if (status == FL_OK) {

@@ -6,6 +6,7 @@
 
 #include "backward/backward_call.h"
 #include "base/machine.h"
+#include "forward/trials.h"
 
 /* ---- Threads ------------------------------------------------------------------------------------------------ */
 
@@ -187,17 +188,45 @@ static back_call call_of(const fl_stack *stack, const fl_tape *tape, const fl_ba
     return c;
 }
 
+/* The plan that this pass takes, and the trial that it is.  A pass of windows has many jobs and is not timed. */
+static back_plan choose_plan(const back_call *c, size_t limit, bool has_windows, fl_trial *trial)
+{
+    back_plan plans[FL_PLAN_WAYS];
+    const size_t ways = fl_back_plan_candidates(c->stack, c->T, c->B, limit, plans);
+    if (ways == 1 || has_windows)
+        return plans[0];
+    double steps = (double)c->T;
+    if (c->lengths != NULL) {
+        steps = 0.0;
+        for (size_t b = 0; b < c->B; b++) steps += (double)c->lengths[b] / (double)c->B;
+    }
+    fl_plan_facts kind = fl_trial_kind(c->stack, FL_PASS_BACKWARD, (size_t)steps, c->B, limit);
+    kind.ways = ways;
+    for (size_t n = 0; n < ways; n++) {
+        kind.way[n].threads = plans[n].threads;
+        kind.way[n].row_groups = plans[n].groups;
+        kind.way[n].direction_groups = kind.way[n].layer_groups = kind.way[n].hidden_groups = 1;
+    }
+    *trial = fl_trial_begin(&kind, steps);
+    return plans[trial->way];
+}
+
 fl_status fl_back_run(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args, fl_fp_state *caller_state)
 {
     back_call c = call_of(stack, tape, args);
     const bool has_windows = tape->recording.segment != 0;
-    size_t limit = fl_pool_resting() ? 1 : fl_thread_limit(args->num_threads), acquired = 1;
+    fl_trial trial = {.slot = NULL};
+    size_t limit = fl_thread_limit(args->num_threads), acquired = 1;
     limit = limit < FL_MAX_THREADS ? limit : FL_MAX_THREADS;
-    c.plan = fl_back_plan_make(stack, c.T, c.B, limit);
+    if (limit > 1 && fl_pool_resting())
+        limit = 1;
+    c.plan = choose_plan(&c, limit, has_windows, &trial);
     if (c.plan.threads > 1 && !has_windows) {
         acquired = fl_pool_acquire(c.plan.threads);
-        if (acquired < c.plan.threads)
+        if (acquired < c.plan.threads) {
             c.plan = fl_back_plan_make(stack, c.T, c.B, acquired);
+            trial.slot = NULL; /* it says nothing of the plan that was chosen */
+        }
     }
     fl_interrupt_begin(&c.interrupt, args->interrupt, args->interrupt_context, caller_state);
     const size_t kept = tape->used, passed = c.plan.chunk * c.B * stack->gradient_row.width * stack->real_size;
@@ -209,6 +238,8 @@ fl_status fl_back_run(const fl_stack *stack, fl_tape *tape, const fl_backward_ar
         status = has_windows ? run_windows(&c, tape) : run_job(&c, 0, c.L * c.D * c.plan.chunks);
         finish_gradients(&c);
     }
+    if (status == FL_OK)
+        fl_trial_end(&trial);
     if (!has_windows)
         fl_pool_release(acquired);
     return status;

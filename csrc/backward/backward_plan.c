@@ -8,7 +8,9 @@
 #define CHUNK_ROWS_MAX 256
 #define CHUNKS 6                  /* at least, for threads to overlap, where that leaves enough rows */
 #define WORTH_NANOSECONDS 60000.0 /* work that gains from a second thread */
+#define DOUBT 8.0                 /* it may be so many times less, or more */
 #define SPLIT_ROWS 2              /* rows that each thread should have, for threads to divide rows */
+#define FEW_ROWS 8                /* up to which the other way to divide is tried as well */
 
 size_t fl_back_chunk(size_t T, size_t B)
 {
@@ -20,23 +22,51 @@ size_t fl_back_chunk(size_t T, size_t B)
     return chunk == 0 || T == 0 ? 1 : chunk < T ? chunk : T;
 }
 
-back_plan fl_back_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads)
+/* Estimated nanoseconds of the whole on one thread. */
+static double nanoseconds_alone(const fl_stack *stack, size_t T, size_t B)
 {
-    back_plan plan = {.threads = 1, .groups = 1, .chunk = fl_back_chunk(T, B)};
-    plan.chunks = (T + plan.chunk - 1) / plan.chunk;
     const fl_stack_shape *shape = &stack->shape;
     const double P = (double)stack->sizes.P, D = (double)shape->num_directions;
     const double deeper = (double)(shape->num_layers - 1) * D * P;
     const double inputs = (double)shape->input_size + deeper + (double)shape->num_layers * P;
     const double rows = (double)(stack->sizes.gates * stack->sizes.H);
     const double vectors = 2.0 * inputs * rows * D / (double)stack->layout.lanes;
-    const double alone = (double)T * (double)B * vectors * FL_FMA_NS;
-    if (max_threads > 1 && alone > WORTH_NANOSECONDS) {
-        plan.threads = max_threads;
-        plan.groups = B >= SPLIT_ROWS * max_threads ? max_threads : 1;
-        plan.first_sharing = plan.groups == 1 ? 1 : 0;
-    }
+    return (double)T * (double)B * vectors * FL_FMA_NS;
+}
+
+/* `threads` of them, which divide the rows among them, or all but the first of which do the shared part. */
+static back_plan plan_of(size_t T, size_t B, size_t threads, bool divides_rows)
+{
+    back_plan plan = {.threads = threads, .chunk = fl_back_chunk(T, B)};
+    plan.chunks = (T + plan.chunk - 1) / plan.chunk;
+    plan.groups = divides_rows ? threads : 1;
+    plan.first_sharing = plan.groups == threads ? 0 : 1;
     return plan;
+}
+
+size_t fl_back_plan_candidates(const fl_stack *stack, size_t T, size_t B, size_t max_threads,
+                               back_plan plans[FL_PLAN_WAYS])
+{
+    const double alone = nanoseconds_alone(stack, T, B);
+    const bool divides = B >= SPLIT_ROWS * max_threads, gains = alone > WORTH_NANOSECONDS;
+    size_t ways = 0;
+    if (max_threads <= 1 || !gains)
+        plans[ways++] = plan_of(T, B, 1, false);
+    if (max_threads <= 1 || alone * DOUBT < WORTH_NANOSECONDS)
+        return ways;
+    plans[ways++] = plan_of(T, B, max_threads, divides);
+    if (gains && alone < DOUBT * WORTH_NANOSECONDS)
+        plans[ways++] = plan_of(T, B, 1, false);
+    if (B >= max_threads && B < FEW_ROWS * max_threads)
+        plans[ways++] = plan_of(T, B, max_threads, !divides);
+    return ways;
+}
+
+back_plan fl_back_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads)
+{
+    back_plan plans[FL_PLAN_WAYS];
+    fl_back_plan_candidates(stack, T, B, max_threads, plans);
+    return plans[0];
 }
 
 stage fl_back_stage(const fl_stack *stack, const back_plan *plan, size_t T, size_t index)

@@ -26,6 +26,10 @@ typedef struct stage {
 
 /* Steps of a chunk.  Gradients are summed chunk by chunk, so it is a function of T and B alone. */
 size_t fl_back_chunk(size_t T, size_t B);
+/* Up to FL_PLAN_WAYS plans of at most `max_threads`, one of which is the fastest; the first is that which seems so. */
+size_t fl_back_plan_candidates(const fl_stack *stack, size_t T, size_t B, size_t max_threads,
+                               back_plan plans[FL_PLAN_WAYS]);
+/* The first of them. */
 back_plan fl_back_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads);
 /* Stage `index` of L*D*chunks. */
 stage fl_back_stage(const fl_stack *stack, const back_plan *plan, size_t T, size_t index);

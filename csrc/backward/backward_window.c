@@ -142,5 +142,5 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, const stage *s)
                                 .h_outside = call.h0,
                                 .c_outside = call.c0};
     c->saved = saved;
-    return fl_forward_planned(c->stack, &call, &recording, &tape->workspace, c->interrupt.caller_state);
+    return fl_forward_planned(c->stack, &call, FL_PASS_RECORD, &recording, &tape->workspace, c->interrupt.caller_state);
 }

@@ -4,9 +4,10 @@
  * they meet only through counters.  What one layer does in one
  * direction is in forward_recurrence.c.
  */
-#include "forward/forward_call.h"
-
 #include <string.h>
+
+#include "forward/forward_call.h"
+#include "forward/trials.h"
 
 static char *between_buffer(const call *c, size_t index) { return c->memory.between + index * c->memory.between_bytes; }
 
@@ -330,19 +331,62 @@ fl_status fl_forward_check_sizes(const fl_stack *stack, const fl_forward_args *a
     return status == FL_OK ? check_lengths(args) : status;
 }
 
-fl_status fl_forward_planned(const fl_stack *stack, const fl_forward_args *args, const fl_recording *recording,
-                             fl_workspace *kept, fl_fp_state *caller_state)
+/* Real steps of a row, in the mean. */
+static double mean_steps(const fl_forward_args *args)
+{
+    if (args->lengths == NULL || args->B == 0)
+        return (double)args->T;
+    double steps = 0.0;
+    for (size_t b = 0; b < args->B; b++) steps += (double)args->lengths[b];
+    return steps / (double)args->B;
+}
+
+static struct fl_plan_way way_of(const fl_plan *plan)
+{
+    const struct fl_plan_way way = {.threads = plan->threads,
+                                    .row_groups = plan->row_groups,
+                                    .direction_groups = plan->direction_groups,
+                                    .layer_groups = plan->layer_groups,
+                                    .hidden_groups = plan->hidden_groups};
+    return way;
+}
+
+/* The plan that this call takes, and the trial that it is. */
+static fl_plan choose_plan(const fl_stack *stack, const fl_forward_args *args, fl_pass pass, size_t limit,
+                           bool rows_only, fl_trial *trial)
+{
+    fl_plan plans[FL_PLAN_WAYS];
+    const size_t ways = fl_plan_candidates(stack, args->T, args->B, limit, rows_only, plans);
+    if (ways == 1)
+        return plans[0];
+    const double steps = mean_steps(args);
+    fl_plan_facts kind = fl_trial_kind(stack, pass, (size_t)steps, args->B, limit);
+    kind.ways = ways;
+    for (size_t n = 0; n < ways; n++) kind.way[n] = way_of(&plans[n]);
+    *trial = fl_trial_begin(&kind, steps);
+    return plans[trial->way];
+}
+
+fl_status fl_forward_planned(const fl_stack *stack, const fl_forward_args *args, fl_pass pass,
+                             const fl_recording *recording, fl_workspace *kept, fl_fp_state *caller_state)
 {
     const bool rows_only = fl_recording_needs_rows(stack, recording);
-    fl_plan plan =
-        fl_plan_make(stack, args->T, args->B, fl_pool_resting() ? 1 : fl_thread_limit(args->num_threads), rows_only);
+    fl_trial trial = {.slot = NULL};
+    size_t limit = fl_thread_limit(args->num_threads);
+    if (limit > 1 && pass != FL_PASS_STREAM && fl_pool_resting())
+        limit = 1;
+    fl_plan plan = choose_plan(stack, args, pass, limit, rows_only, &trial);
     const size_t acquired = plan.threads > 1 ? fl_pool_acquire(plan.threads) : 1;
-    if (acquired < plan.threads)
+    if (acquired < plan.threads) {
         plan = fl_plan_make(stack, args->T, args->B, acquired, rows_only);
+        trial.slot = NULL; /* it says nothing of the plan that was chosen */
+    }
     fl_workspace *workspace = kept != NULL ? kept : fl_workspace_take(stack);
     fl_status status = FL_ERROR_MEMORY;
     if (workspace != NULL)
         status = fl_forward_run(stack, args, &plan, recording, workspace, caller_state);
+    if (status == FL_OK)
+        fl_trial_end(&trial);
     if (kept == NULL && status == FL_ERROR_MEMORY)
         fl_workspace_free(workspace);
     else if (kept == NULL)

@@ -20,8 +20,8 @@ fl_status fl_forward_bytes(const fl_stack *stack, const fl_plan *plan, const fl_
 fl_status fl_forward_run(const fl_stack *stack, const fl_forward_args *args, const fl_plan *plan,
                          const fl_recording *recording, fl_workspace *workspace, fl_fp_state *caller_state);
 /* Plan, take threads and memory, run checked arguments; between fl_fp_enter and fl_fp_leave as well.  The workspace grows
- * as needed; null: the layer's spare one. */
-fl_status fl_forward_planned(const fl_stack *stack, const fl_forward_args *args, const fl_recording *recording,
-                             fl_workspace *workspace, fl_fp_state *caller_state);
+ * as needed; null: the layer's spare one.  With num_threads of 1 and a workspace, what is said of fl_forward_run holds. */
+fl_status fl_forward_planned(const fl_stack *stack, const fl_forward_args *args, fl_pass pass,
+                             const fl_recording *recording, fl_workspace *workspace, fl_fp_state *caller_state);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * A small cost model.  Its constants are rough figures of current server cores (Zen 4 and 5); they only have to rank
- * schedules, and results do not depend on the choice.
+ * A small cost model.  Its constants are rough figures of current server cores (Zen 4 and 5); they only have to find the
+ * schedules that may be the best, among which the calls themselves decide (trials.h).  Results do not depend on the choice.
  */
 #include "forward/plan.h"
 
@@ -15,6 +15,10 @@
 #define SYNC_NS 120.0  /* hand-over of a step between two threads, and imbalance */
 #define WAKE_NS 8000.0 /* waking the pool and waiting for it */
 #define WORTH 0.9      /* more threads must promise at least this gain */
+/* What threads cost may be that many times what is said above: 120 ns to 2.6 us a hand-over have been measured. */
+#define DOUBT_MOST 20.0
+#define DOUBT_LEAST 0.5
+#define NEAR 1.25 /* a second way to place threads is tried up to this estimate */
 
 #define PRE_BYTES ((size_t)256 << 10) /* hoisted pre-activations stay in L2 */
 #define CHUNK_BYTES ((size_t)1 << 20) /* output of a layer, passed on to the next */
@@ -109,14 +113,15 @@ static size_t chunk_steps(const fl_stack *stack, size_t T, size_t B)
     return steps < T ? steps : T;
 }
 
-static double plan_nanoseconds(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B)
+/* `doubt` multiplies what threads cost: waking them, and each hand-over. */
+static double plan_nanoseconds(const fl_stack *stack, const fl_plan *plan, size_t T, size_t B, double doubt)
 {
     const fl_stack_shape *shape = &stack->shape;
     const size_t rows = (B + plan->row_groups - 1) / plan->row_groups;
     const double vectors = (double)stack->layout.gate_row / (double)stack->layout.lanes / (double)plan->hidden_groups;
     double step = fl_step_nanoseconds(stack, rows, plan->hidden_groups);
     if (plan->hidden_groups > 1)
-        step += SYNC_NS;
+        step += doubt * SYNC_NS;
     const double deeper = (double)(shape->num_layers - 1) * (double)fl_output_width(stack);
     const double inputs = (double)shape->input_size + deeper;
     const double product = (double)rows * vectors * FL_FMA_NS * inputs;
@@ -128,7 +133,7 @@ static double plan_nanoseconds(const fl_stack *stack, const fl_plan *plan, size_
         const double deepest = (double)((shape->num_layers + plan->layer_groups - 1) / plan->layer_groups);
         total = total / (double)shape->num_layers * deepest * (chunks + stages - 1) / chunks;
     }
-    return total + (plan->threads > 1 ? WAKE_NS : 0.0);
+    return total + (plan->threads > 1 ? doubt * WAKE_NS : 0.0);
 }
 
 /* A pipeline wants chunks that are many and yet large enough for the products. */
@@ -155,31 +160,40 @@ static fl_plan grid(const fl_stack *stack, size_t T, size_t B, size_t rows, size
     return plan;
 }
 
-fl_plan fl_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only)
+/* The plans of least estimated time: best[0] of one thread, best[1] and best[2] of more.  Returns how many there are. */
+static size_t rank_plans(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only,
+                         fl_plan best[FL_PLAN_WAYS], double time[FL_PLAN_WAYS])
 {
     const fl_stack_shape *shape = &stack->shape;
-    const bool shares_units = stack->sizes.path == FL_PATH_TILES && shape->cell.proj_size == 0;
-    fl_plan best = grid(stack, T, B, 1, 1, 1, 1);
+    const bool shares_units = stack->sizes.path == FL_PATH_TILES && shape->cell.proj_size == 0 && !rows_only;
+    const size_t most_directions = rows_only ? 1 : shape->num_directions;
+    const size_t most_layers = shape->num_directions == 1 && !rows_only ? shape->num_layers : 1;
+    size_t count = 1;
+    best[0] = grid(stack, T, B, 1, 1, 1, 1);
     if (max_threads <= 1 || T == 0 || B == 0)
-        return best;
-    const double alone = plan_nanoseconds(stack, &best, T, B);
-    double least = alone * WORTH;
-    if (least < WAKE_NS)
-        return best;
-    for (size_t directions = 1; directions <= (rows_only ? 1 : shape->num_directions) && directions <= max_threads;
-         directions++) {
+        return count;
+    time[0] = plan_nanoseconds(stack, &best[0], T, B, 1.0);
+    if (time[0] * WORTH < WAKE_NS)
+        return count;
+    for (size_t directions = 1; directions <= most_directions && directions <= max_threads; directions++) {
         const size_t share = max_threads / directions;
-        const size_t most_layers = shape->num_directions == 1 && !rows_only ? shape->num_layers : 1;
         for (size_t rows = 1; rows <= share && rows <= B; rows++) {
             for (size_t layers = 1; layers <= share / rows && layers <= most_layers; layers++) {
-                size_t hidden = layers > 1 || rows_only || !shares_units ? 1 : share / rows;
+                size_t hidden = layers > 1 || !shares_units ? 1 : share / rows;
                 hidden = hidden < fl_unit_lines(stack) ? hidden : fl_unit_lines(stack);
                 for (;; hidden = 1) {
                     const fl_plan plan = grid(stack, T, B, rows, directions, layers, hidden);
-                    const double time = plan_nanoseconds(stack, &plan, T, B);
-                    if (time < least) {
-                        least = time;
-                        best = plan;
+                    const double estimate = plan_nanoseconds(stack, &plan, T, B, 1.0);
+                    if (plan.threads > 1 && (count < 2 || estimate < time[1])) {
+                        best[2] = best[1];
+                        time[2] = time[1];
+                        best[1] = plan;
+                        time[1] = estimate;
+                        count += count < FL_PLAN_WAYS;
+                    } else if (plan.threads > 1 && (count < 3 || estimate < time[2])) {
+                        best[2] = plan;
+                        time[2] = estimate;
+                        count = 3;
                     }
                     if (hidden == 1)
                         break;
@@ -187,5 +201,34 @@ fl_plan fl_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threa
             }
         }
     }
-    return best;
+    return count;
+}
+
+fl_plan fl_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only)
+{
+    fl_plan best[FL_PLAN_WAYS];
+    double time[FL_PLAN_WAYS] = {0};
+    const size_t count = rank_plans(stack, T, B, max_threads, rows_only, best, time);
+    return best[count > 1 && time[1] < WORTH * time[0]];
+}
+
+size_t fl_plan_candidates(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only,
+                          fl_plan plans[FL_PLAN_WAYS])
+{
+    fl_plan best[FL_PLAN_WAYS];
+    double time[FL_PLAN_WAYS] = {0};
+    const size_t count = rank_plans(stack, T, B, max_threads, rows_only, best, time);
+    size_t ways = 0;
+    const bool gains = count > 1 && time[1] < WORTH * time[0];
+    const bool may_lose = count > 1 && plan_nanoseconds(stack, &best[1], T, B, DOUBT_MOST) > time[0];
+    const bool may_gain = count > 1 && plan_nanoseconds(stack, &best[1], T, B, DOUBT_LEAST) < time[0];
+    if (!gains)
+        plans[ways++] = best[0];
+    if (gains || may_gain)
+        plans[ways++] = best[1];
+    if (gains && may_lose)
+        plans[ways++] = best[0];
+    if (count > 2 && ways < FL_PLAN_WAYS && (gains || may_gain) && time[2] < NEAR * time[1])
+        plans[ways++] = best[2];
+    return ways;
 }

@@ -23,6 +23,11 @@ typedef struct fl_plan {
 /* The plan of least estimated time for at most `max_threads`; `rows_only`: row groups alone. */
 fl_plan fl_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only);
 
+/* Up to FL_PLAN_WAYS plans for at most `max_threads`, one of which is the fastest; the first is that of least estimated time.
+ * More than one where the machine decides: what a hand-over between threads costs differs by more than ten times. */
+size_t fl_plan_candidates(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only,
+                          fl_plan plans[FL_PLAN_WAYS]);
+
 /* Steps whose input product is computed together ahead of the recurrence, for `rows` batch rows; 0: the product is
  * merged into the step. */
 size_t fl_hoisted_steps(const fl_stack *stack, size_t I, size_t rows, size_t T);

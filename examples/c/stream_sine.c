@@ -51,7 +51,7 @@ int main(void)
     if (status == FL_OK)
         status = fl_stack_pack(stack, 0, 0, &weights);
     if (status == FL_OK)
-        status = fl_stream_create(stack, 1, &stream);
+        status = fl_stream_create(stack, 1, 1, &stream);
     if (status != FL_OK)
         fail("setting up", status);
 

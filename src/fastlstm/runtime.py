@@ -89,7 +89,7 @@ def show_runtime(as_dict: bool) -> dict[str, Any] | None: ...
 
 
 def show_runtime(as_dict: bool = False) -> dict[str, Any] | None:
-    """Print versions, instruction sets, threads and the machine, for a report of a problem.
+    """Print versions, instruction sets, threads, measured plans and the machine, for a report of a problem.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def show_runtime(as_dict: bool = False) -> dict[str, Any] | None:
 
     built = [name for name, is_built, _ in _core.isa_table() if is_built]
     available = [name for name, _, is_available in _core.isa_table() if is_available]
-    environment = ("FASTLSTM_NUM_THREADS", "FASTLSTM_MAX_ISA", "OMP_NUM_THREADS")
+    environment = ("FASTLSTM_NUM_THREADS", "FASTLSTM_MAX_ISA", "FASTLSTM_PLANS", "OMP_NUM_THREADS")
     facts: dict[str, Any] = {
         "fastlstm": __version__,
         "compiler": _core.compiler,
@@ -118,6 +118,10 @@ def show_runtime(as_dict: bool = False) -> dict[str, Any] | None:
             "cgroup quota": _cgroup_quota(),
             "used at most": _core.cpu_count(),
         },
+        "plans": {
+            "chosen by": "trial" if _core.plan_trials() else "estimate",
+            "calls": _core.plan_facts(),
+        },
         "environment": {name: os.environ[name] for name in environment if name in os.environ},
         "numpy": np.__version__,
         "python": sys.version,
@@ -125,11 +129,32 @@ def show_runtime(as_dict: bool = False) -> dict[str, Any] | None:
     }
     if as_dict:
         return facts
+    calls = facts["plans"].pop("calls")
     for name, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key}: {_listed(item)}" for key, item in value.items()) or "none"
         print(f"{name + ':':18}{value}")
+        if name == "plans":
+            for call in calls:
+                print(f"{'':18}{_described(call)}")
     return None
+
+
+def _described(call: dict[str, Any]) -> str:
+    """One kind of call that has been measured: its plans, the one in force with a star."""
+    sizes = "{num_layers} x {num_directions}, {input_size} -> {hidden_size}, {dtype}".format(**call)
+    plans = []
+    for index, plan in enumerate(call["plans"]):
+        cut = [f"{plan[f'{what}_groups']} {what}" for what in _CUTS if plan[f"{what}_groups"] > 1]
+        time = f"{plan['nanoseconds'] / 1e3:.3g} us a step" if plan["nanoseconds"] else "not measured yet"
+        star = "*" if call["is_settled"] and index == call["chosen"] else ""
+        groups = f" ({', '.join(cut)} groups)" if cut else ""
+        threads = f"{plan['threads']} thread{'s' if plan['threads'] > 1 else ''}"
+        plans.append(f"{star}{threads}{groups} {time}")
+    return f"{call['pass']}, {sizes}, B {call['rows']}, T >= {call['steps']}: " + "; ".join(plans)
+
+
+_CUTS = ("row", "direction", "layer", "hidden")
 
 
 def _listed(value: Any) -> str:

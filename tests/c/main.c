@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Tests of the C core through fastlstm.h alone.  Arguments: the instruction set, which must then be the active one, and
+ * Tests of the C core through fastlstm.h, and of trials.h, whose clock must not be one.  Arguments: the instruction set, which must then be the active one, and
  * what to run (and, if wanted, the name of the only test to run):
  *     full      everything
  *     short     everything, in few rounds, for sanitizers
@@ -54,6 +54,7 @@ static void run_mode(const mode *how)
         test_family_training();
         test_ragged();
         test_facts();
+        test_trials();
         test_family_errors();
     }
     if (how->floating_point)

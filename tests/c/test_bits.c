@@ -120,7 +120,7 @@ static void stream_equals_whole(void)
             problem_make(&p, &s);
             problem_run(&p, 1, &whole);
             result_make(&streamed, &p);
-            EXPECT_STATUS(fl_stream_create(p.stack, s.B, &stream), FL_OK);
+            EXPECT_STATUS(fl_stream_create(p.stack, s.B, 1, &stream), FL_OK);
             if (stream == NULL)
                 return;
             const size_t bytes = p.cells * s.B * s.shape.hidden_size * p.real_size;

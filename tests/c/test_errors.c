@@ -166,14 +166,14 @@ static void stream(void)
     result_make(&r, &p);
     s.shape.num_directions = 2;
     problem_make(&both, &s);
-    EXPECT_STATUS(fl_stream_create(NULL, 1, &stream), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_stream_create(p.stack, 1, NULL), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_stream_create(p.stack, 0, &stream), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_stream_create(both.stack, 1, &stream), FL_ERROR_ARGUMENT);
-    EXPECT_STATUS(fl_stream_create(p.stack, SIZE_MAX, &stream), FL_ERROR_SIZE);
-    EXPECT_STATUS(fl_stream_create(p.stack, HUGE_COUNT / 4, &stream), FL_ERROR_SIZE);
+    EXPECT_STATUS(fl_stream_create(NULL, 1, 1, &stream), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stream_create(p.stack, 1, 1, NULL), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stream_create(p.stack, 0, 1, &stream), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stream_create(both.stack, 1, 1, &stream), FL_ERROR_ARGUMENT);
+    EXPECT_STATUS(fl_stream_create(p.stack, SIZE_MAX, 1, &stream), FL_ERROR_SIZE);
+    EXPECT_STATUS(fl_stream_create(p.stack, HUGE_COUNT / 4, 1, &stream), FL_ERROR_SIZE);
     EXPECT(stream == NULL, "a stream in spite of an error");
-    EXPECT_STATUS(fl_stream_create(p.stack, 2, &stream), FL_OK);
+    EXPECT_STATUS(fl_stream_create(p.stack, 2, 1, &stream), FL_OK);
     if (stream != NULL) {
         const fl_stream_io right = {
             .x_index = p.x_index, .x_stride_t = 2, .x_stride_b = 1, .y = r.y, .y_stride_t = 10, .y_stride_b = 5};

@@ -249,7 +249,7 @@ static void compare_stream(const family_spec *given)
     family_make(&f, &s);
     family_run(&f, 1, &whole);
     family_result_make(&streamed, &f);
-    EXPECT_STATUS(fl_stream_create(f.stack, s.B, &stream), FL_OK);
+    EXPECT_STATUS(fl_stream_create(f.stack, s.B, 1, &stream), FL_OK);
     if (stream == NULL)
         return;
     const size_t rows = f.cells * s.B;

@@ -337,7 +337,7 @@ static void check_without_memory(size_t number, size_t threads)
     const fl_forward_args call = family_args(&f, &r, threads);
     UNTIL_MEMORY(fl_stack_forward(f.stack, &call), EXPECT(all_untouched(&r.outputs), "something was written"));
     EXPECT(arenas_equal(&forward.outputs, &r.outputs), "%s: wrong results", family_text(&f));
-    UNTIL_MEMORY(fl_stream_create(f.stack, s.B, &stream), EXPECT(stream == NULL, "a stream in spite of an error"));
+    UNTIL_MEMORY(fl_stream_create(f.stack, s.B, 1, &stream), EXPECT(stream == NULL, "a stream in spite of an error"));
     fl_stream_destroy(stream);
     EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
     family_gradients_make(&g, &f);

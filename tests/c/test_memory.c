@@ -102,7 +102,7 @@ static void stream_without_memory(void)
     while (status == FL_ERROR_MEMORY && nth < 50) {
         const long live = atomic_load(&allocations_live);
         allocation_fail(++nth);
-        status = fl_stream_create(p.stack, 3, &stream);
+        status = fl_stream_create(p.stack, 3, 1, &stream);
         allocation_fail(0);
         EXPECT(status == FL_OK || stream == NULL, "a stream in spite of an error");
         EXPECT(status == FL_OK || atomic_load(&allocations_live) == live, "allocation %zu failed: memory lost", nth);
@@ -155,7 +155,7 @@ static void stream_takes_memory_once(void)
         problem_run(&p, 1, &whole);
         result_make(&r, &p);
         const fl_forward_args args = problem_args(&p, &r, 1);
-        EXPECT_STATUS(fl_stream_create(p.stack, s.B, &stream), FL_OK);
+        EXPECT_STATUS(fl_stream_create(p.stack, s.B, 1, &stream), FL_OK);
         const fl_stream_io io = {.x = args.x,
                                  .x_stride_t = args.x_stride_t,
                                  .x_stride_b = args.x_stride_b,

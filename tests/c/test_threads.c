@@ -294,7 +294,7 @@ static void interrupt_stream(void)
     problem_make(&p, &s);
     problem_run(&p, 1, &r);
     result_make(&again, &p);
-    EXPECT_STATUS(fl_stream_create(p.stack, 2, &stream), FL_OK);
+    EXPECT_STATUS(fl_stream_create(p.stack, 2, 1, &stream), FL_OK);
     const fl_forward_args args = problem_args(&p, &again, 1);
     fl_stream_io io = {.x = args.x,
                        .x_stride_b = args.x_stride_b,

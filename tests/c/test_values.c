@@ -302,7 +302,7 @@ static void compute_all(const problem *p, size_t threads, const result *forward,
     char *gates = (char *)pieces->data, *state = gates + 4 * B * H * p->real_size;
     EXPECT_STATUS(fl_stack_workspace(p->stack, &args, &bytes), FL_OK);
     EXPECT_STATUS(fl_stack_forward(p->stack, &args), FL_OK);
-    EXPECT_STATUS(fl_stream_create(p->stack, B, &stream), FL_OK);
+    EXPECT_STATUS(fl_stream_create(p->stack, B, 1, &stream), FL_OK);
     EXPECT_STATUS(fl_stream_process(stream, p->spec.T, &io), FL_OK);
     fl_stream_destroy(stream);
     EXPECT_STATUS(fl_gate_matmul(p->stack, B, p->x, p->x_layout.stride_b, forward->h_n, h, gates, 4 * h), FL_OK);

@@ -14,6 +14,7 @@ void test_training(void);        /* recorded passes and their backward passes */
 void test_family(void);          /* cells of all kinds: forward */
 void test_family_training(void); /* recorded passes and gradients */
 void test_facts(void);           /* options, parameters and costs, asked for by name */
+void test_trials(void);          /* which plan is taken, by times that the test makes up */
 void test_ragged(void);          /* rows of different lengths: memory, and each row alone */
 void test_family_errors(void);   /* wrong options, missing parameters, no memory */
 void test_schedules(void);       /* any number of threads: the same bits */

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -201,3 +202,39 @@ def test_a_stream_keeps_the_parameters_it_was_made_with():
     assert_same_bits(layer.stream().process(x), layer(x)[0])
     del layer, old
     assert np.isfinite(stream.process(x)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("hidden_size", "num_layers", "batch_size"), [(512, 1, 1), (300, 2, 1), (200, 1, 37), (64, 3, 64)]
+)
+def test_a_stream_on_several_threads_has_the_bits_of_one(hidden_size, num_layers, batch_size, dtype, rng):
+    layer = fastlstm.LSTM(40, hidden_size, num_layers, dtype=dtype, rng=rng)
+    x = rng.standard_normal((9, batch_size, 40)).astype(dtype)
+    expected, final = layer(x)
+    for num_threads in (1, 2, 3, None):
+        stream = layer.stream(batch_size, num_threads=num_threads)
+        assert stream.num_threads == num_threads
+        steps = [stream.step(row) for row in x[:5]]
+        assert_same_bits(np.concatenate([steps, stream.process(x[5:])]), expected)
+        assert_same_bits(stream.state, final)
+        twin = pickle.loads(pickle.dumps(stream))
+        assert twin.num_threads == num_threads
+        assert_same_bits(twin.process(x), stream.process(x))
+
+
+def test_a_stream_of_several_parts_has_its_threads_in_each(rng):
+    layer = fastlstm.LSTM(256, 256, 2, residual=0, rng=rng)
+    x = rng.standard_normal((4, 32, 256)).astype(np.float32)
+    stream = layer.stream(32, num_threads=2)
+    assert [part.num_threads for part in stream.streams] == [2, 2]
+    assert_same_bits(np.array([stream.step(row) for row in x]), layer(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [(0, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError), ("2", TypeError)],
+)
+def test_a_stream_takes_a_number_of_threads(given, error):
+    with pytest.raises(error, match=r"^num_threads: expected "):
+        fastlstm.GRU(2, 3).stream(num_threads=given)

@@ -52,6 +52,45 @@ def test_show_runtime_tells_where_the_number_of_threads_came_from():
         assert fastlstm.get_num_threads() == 2
 
 
+SHOW_PLANS = """
+import json, sys
+import numpy as np, fastlstm
+layer = fastlstm.LSTM(256, 256, rng=0, num_threads=2)
+x = np.zeros((2, 1, 256), np.float32)
+for _ in range(30):
+    layer(x)
+stream = layer.stream(num_threads=2)
+for _ in range(30):
+    stream.step(x[0])
+if sys.argv[1:]:
+    fastlstm.show_runtime()
+else:
+    print(json.dumps(fastlstm.show_runtime(as_dict=True)["plans"]))
+"""
+
+
+def test_plans_are_measured_shown_and_can_be_fixed():
+    measured = json.loads(python("-c", SHOW_PLANS).stdout)
+    assert measured["chosen by"] == "trial"
+    (stream,) = [call for call in measured["calls"] if call["pass"] == "stream"]
+    assert {
+        "hidden_size": 256,
+        "rows": 1,
+        "steps": 1,
+        "max_threads": 2,
+        "is_settled": True,
+    }.items() <= stream.items()
+    assert sorted(plan["threads"] for plan in stream["plans"]) == [1, 2]
+    assert all(plan["nanoseconds"] > 0 for plan in stream["plans"])
+    assert re.search(
+        r"stream, 1 x 1, 256 -> 256, float32, B 1, T >= 1: ", python("-c", SHOW_PLANS, "show").stdout
+    )
+    estimated = json.loads(python("-c", SHOW_PLANS, FASTLSTM_PLANS="estimated").stdout)
+    assert estimated == {"chosen by": "estimate", "calls": []}
+    refused = python("-c", "import fastlstm", FASTLSTM_PLANS="fast")
+    assert "ImportError: FASTLSTM_PLANS: expected measured or estimated, got 'fast'" in refused.stderr
+
+
 def test_python_m_fastlstm_prints_it():
     finished = python("-m", "fastlstm")
     assert finished.returncode == 0, finished.stderr

@@ -179,7 +179,7 @@ cdef extern from "fastlstm.h" nogil:
     ctypedef struct fl_stream:
         pass
 
-    fl_status fl_stream_create(const fl_stack *stack, size_t B, fl_stream **stream)
+    fl_status fl_stream_create(const fl_stack *stack, size_t B, size_t num_threads, fl_stream **stream)
     void fl_stream_destroy(fl_stream *stream)
 
     ctypedef struct fl_stream_io:
@@ -204,6 +204,36 @@ cdef extern from "fastlstm.h" nogil:
                              ptrdiff_t ldc_out)
     void fl_sigmoid(fl_dtype dtype, size_t n, const void *x, void *out)
     void fl_tanh(fl_dtype dtype, size_t n, const void *x, void *out)
+
+    enum: FL_PLAN_WAYS
+
+    ctypedef struct fl_plan_way "struct fl_plan_way":
+        size_t threads
+        size_t row_groups
+        size_t direction_groups
+        size_t layer_groups
+        size_t hidden_groups
+        double nanoseconds
+
+    ctypedef struct fl_plan_facts:
+        int pass_ "pass"
+        fl_dtype dtype
+        int cell
+        size_t input_size
+        size_t hidden_size
+        size_t num_layers
+        size_t num_directions
+        size_t steps
+        size_t rows
+        size_t max_threads
+        size_t ways
+        fl_plan_way way[FL_PLAN_WAYS]
+        size_t chosen
+        bint is_settled
+
+    void fl_set_plan_trials(bint enabled)
+    bint fl_get_plan_trials()
+    fl_status fl_plan_get_facts(size_t index, fl_plan_facts *facts)
 
     double fl_probe_fma(fl_dtype dtype, double seconds)
     double fl_probe_stream(size_t bytes, double seconds)

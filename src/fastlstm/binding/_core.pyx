@@ -134,6 +134,14 @@ cdef tuple threads_from_environment():
     return 0, "CPUs that this process may use"
 
 
+cdef plans_from_environment():
+    asked = os.environ.get("FASTLSTM_PLANS") or "measured"
+    if asked not in ("measured", "estimated"):
+        raise ImportError(f"FASTLSTM_PLANS: expected measured or estimated, got {asked!r}")
+    fl_set_plan_trials(asked == "measured")
+
+
 select_isa(os.environ.get("FASTLSTM_MAX_ISA"))
+plans_from_environment()
 initial_num_threads, initial_num_threads_source = threads_from_environment()
 fl_set_num_threads(initial_num_threads)

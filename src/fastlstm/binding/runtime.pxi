@@ -88,6 +88,40 @@ def probe_stream(bytes, double seconds):
     return rate
 
 
+def set_plan_trials(bint enabled):
+    """fl_set_plan_trials."""
+    fl_set_plan_trials(enabled)
+
+
+def plan_trials():
+    """fl_get_plan_trials."""
+    return bool(fl_get_plan_trials())
+
+
+PASSES = ("forward", "record", "backward", "stream")
+
+
+def plan_facts():
+    """What has been learned of each kind of call: a dict of each fl_plan_facts, its plans under "plans"."""
+    cdef fl_plan_facts facts
+    cdef fl_plan_way *way
+    cdef size_t n
+    kinds = []
+    while fl_plan_get_facts(len(kinds), &facts) == FL_OK:
+        plans = []
+        for n in range(facts.ways):
+            way = &facts.way[n]
+            plans.append({"threads": way.threads, "row_groups": way.row_groups,
+                          "direction_groups": way.direction_groups, "layer_groups": way.layer_groups,
+                          "hidden_groups": way.hidden_groups, "nanoseconds": way.nanoseconds})
+        kinds.append({"pass": PASSES[facts.pass_], "dtype": "float32" if facts.dtype == FL_F32 else "float64",
+                      "cell": facts.cell, "input_size": facts.input_size, "hidden_size": facts.hidden_size,
+                      "num_layers": facts.num_layers, "num_directions": facts.num_directions, "steps": facts.steps,
+                      "rows": facts.rows, "max_threads": facts.max_threads, "plans": plans,
+                      "chosen": facts.chosen, "is_settled": bool(facts.is_settled)})
+    return kinds
+
+
 def workspace_bytes(Recurrent layer not None, size_t T, size_t B):
     """Scratch memory that ``layer(x)`` takes for x (T, B, I) beside its results."""
     cdef fl_forward_args args

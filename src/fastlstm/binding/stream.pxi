@@ -13,6 +13,8 @@ cdef class Stream:
     parts : tuple of Weights
         What the layer is made of.
     batch_size : int
+    num_threads : int or None
+        Most threads of a call; None: as many as other calls may have.
     batch_first, is_listed, joins : bool
         Whether `process` takes (B, T, features), states are lists of arrays, outputs of layers are added to.
     """
@@ -25,10 +27,13 @@ cdef class Stream:
     cdef bint is_listed
     cdef readonly bint batch_first
     cdef readonly size_t batch_size
+    cdef size_t _num_threads
 
-    def __cinit__(self, tuple parts not None, batch_size, bint batch_first, bint is_listed=False, bint joins=False):
+    def __cinit__(self, tuple parts not None, batch_size, num_threads, bint batch_first, bint is_listed=False,
+                  bint joins=False):
         cdef Weights first = <Weights?>parts[0]
         self.batch_size = as_count(batch_size, "batch_size")
+        self._num_threads = 0 if num_threads is None else as_count(num_threads, "num_threads")
         self.batch_first = batch_first
         self.is_listed = is_listed
         self.parts, self._weights = parts, first
@@ -36,9 +41,9 @@ cdef class Stream:
             raise ValueError("stream: expected a unidirectional layer, got a bidirectional one, which needs "
                              "the end of a sequence first")
         if len(parts) > 1 or joins:
-            self.streams = tuple([Stream((part,), batch_size, batch_first) for part in parts])
+            self.streams = tuple([Stream((part,), batch_size, num_threads, batch_first) for part in parts])
         else:
-            check(fl_stream_create(first.stack, self.batch_size, &self.stream))
+            check(fl_stream_create(first.stack, self.batch_size, self._num_threads, &self.stream))
 
     def __dealloc__(self):
         fl_stream_destroy(self.stream)
@@ -47,6 +52,11 @@ cdef class Stream:
     def weights(self):
         """The packed weights of the layer at the time when the stream was made, of the first stack."""
         return self._weights
+
+    @property
+    def num_threads(self):
+        """Most threads of a call; None: as many as other calls may have."""
+        return self._num_threads or None
 
     # ---- Calls -------------------------------------------------------------------------------------------------
 

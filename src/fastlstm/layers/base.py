@@ -248,7 +248,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
 
     # ---- Streams -------------------------------------------------------------------------------------------
 
-    def stream(self, batch_size: int = 1) -> Stream:
+    def stream(self, batch_size: int = 1, *, num_threads: int | None = 1) -> Stream:
         """Return a stream: the layer with a kept state, fed step by step or block by block.
 
         It keeps the parameters that the layer has now, also when others are loaded later.
@@ -257,6 +257,10 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         ----------
         batch_size : int
             B, sequences that run side by side.
+        num_threads : int or None
+            Most threads of a call of the stream.  More than one pay for large layers and batches, with the
+            same bits; with one, no call allocates, locks or waits, so that a real-time thread may make it.
+            None: as many as other calls may have (`get_num_threads`).
 
         Returns
         -------
@@ -266,12 +270,13 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         Raises
         ------
         TypeError, ValueError
-            `batch_size` is not an integer of at least 1, or the layer runs from the end of a sequence.
+            `batch_size` or `num_threads` is not an integer of at least 1, or the layer runs from the end of a
+            sequence.
         """
         if self.reverse:
             raise ValueError("stream: expected a layer that runs forward in time, got one with reverse=True")
         plan = self._plan
-        stream = Stream(self.parts, batch_size, self.batch_first, plan.is_listed, plan.joins)
+        stream = Stream(self.parts, batch_size, num_threads, self.batch_first, plan.is_listed, plan.joins)
         stream._origin = Origin(type(self), self._config() | {"num_threads": None})
         stream._plan = plan
         return stream

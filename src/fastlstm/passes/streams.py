@@ -36,6 +36,8 @@ class Stream(_core.Stream):
     ----------
     batch_size : int
         B, sequences that run side by side.
+    num_threads : int or None
+        Most threads of a call.
     batch_first : bool
         Whether `process` takes and gives (B, T, features).
     state : ndarray, or tuple of ndarray or of tuples of ndarray
@@ -115,12 +117,19 @@ class Stream(_core.Stream):
 
     def __reduce__(self) -> tuple[Any, ...]:
         kept = {name: value for name, value in self.__dict__.items() if name not in ("_origin", "_plan")}
-        return _restore, (self._origin, self._source.views, self.batch_size, self.state), kept or None
+        made_of = (self._origin, self._source.views, self.batch_size, self.state, self.num_threads)
+        return _restore, made_of, kept or None
 
 
-def _restore(origin: Origin, params: dict[str, NDArray[Any]], batch_size: int, state: Any) -> Stream:
+def _restore(
+    origin: Origin,
+    params: dict[str, NDArray[Any]],
+    batch_size: int,
+    state: Any,
+    num_threads: int | None = 1,  # pickles of 0.1.0 have none
+) -> Stream:
     """Make a stream from what `__reduce__` gave, with all checks."""
     layer: Any = restore(origin.cls, origin.config, params)
-    stream: Stream = layer.stream(batch_size)
+    stream: Stream = layer.stream(batch_size, num_threads=num_threads)
     stream.state = state
     return stream
