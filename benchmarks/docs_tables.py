@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from . import comparisons, findings, report, tables
+from . import comparisons, findings, machine, report, tables
 from .cells import CELLS, PLAIN, RACED
 from .peers import OURS
 
@@ -49,6 +49,8 @@ def _label(shape: dict[str, Any]) -> str:
         label += f" {shape['layers']} layers"
     if shape["directions"] > 1:
         label += f" x {shape['directions']} directions"
+    if shape["kind"] == "stream":
+        label += " stream"
     return label
 
 
@@ -111,9 +113,9 @@ counted."""
         head = [cell.replace("of limit", "of FMA peak") for cell in HEAD]
     else:
         how = """\
-float32. A cell is the time of a call and, in brackets, the largest error against a float64 truth. Rows
-with T = 2000 are `stream.process` on a block of samples, and (1,1,1,16) is `stream.step`; other rows with
-T = 1 are one step from a given state. The limit is the input product at the measured FMA peak plus, for
+float32. A cell is the time of a call and, in brackets, the largest error against a float64 truth. "Stream"
+is `stream.process` on a block of samples, or `stream.step` where T = 1; other rows with T = 1 are one step
+from a given state. The limit is the input product at the measured FMA peak plus, for
 each step, the slower of that peak and streaming the recurrent weights from the cache that holds them. It
 counts no activations; above 100 % a part of the weights stayed in a nearer cache."""
         head = HEAD
@@ -128,11 +130,13 @@ The time of a peer over ours, as a geometric mean over the shapes that it can do
 
 
 def _measured(result: dict[str, Any]) -> str:
-    machine, part = result["machine"], report.part_of(result)
+    measured, part = result["machine"], report.part_of(result)
     versions = ", ".join(f"{peer} {version}" for peer, version in report.peer_versions(result).items())
-    details = f"[{_name(result)}.md](../benchmarks/results/{_name(result)}.md)"
+    name = _name(result)
+    details = f"[{name.rpartition('/')[2]}.md](../benchmarks/results/{name}.md)"
     return (
-        f"Measured on {machine['time'][:10]} on {machine['cpu']}, {machine['cpus']} CPUs, with {versions}. "
+        f"Measured on {measured['time'][:10]} on {measured['cpu']}, {measured['cpus']} CPUs, "
+        f"with {versions}. "
         f"All figures, of all peers: {details}; {_command(part)} measures them again."
     )
 
@@ -207,9 +211,21 @@ def _means(result: dict[str, Any]) -> str:
 
 
 def stored(folder: Path | None = None) -> list[dict[str, Any]]:
-    """All results of the race, each with the ``name`` of its file, in the order of the documents."""
+    """All results of the race, each with the ``name`` of its file, in the order of the documents.
+
+    Raises
+    ------
+    ValueError
+        If a result stands in the folder of another processor.
+    """
     folder = folder or ROOT / "benchmarks" / "results"
-    found = [json.loads(path.read_text()) | {"name": path.stem} for path in sorted(folder.glob("race*.json"))]
+    found = []
+    for path in sorted(folder.glob("*/race*.json")):
+        result = json.loads(path.read_text())
+        expected = machine.folder_name(result["machine"]["cpu"])
+        if path.parent.name != expected:
+            raise ValueError(f"{path}: expected the folder {expected}, got {path.parent.name}")
+        found.append(result | {"name": f"{expected}/{path.stem}"})
     return sorted(found, key=lambda result: list(PARTS).index(report.part_of(result)))
 
 
@@ -264,15 +280,15 @@ def anchor(title: str) -> str:
 
 def _described(results: list[dict[str, Any]]) -> str:
     """The machine, from the first of its results."""
-    machine = results[0]["machine"]
-    caches = ", ".join(f"{name} {size >> 10} KiB" for name, size in machine["caches"].items())
+    measured = results[0]["machine"]
+    caches = ", ".join(f"{name} {size >> 10} KiB" for name, size in measured["caches"].items())
     peaks = [result["limits"]["fma"]["float32"] / 1e9 for result in results]
     peak = (
         f"{min(peaks):.0f}"
         if round(min(peaks)) == round(max(peaks))
         else f"{min(peaks):.0f} to {max(peaks):.0f}"
     )
-    facts = f"{machine['cpus']} CPUs, {machine['system']}" + (f", caches {caches}" if caches else "")
+    facts = f"{measured['cpus']} CPUs, {measured['system']}" + (f", caches {caches}" if caches else "")
     return f"{facts}; measured FMA peak of one core, float32: {peak} GFLOP/s."
 
 

@@ -3,6 +3,7 @@
 
 import os
 import platform
+import re
 import sys
 import time
 from importlib import metadata
@@ -27,6 +28,11 @@ def cpu_model() -> str:
     if "cpu family" in fields and "model" in fields:
         name += f" (family {fields['cpu family']} model {fields['model']})"
     return name
+
+
+def folder_name(model: str | None = None) -> str:
+    """The folder of a processor's results: its name (by default this machine's) in lower case and hyphens."""
+    return "-".join(re.findall(r"[a-z0-9.]+", (model or cpu_model()).lower()))
 
 
 def cache_bytes() -> dict[str, int]:

@@ -2,7 +2,7 @@
 """The race: fastlstm against its peers, same weights and inputs, round by round (the method is in README.md).
 
 ``python -m benchmarks.race``            the plain LSTM; writes race.json, race.md, race.png, and for training
-                                         race_training.json, .md and .png, to benchmarks/results
+                                         race_training.json, .md and .png, to benchmarks/results/PROCESSOR
 ``python -m benchmarks.race --training`` training steps alone; ``--forward``: all but those
 ``python -m benchmarks.race --family``   GRU, RNN, the LSTM's other forms, rows of different lengths, forward,
                                          to race_family.*; with ``--training`` their training steps, to
@@ -37,6 +37,7 @@ from benchmarks.shapes import (
     RACE,
     STEP_BATCH_SIZES,
     STEP_HIDDEN_SIZES,
+    STREAM_THREADS_HIDDEN,
     TRAINING,
     Shape,
     compared,
@@ -106,9 +107,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output",
         type=Path,
-        default=RESULTS / "race.json",
+        default=RESULTS / machine.folder_name() / "race.json",
         help="the JSON file; table and plot go beside it, and so do those of the other parts, named "
-        "with _training, _family or _family_training at the end (default: benchmarks/results/race.json)",
+        "with _training, _family or _family_training at the end (default: %(default)s)",
     )
     parser.add_argument(
         "--envs", type=Path, default=DEFAULT_FOLDER, help="folder of the peers' virtual environments"
@@ -260,12 +261,12 @@ def _limit_seconds(shape: Shape, limits: Limits, thread_counts: list[int]) -> di
 
 
 def _entered(shape: Shape, contestants: list[Contestant]) -> tuple[Contestant, ...]:
-    """A stream is one thread's, and so is the cost of a call; not every peer has every cell."""
+    """A small stream is one thread's, and so is the cost of a call; not every peer has every cell."""
+    is_small = shape.kind == "call" or (shape.kind == "stream" and shape.H < STREAM_THREADS_HIDDEN)
     return tuple(
         contestant
         for contestant in contestants
-        if (contestant.threads == 1 or shape.kind not in ("stream", "call"))
-        and shape.cell not in contestant.spec.left_out
+        if (contestant.threads == 1 or not is_small) and shape.cell not in contestant.spec.left_out
     )
 
 

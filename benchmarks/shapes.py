@@ -175,6 +175,12 @@ SEQUENCES = (
     _sequence(25, 1, 1024, 1024, "a deep stack at batch 1", layers=8),
     _sequence(37, 5, 23, 77, "sizes that are no multiple of anything"),
     _sequence(61, 13, 40, 150, "sizes that are no multiple of anything"),
+    _sequence(20, 16, 768, 768, "a few rows, weights far beyond L2"),
+    _sequence(10, 64, 1500, 1500, "a batch, weights as large as an L3"),
+    _sequence(40, 3, 512, 512, "three rows, weights in L3"),
+    _sequence(40, 1, 320, 384, "one row, weights just beyond L2, sizes between powers of two"),
+    _sequence(30, 48, 256, 320, "a batch, sizes between powers of two"),
+    _sequence(80, 16, 96, 200, "a small batch, the last block not full"),
 )
 
 STEP_HIDDEN_SIZES = (16, 64, 256, 1024)
@@ -209,7 +215,11 @@ STREAMS = (
         for H, nanoseconds in STREAM_TARGETS_NS.items()
     ),
     Shape(1, 1, 1, 16, kind="stream", reason="one sample a call from Python", target_seconds=0.5e-6),
+    Shape(1, 1, 512, 512, kind="stream", reason="a step of a large model, whose state is kept"),
+    Shape(1, 1, 1024, 1024, kind="stream", reason="a step of a larger model, whose state is kept"),
+    Shape(1, 64, 256, 256, kind="stream", reason="a step of a server with many callers"),
 )
+STREAM_THREADS_HIDDEN = 256  # from so many units on, streams of several threads take part
 
 # The straight line through these two gives what a call costs beyond its steps.
 CALL_OVERHEAD_STEPS = (1, 101)

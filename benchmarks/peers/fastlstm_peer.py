@@ -72,15 +72,18 @@ def _cell(case: Case) -> Prepared:
 def _stream(case: Case) -> Prepared:
     state = case.state
     assert state is not None
-    stream = loaded(case).stream()
-    x = np.ascontiguousarray(case.x[:, 0])
-    y = np.empty((case.shape.T, case.shape.H), np.float32)
-    call = partial(stream.step, x[0], out=y[0]) if case.shape.T == 1 else partial(stream.process, x, out=y)
+    shape = case.shape
+    stream = loaded(case).stream(shape.B, num_threads=None)
+    x = np.ascontiguousarray(case.x)
+    y = np.empty((shape.T, shape.B, shape.H), np.float32)
+    if shape.B == 1:
+        x, y = x[:, 0], y[:, 0]
+    call = partial(stream.step, x[0], out=y[0]) if shape.T == 1 else partial(stream.process, x, out=y)
 
     def answer() -> tuple[Array, Array, Array]:
         stream.state = state
         call()
-        h, c = (np.asarray(part).reshape(case.shape.layers, 1, case.shape.H) for part in stream.state)
-        return y[:, None], h, c
+        h, c = (np.asarray(part).reshape(shape.layers, shape.B, shape.H) for part in stream.state)
+        return y.reshape(shape.T, shape.B, shape.H), h, c
 
     return Prepared(call, answer)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the race computes around its timings: errors, limits, judgements, tables."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import data, docs_tables, findings, heats, race, report
+from benchmarks import data, docs_tables, findings, heats, machine, race, report, sweep
 from benchmarks.limits import Limits
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import gates_reordered
@@ -202,19 +203,21 @@ def test_page_has_a_section_for_each_processor_and_the_readme_the_worst_and_the_
     seconds = {("fastlstm", 1): 2e-6, ("torch", 1): 3e-6, ("fastlstm", 2): 1e-6, ("torch", 2): 9e-7}
     here, elsewhere = step_result(seconds), step_result(seconds | {("torch", 2): 4e-6})
     elsewhere["machine"] = elsewhere["machine"] | {"cpu": "Another (model 2)", "time": "2000-01-02"}
-    (results / "race_training.json").write_text(json.dumps(here))
-    (results / "race_training_there.json").write_text(json.dumps(elsewhere))
+    own_folder = machine.folder_name(here["machine"]["cpu"])
+    for folder, result in ((own_folder, here), ("another-model-2", elsewhere)):
+        (results / folder).mkdir()
+        (results / folder / "race_training.json").write_text(json.dumps(result))
     readme = tmp_path / "README.md"
     readme.write_text(f"a\n{docs_tables.BEGIN}old\n{docs_tables.END}\nb\n")
     docs_tables.main()
     page = (tmp_path / "docs" / "speed.md").read_text()
     for name, result, other in (
-        ("race_training", here, elsewhere),
-        ("race_training_there", elsewhere, here),
+        (f"{own_folder}/race_training", here, elsewhere),
+        ("another-model-2/race_training", elsewhere, here),
     ):
         own = page.partition(f"\n## {result['machine']['cpu']}\n")[2].partition("\n## ")[0]
         assert f"Measured on {result['machine']['time']} on {result['machine']['cpu']}" in own
-        assert f"[{name}.md](../benchmarks/results/{name}.md)" in own
+        assert f"[race_training.md](../benchmarks/results/{name}.md)" in own
         assert docs_tables.section(result | {"name": name}).rstrip() in own
         assert other["machine"]["cpu"] not in own
     assert "- [Another (model 2)](#another-model-2): LSTM, training step" in page
@@ -234,3 +237,22 @@ def test_page_has_a_section_for_each_processor_and_the_readme_the_worst_and_the_
     readme.write_text("no marks")
     with pytest.raises(ValueError, match=r"README.md: expected one"):
         docs_tables.main()
+
+
+def test_sweep_covers_all_sizes_and_draws_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = sweep.hidden_sizes()
+    assert sizes[0] == sweep.SMALLEST
+    assert sizes[-1] == sweep.LARGEST
+    assert all(below < above <= 1.25 * below for below, above in itertools.pairwise(sizes))
+    assert {1 << n for n in range(5, 12)} <= set(sizes)
+    monkeypatch.setattr(sweep, "hidden_sizes", lambda: [32, 38])
+    monkeypatch.setattr(sweep, "BATCH_SIZES", (1, 8))
+    monkeypatch.setattr(sweep, "ROUNDS", 1)
+    for arguments in ([], ["--training"]):
+        output = tmp_path / "own" / "sweep.json"
+        assert sweep.main([*arguments, "--threads", "1", "--output", str(output)]) == 0
+        result = json.loads(output.read_text())
+        assert [(case["B"], case["H"]) for case in result["cases"]] == [(1, 32), (1, 38), (8, 32), (8, 38)]
+        assert all(0 < sweep.share(case, 1) < 10 for case in result["cases"])
+        assert result["is_training"] == bool(arguments)
+        assert output.with_suffix(".png").stat().st_size > 1000
