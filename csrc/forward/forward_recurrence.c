@@ -176,6 +176,13 @@ static void run_shared_steps(part *p, fl_steps *s, void *h_state)
     publish_step(p);
 }
 
+/* Whether this thread's blocks of weights, `depth` deep, are more than its core keeps of them from step to step. */
+static bool weights_are_far(const fl_steps *s, size_t depth, size_t weight_size)
+{
+    const size_t panel = fl_panel_stride(&s->layout, depth) * weight_size;
+    return (s->block_end - s->block_begin) * panel > 2 * fl_cache_l2();
+}
+
 /* Input products of the steps of `s`, for this thread's blocks; then s reads them. */
 static void hoist(part *p, fl_steps *s)
 {
@@ -194,7 +201,8 @@ static void hoist(part *p, fl_steps *s)
                                       .x = s->x,
                                       .x_offsets = offsets,
                                       .pre = c->memory.pre + p->place * c->memory.pre_bytes,
-                                      .pre_stride_row = (ptrdiff_t)s->layout.gate_row};
+                                      .pre_stride_row = (ptrdiff_t)s->layout.gate_row,
+                                      .weights_far = weights_are_far(s, s->I, c->stack->kernels->weight_size)};
     c->stack->kernels->input_product(&product);
     s->pre = product.pre;
     s->pre_stride_row = product.pre_stride_row;
@@ -336,6 +344,7 @@ static fl_steps steps_of(const part *p, const run *r, size_t t, size_t steps)
     else
         s.x = fl_moved_const(r->in->base, x_first, real_size);
     s.y = fl_moved(r->out->base, y_first + (ptrdiff_t)(r->direction * P), real_size);
+    s.weights_far = weights_are_far(&s, P, stack->kernels->weight_size);
     if (c->recording != NULL || c->args->cells != NULL)
         set_saving(c, &s, r->layer, r->direction, t, first_row);
     return s;

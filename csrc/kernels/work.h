@@ -86,6 +86,7 @@ typedef struct fl_steps {
     fl_rows saved_c_rows, saved_gates_rows;
     size_t saved_parts;         /* rows of H that the cell saves */
     bool saves_far;             /* more than stays in a core's own cache */
+    bool weights_far;           /* those of a step are */
     const fl_row_work *on_rows; /* null on tiles */
 } fl_steps;
 
@@ -116,6 +117,7 @@ typedef struct fl_input_product {
     const ptrdiff_t *x_offsets; /* element offset of row m in x */
     void *pre;
     ptrdiff_t pre_stride_row;
+    bool weights_far; /* W is more than stays in a core's own cache */
 } fl_input_product;
 
 /* ---- Backward: rows are named by pointers, because those of one product come from many places -------------- */

@@ -203,3 +203,24 @@ def test_the_same_bits_for_the_same_call_again():
     expected = called(problem, layer)
     for _ in range(20):
         assert_same_results(called(problem, layer), expected)
+
+
+@pytest.mark.every_isa
+@pytest.mark.parametrize("batch_size", [24, 26, 31])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_the_same_bits_where_weights_are_fetched_ahead(cell, dtype, batch_size, rng):
+    """Weights of more than twice an L2, which many rows fetch for those after them; a row alone does not."""
+    hidden_size = 617  # beyond 4 MiB, and neither full blocks nor full tails
+    layer = getattr(fastlstm, cell)(hidden_size, hidden_size, dtype=dtype, rng=rng)
+    x = rng.standard_normal((2, batch_size, hidden_size)).astype(dtype)
+    y, _ = layer(x)
+    for row in (0, batch_size // 2, batch_size - 1):
+        assert_same_bits(layer(x[:, row : row + 1])[0], y[:, row : row + 1])
+    # One product of 40 rows, ahead of the steps.
+    long = rng.standard_normal((40, 1, hidden_size)).astype(dtype)
+    steps, state = [], None
+    for step in long:
+        out, state = layer(step[np.newaxis], state)
+        steps.append(out)
+    assert_same_bits(layer(long)[0], np.concatenate(steps))

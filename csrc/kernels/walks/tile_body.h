@@ -19,11 +19,12 @@ typedef struct step_view {
     fl_rows h_rows;
     real *y;
     real *saved_c, *saved_gates;
+    ptrdiff_t after; /* from a block to the one that is walked after it, for tiles that fetch */
 } step_view;
 
 FL_INLINE step_view first_step(const fl_steps *s)
 {
-    const step_view at = {s->pre, s->x, s->h, s->x_index, s->h_rows, s->y, s->saved_c, s->saved_gates};
+    const step_view at = {s->pre, s->x, s->h, s->x_index, s->h_rows, s->y, s->saved_c, s->saved_gates, 0};
     return at;
 }
 
@@ -88,7 +89,9 @@ FL_INLINE void add_product(vf *total, const fl_steps *s, const step_view *at, co
     const size_t K = is_state ? s->P : s->I, panel = fl_panel_stride(&s->layout, K);
     const real *row[MAX_ROWS];
     FL_UNROLL_FOR (int r = 0; r < t.NR; r++) row[r] = base + fl_row_offset(rows, row_at(s, t.position + (size_t)r));
-    accumulate(total, t, row, K, (const weight *)(is_state ? s->R : s->W) + t.j * panel, panel);
+    const weight *w = (const weight *)(is_state ? s->R : s->W) + t.j * panel;
+    const fetch ahead = t.fetches ? fetch_share(w + at->after * (ptrdiff_t)panel, K, t, s->B) : FETCH_NOTHING;
+    accumulate(total, t, row, K, w, panel, ahead);
 }
 
 /* Both products, where that with x is a part of the step.  One loop for both: the code of a tile is large.  Three gates keep
@@ -219,6 +222,13 @@ FL_INLINE size_t next_tile_rows(size_t rest)
     default: DO(3, NB, NT); break;     \
     }
 #endif
+
+/* DO(NR) for a number of rows as tiles of FETCH_ROWS rows and more have it: MAX_ROWS, or one less. */
+#define TILE_OF_MANY(DO, ROWS) \
+    if ((ROWS) == MAX_ROWS)    \
+        DO(MAX_ROWS);          \
+    else                       \
+        DO(MAX_ROWS - 1)
 
 /* DO(NR, NB, NT) for block j of a layout: a full one, or the packed tail. */
 #define TILE_OF_BLOCK(DO, ROWS, LAYOUT, J) \

@@ -75,7 +75,7 @@ FL_INLINE void one_row_called(const fl_steps *s, const step_view *at, size_t j, 
                               finish_tile *finish)
 {
 #define TILE(NB, NT) \
-    case 8 * (NT) + (NB): tile_of_rows(s, at, (tile){0, j, V, 1, (NB), (NT)}, finish); break;
+    case 8 * (NT) + (NB): tile_of_rows(s, at, (tile){0, j, V, 1, (NB), (NT), false}, finish); break;
     switch (8 * tail + blocks) {
         FULL_TILES(TILE)
         TAIL_TILES(TILE)
@@ -95,8 +95,10 @@ static __attribute__((noinline)) void one_row_called_4(const fl_steps *s, const 
 FL_INLINE void one_row_inlined(const fl_steps *s, const step_view *at, size_t j, size_t blocks, size_t tail,
                                const tile_end end)
 {
-#define TILE(NB, NT) \
-    case 8 * (NT) + (NB): tile_of_one(s, at, (tile){0, j, 4, 1, (NB), (NT)}, !end.spends_code, end.inlined); break;
+#define TILE(NB, NT)                                                                              \
+    case 8 * (NT) + (NB):                                                                         \
+        tile_of_one(s, at, (tile){0, j, 4, 1, (NB), (NT), false}, !end.spends_code, end.inlined); \
+        break;
     if (tail == 0) {
         switch (blocks) {
             FULL_TILES(TILE)
@@ -142,7 +144,7 @@ FL_INLINE void walk_few_rows(const fl_steps *s, const step_view *at, const block
         const size_t begin = cut_begin(&cut, place), blocks = cut_begin(&cut, place + 1) - begin;
         const size_t j = range->begin + begin;
 #define TILE(NR, NB) \
-    case 8 * (NR) + (NB): tile_of_rows(s, at, (tile){0, j, V, (NR), (NB), 0}, finish); break
+    case 8 * (NR) + (NB): tile_of_rows(s, at, (tile){0, j, V, (NR), (NB), 0, false}, finish); break
         switch (8 * s->B + blocks) {
             TILE(2, 1);
             TILE(3, 1);
@@ -180,7 +182,7 @@ static __attribute__((noinline)) void prepare_tile(const fl_steps *s, const step
 /* All rows of one block. */
 FL_INLINE void walk_block(const fl_steps *s, const step_view *at, size_t j, const int V, finish_tile *finish)
 {
-#define TILE(NR, NB, NT) tile_of_rows(s, at, (tile){position, j, V, NR, NB, NT}, finish)
+#define TILE(NR, NB, NT) tile_of_rows(s, at, (tile){position, j, V, NR, NB, NT, false}, finish)
     for (size_t position = 0, rows; position < s->B; position += rows) {
         rows = next_tile_rows(s->B - position);
         if (s->saves_far)
@@ -188,6 +190,32 @@ FL_INLINE void walk_block(const fl_steps *s, const step_view *at, size_t j, cons
         TILE_OF_BLOCK(TILE, rows, s->layout, j)
     }
 #undef TILE
+}
+
+/* The same for a full block and FETCH_ROWS rows at least, whose tiles fetch the panels of the block after it.  A function of
+ * its own: beside the other tiles the compiler runs out of registers in them. */
+FL_INLINE void walk_block_and_fetch(const fl_steps *s, const step_view *at, size_t j, const int V, finish_tile *finish)
+{
+#define TILE(NR) tile_of_rows(s, at, (tile){position, j, V, NR, 1, 0, true}, finish)
+    for (size_t position = 0, rows; position < s->B; position += rows) {
+        rows = next_tile_rows(s->B - position);
+        if (s->saves_far)
+            prepare_tile(s, at, position, rows, j);
+        TILE_OF_MANY(TILE, rows);
+    }
+#undef TILE
+}
+
+static __attribute__((noinline)) void walk_block_and_fetch_3(const fl_steps *s, const step_view *at, size_t j,
+                                                             finish_tile *finish)
+{
+    walk_block_and_fetch(s, at, j, 3, finish);
+}
+
+static __attribute__((noinline)) void walk_block_and_fetch_4(const fl_steps *s, const step_view *at, size_t j,
+                                                             finish_tile *finish)
+{
+    walk_block_and_fetch(s, at, j, 4, finish);
 }
 
 /* All rows of one step, block by block. */
@@ -201,7 +229,16 @@ FL_INLINE void walk_rows(const fl_steps *s, const step_view *at, const block_ran
             walk_block(s, at, range->full_end, V, finish);
         return;
     }
-    for (size_t n = range->begin; n < end; n++) walk_block(s, at, down ? end - 1 - (n - range->begin) : n, V, finish);
+    const bool fetches = s->weights_far && s->B >= FETCH_ROWS;
+    step_view view = *at;
+    view.after = down ? -1 : 1;
+    for (size_t n = range->begin; n < end; n++) {
+        const size_t j = down ? end - 1 - (n - range->begin) : n;
+        if (fetches && n + 1 < end && j < range->full_end)
+            (V == 3 ? walk_block_and_fetch_3 : walk_block_and_fetch_4)(s, &view, j, finish);
+        else
+            walk_block(s, &view, j, V, finish);
+    }
 }
 
 /* Cells of four vectors share the code of these tiles. */
@@ -381,7 +418,8 @@ FL_INLINE void input_tile(const fl_input_product *p, const tile t)
     vf acc[MAX_ACCUMULATORS];
     tile_bias(acc, t, p->bias, &p->layout);
     FL_UNROLL_FOR (int r = 0; r < t.NR; r++) row[r] = (const real *)p->x + p->x_offsets[t.position + (size_t)r];
-    accumulate(acc, t, row, p->I, (const weight *)p->W + t.j * panel, panel);
+    const weight *w = (const weight *)p->W + t.j * panel;
+    accumulate(acc, t, row, p->I, w, panel, t.fetches ? fetch_share(w + panel, p->I, t, p->rows) : FETCH_NOTHING);
     FL_UNROLL_FOR (int r = 0; r < t.NR; r++) {
         real *pre = (real *)p->pre + (ptrdiff_t)(t.position + (size_t)r) * p->pre_stride_row;
         pre += fl_block_offset(&p->layout, t.j);
@@ -389,10 +427,36 @@ FL_INLINE void input_tile(const fl_input_product *p, const tile t)
     }
 }
 
+/* All rows of a full block, whose tiles fetch the panel of the next. */
+static __attribute__((noinline)) void input_block_and_fetch_3(const fl_input_product *p, size_t j)
+{
+#define TILE(NR) input_tile(p, (tile){m, j, 3, NR, 1, 0, true})
+    for (size_t m = 0, rows; m < p->rows; m += rows) {
+        rows = next_tile_rows(p->rows - m);
+        TILE_OF_MANY(TILE, rows);
+    }
+#undef TILE
+}
+
+static __attribute__((noinline)) void input_block_and_fetch_4(const fl_input_product *p, size_t j)
+{
+#define TILE(NR) input_tile(p, (tile){m, j, 4, NR, 1, 0, true})
+    for (size_t m = 0, rows; m < p->rows; m += rows) {
+        rows = next_tile_rows(p->rows - m);
+        TILE_OF_MANY(TILE, rows);
+    }
+#undef TILE
+}
+
 FL_INLINE void walk_input_product(const fl_input_product *p, const int V)
 {
-#define TILE(NR, NB, NT) input_tile(p, (tile){m, j, V, NR, NB, NT})
+    const bool fetches = p->weights_far && p->rows >= FETCH_ROWS;
+#define TILE(NR, NB, NT) input_tile(p, (tile){m, j, V, NR, NB, NT, false})
     for (size_t j = p->block_begin; j < p->block_end; j++) {
+        if (fetches && j + 1 < p->block_end) {
+            (V == 3 ? input_block_and_fetch_3 : input_block_and_fetch_4)(p, j);
+            continue;
+        }
         for (size_t m = 0, rows; m < p->rows; m += rows) {
             rows = next_tile_rows(p->rows - m);
             TILE_OF_BLOCK(TILE, rows, p->layout, j)
@@ -430,10 +494,10 @@ FL_INLINE void gate_rows_tile(const fl_gate_rows *s, const tile t)
     tile_store store;
     tile_bias(total, t, s->bias, &s->layout);
     if (s->x)
-        accumulate(total, t, (const real *const *)s->x + t.position, s->I, W, x_panel);
+        accumulate(total, t, (const real *const *)s->x + t.position, s->I, W, x_panel, FETCH_NOTHING);
     else
         add_one_hot(total, t, s->x_index + t.position, W, x_panel);
-    accumulate(total, t, (const real *const *)s->h + t.position, s->layout.H, R, h_panel);
+    accumulate(total, t, (const real *const *)s->h + t.position, s->layout.H, R, h_panel, FETCH_NOTHING);
     FL_UNROLL_FOR (int v = 0; v < t.NR * (4 * t.NB + t.NT); v++) vf_store(store.vectors[v], total[v]);
     const tile shape = t;
     gate_rows_finish(s, &shape, &store);
@@ -441,7 +505,7 @@ FL_INLINE void gate_rows_tile(const fl_gate_rows *s, const tile t)
 
 static void gate_rows(const fl_gate_rows *s)
 {
-#define TILE(NR, NB, NT) gate_rows_tile(s, (tile){m, j, 4, NR, NB, NT})
+#define TILE(NR, NB, NT) gate_rows_tile(s, (tile){m, j, 4, NR, NB, NT, false})
     for (size_t j = 0; j < s->layout.blocks; j++) {
         for (size_t m = 0, rows; m < s->rows; m += rows) {
             rows = next_tile_rows(s->rows - m);
