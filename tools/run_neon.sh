@@ -27,7 +27,7 @@ CC=aarch64-linux-gnu-gcc python3 "$build" aarch64 "$directory/aarch64"
 "${emulated[@]}" neon foreign
 "${emulated[@]}" generic foreign
 
-digests() { grep '^digest ' || true; } # no line at all is caught below
+digests() { grep -E '^(given|digest) ' || true; } # no line at all is caught below
 "${emulated[@]}" neon digest | digests >"$directory/neon"
 [[ -s "$directory/neon" ]]
 echo "NEON:"

@@ -4,6 +4,7 @@
  * state is a counter.
  */
 #include "base/random.h"
+#include "base/fp_state.h"
 
 static inline uint64_t random_bits(uint64_t seed, uint64_t index)
 {
@@ -28,6 +29,7 @@ void fl_mask(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, 
 
 void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *in, void *out)
 {
+    const fl_fp_state caller_state = fl_fp_enter(false);
     const double share = p > 0.0 ? (p < 1.0 ? p : 1.0) : 0.0;  /* NaN is 0 */
     const uint64_t dropped = (uint64_t)(share * 4294967296.0); /* of 2^32 */
     const double scale = share < 1.0 ? 1.0 / (1.0 - share) : 0.0;
@@ -43,4 +45,5 @@ void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t 
             ((double *)out)[j] = ((const double *)in)[j] * mask;
         }
     }
+    fl_fp_leave(caller_state);
 }

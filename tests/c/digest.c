@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "harness/family.h"
+#include "harness/problem.h"
 #include "tests.h"
 
 static uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes)
@@ -16,39 +16,39 @@ static uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes)
     return hash;
 }
 
-static uint64_t hash_result(uint64_t hash, const problem *p, const result *r)
+#define EMPTY_HASH 14695981039346656037U
+
+static uint64_t hash_arena(uint64_t hash, const guard_arena *arena)
 {
-    const size_t states = p->cells * p->spec.B * p->spec.shape.hidden_size * p->real_size;
-    hash = hash_bytes(hash, r->memory, p->spec.T * p->spec.B * p->width * p->real_size);
-    return hash_bytes(hash_bytes(hash, r->h_n, states), r->c_n, states);
+    for (size_t n = 0; n < arena->count; n++) hash = hash_bytes(hash, arena->blocks[n].data, arena->blocks[n].bytes);
+    return hash;
 }
 
+/* The plain LSTM, larger. */
 static uint64_t hash_forward(fl_dtype dtype)
 {
     static const struct {
-        size_t T, B, I, H, L, D, threads;
+        size_t sizes[6], threads;
         bool ragged, indexed;
     } shapes[] = {
-        {9, 1, 1, 1, 1, 1, 1, false, false},     {20, 1, 3, 16, 1, 1, 1, false, false},
-        {37, 5, 23, 77, 1, 1, 1, false, false},  {61, 13, 40, 50, 1, 1, 2, true, false},
-        {30, 4, 12, 33, 3, 1, 3, false, false},  {25, 7, 12, 19, 2, 2, 2, true, false},
-        {30, 3, 256, 41, 2, 1, 1, false, true},  {100, 1, 64, 64, 1, 1, 1, false, false},
-        {2, 60, 30, 128, 1, 1, 2, false, false}, {100, 1, 1, 40, 1, 1, 1, false, false},
+        {{9, 1, 1, 1, 1, 1}, 1, false, false},     {{20, 1, 3, 16, 1, 1}, 1, false, false},
+        {{37, 5, 23, 77, 1, 1}, 1, false, false},  {{61, 13, 40, 50, 1, 1}, 2, true, false},
+        {{30, 4, 12, 33, 3, 1}, 3, false, false},  {{25, 7, 12, 19, 2, 2}, 2, true, false},
+        {{30, 3, 256, 41, 2, 1}, 1, false, true},  {{100, 1, 64, 64, 1, 1}, 1, false, false},
+        {{2, 60, 30, 128, 1, 1}, 2, false, false}, {{100, 1, 1, 40, 1, 1}, 1, false, false},
     };
-    uint64_t hash = 14695981039346656037U;
+    uint64_t hash = EMPTY_HASH;
     for (size_t n = 0; n < sizeof shapes / sizeof *shapes; n++) {
-        spec s = spec_plain(dtype, shapes[n].T, shapes[n].B, shapes[n].I, shapes[n].H);
+        random_seed(n);
+        spec s = spec_stack(FL_CELL_LSTM, dtype, shapes[n].sizes);
         problem p;
         result r;
-        s.shape.num_layers = shapes[n].L;
-        s.shape.num_directions = shapes[n].D;
         s.ragged = shapes[n].ragged;
         s.indexed = shapes[n].indexed;
         s.given_state = n % 2 == 0;
-        random_seed(n);
         problem_make(&p, &s);
         problem_run(&p, shapes[n].threads, &r);
-        hash = hash_result(hash, &p, &r);
+        hash = hash_arena(hash, &r.outputs);
         result_free(&r);
         problem_free(&p);
     }
@@ -59,12 +59,12 @@ static uint64_t hash_forward(fl_dtype dtype)
 static uint64_t hash_pieces(fl_dtype dtype)
 {
     enum { B = 5, I = 7, H = 37, COUNT = 1000 };
-    const size_t real_size = dtype == FL_F32 ? sizeof(float) : sizeof(double);
-    const spec s = spec_plain(dtype, 1, B, I, H);
+    const size_t real_size = real_bytes(dtype);
     problem p;
     guard_arena arena = {0};
-    uint64_t hash = 14695981039346656037U;
+    uint64_t hash = EMPTY_HASH;
     random_seed(77);
+    const spec s = spec_plain(FL_CELL_LSTM, dtype, 1, B, I, H);
     problem_make(&p, &s);
     void *h = guard_new(&arena, B * H, real_size), *gates = guard_new(&arena, B * 4 * H, real_size);
     void *c = guard_new(&arena, B * H, real_size), *x = guard_new(&arena, COUNT, real_size);
@@ -88,34 +88,30 @@ static uint64_t hash_pieces(fl_dtype dtype)
     return hash;
 }
 
-static uint64_t hash_arena(uint64_t hash, const guard_arena *arena)
+/* Calls, and recorded passes with their gradients, of any options of a kind; and what they were given, which is the same
+ * on every machine and of every compiler. */
+static uint64_t hash_kind(fl_cell_kind kind, fl_dtype dtype, uint64_t *given)
 {
-    for (size_t n = 0; n < arena->count; n++) hash = hash_bytes(hash, arena->blocks[n].data, arena->blocks[n].bytes);
-    return hash;
-}
-
-/* Calls, and recorded passes with their gradients, of any options of a kind. */
-static uint64_t hash_family(fl_cell_kind kind, fl_dtype dtype)
-{
-    uint64_t hash = 14695981039346656037U;
+    uint64_t hash = EMPTY_HASH;
     random_seed((uint64_t)kind * 2 + 1);
     for (size_t n = 0; n < (kind == FL_CELL_LSTM ? 80U : 24U); n++) {
-        const family_spec s = family_random(kind, dtype);
-        family f;
-        family_result r;
-        family_gradients g;
+        const spec s = spec_random(kind, dtype);
+        problem p;
+        result r;
+        gradients g;
         fl_tape *tape = NULL;
-        family_make(&f, &s);
-        family_run(&f, 1, &r);
+        problem_make(&p, &s);
+        *given = hash_arena(*given, &p.inputs);
+        problem_run(&p, 1, &r);
         hash = hash_arena(hash, &r.outputs);
-        family_result_free(&r);
+        result_free(&r);
         EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-        family_train(&f, tape, n % 2 == 0 ? FL_SAVE_ALL : 3, 1, &r, &g);
+        problem_train(&p, tape, n % 2 == 0 ? FL_SAVE_ALL : 3, 1, &r, &g);
         hash = hash_arena(hash_arena(hash_arena(hash, &r.outputs), &g.outputs), &g.of_dx);
         fl_tape_destroy(tape);
-        family_result_free(&r);
-        family_gradients_free(&g);
-        family_free(&f);
+        result_free(&r);
+        gradients_free(&g);
+        problem_free(&p);
     }
     return hash;
 }
@@ -124,12 +120,16 @@ static void digests(void)
 {
     static const char *const names[] = {"f32", "f64"};
     printf("\n");
-    for (int d = 0; d < 2; d++) {
-        const fl_dtype dtype = d == 0 ? FL_F32 : FL_F64;
-        printf("digest forward %s %016" PRIx64 "\n", names[d], hash_forward(dtype));
-        printf("digest pieces %s %016" PRIx64 "\n", names[d], hash_pieces(dtype));
-        for (int kind = 0; kind < FL_CELL_COUNT; kind++)
-            printf("digest kind %d %s %016" PRIx64 "\n", kind, names[d], hash_family((fl_cell_kind)kind, dtype));
+    for (size_t d = 0; d < DTYPES; d++) {
+        const uint64_t forward = hash_forward(dtypes[d]), pieces = hash_pieces(dtypes[d]);
+        printf("digest forward %s %016" PRIx64 "\n", names[d], forward);
+        printf("digest pieces %s %016" PRIx64 "\n", names[d], pieces);
+        for (int kind = 0; kind < FL_CELL_COUNT; kind++) {
+            uint64_t given = EMPTY_HASH;
+            const uint64_t results = hash_kind((fl_cell_kind)kind, dtypes[d], &given);
+            printf("given %s %s %016" PRIx64 "\n", kind_names[kind], names[d], given);
+            printf("digest %s %s %016" PRIx64 "\n", kind_names[kind], names[d], results);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Tests of the C core through fastlstm.h, and of trials.h, whose clock must not be one.  Arguments: the instruction set, which must then be the active one, and
- * what to run (and, if wanted, the name of the only test to run):
+ * Tests of the C core through fastlstm.h, and of trials.h, whose clock must not be one.  Arguments: the instruction set,
+ * which must then be the active one, and what to run (and, if wanted, the name of the only test to run):
  *     full      everything
  *     short     everything, in few rounds, for sanitizers
  *     memory    what touches memory, in few rounds, for slow emulators of this machine (Valgrind)
@@ -46,32 +46,27 @@ static void run_mode(const mode *how)
     harness_effort = how->computing;
     if (how->values) {
         test_values();
+        test_pieces();
         test_bits();
-        test_errors();
-        test_memory();
         test_training();
-        test_family();
-        test_family_training();
         test_ragged();
+        test_errors();
         test_facts();
         test_trials();
-        test_family_errors();
+        test_memory();
     }
     if (how->floating_point)
         test_floating_point();
     harness_effort = how->threading;
     if (how->threads) {
         test_schedules();
-        test_threads();
         test_training_schedules();
-        test_family_schedules();
-        test_family_training_schedules();
         test_ragged_schedules();
+        test_threads();
     }
     if (how->interruptions) {
         test_interruptions();
-        test_training_interruptions();
-        test_family_interruptions();
+        test_signals();
     }
     if (how->fork)
         test_fork();

@@ -1,255 +1,414 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The same bits however a sequence is computed: alone or in a batch, cut into calls, as a stream, in place, as indices
- * or as one-hot rows, by the pieces.
+ * Forward passes of all cells with any options: every access within its array, and the same bits wherever arrays lie,
+ * whichever rows are computed together, and however steps are cut into calls.
  */
-#include <stdlib.h>
+#include <math.h>
 #include <string.h>
 
 #include "harness/problem.h"
 #include "tests.h"
 
-static const fl_dtype dtypes[] = {FL_F32, FL_F64};
+/* ---- Places -------------------------------------------------------------------------------------------------- */
 
-/* `p` restricted to row b and to steps [begin, end), with the state in h and c, which take the new one. */
-static fl_forward_args row_args(const problem *p, const result *r, size_t b, size_t begin, size_t end, void *h, void *c)
+static void compare_orders(const spec *s)
 {
-    fl_forward_args args = problem_args(p, r, 1);
-    const ptrdiff_t x_at = (ptrdiff_t)begin * args.x_stride_t + (ptrdiff_t)b * args.x_stride_b;
-    const ptrdiff_t y_at = (ptrdiff_t)begin * args.y_stride_t + (ptrdiff_t)b * args.y_stride_b;
-    args.T = end - begin;
-    args.B = 1;
-    args.x = args.x == NULL ? NULL : p->x + x_at * (ptrdiff_t)p->real_size;
-    args.x_index = args.x_index == NULL ? NULL : p->x_index + x_at;
-    args.lengths = NULL;
-    args.y = r->y + y_at * (ptrdiff_t)p->real_size;
-    args.h0 = args.h_n = h;
-    args.c0 = args.c_n = c;
-    return args;
+    spec other = *s;
+    problem a, b;
+    result ra, rb;
+    spec_reorder(&other);
+    problem_make(&a, s);
+    problem_make(&b, &other);
+    problem_run(&a, 1, &ra);
+    const size_t threads = random_size(0, 2);
+    problem_run(&b, threads, &rb);
+    EXPECT(results_equal(&a, &ra, &b, &rb), "%s: not the same in orders x %d, y %d", problem_text(&a),
+           (int)other.x_order, (int)other.y_order);
+    result_free(&ra);
+    result_free(&rb);
+    problem_free(&a);
+    problem_free(&b);
 }
 
-/* Copy row b of a state array (L*D, B, H) to or from an array (L*D, 1, H). */
-static void copy_state(const problem *p, char *all, char *one, size_t b, bool out)
+static void any_order_of_arrays(void) { for_all_kinds(24, compare_orders); }
+
+/* What cells are asked for does not change the rest. */
+static void compare_without_cells(const spec *s)
 {
-    const size_t bytes = p->spec.shape.hidden_size * p->real_size;
-    for (size_t cell = 0; cell < p->cells; cell++) {
-        char *there = all + (cell * p->spec.B + b) * bytes, *here = one + cell * bytes;
-        memcpy(out ? there : here, out ? here : there, bytes);
-    }
+    spec other = *s;
+    problem a, b;
+    result ra, rb;
+    other.wants_cells = false;
+    problem_make(&a, s);
+    problem_make(&b, &other);
+    problem_run(&a, 1, &ra);
+    problem_run(&b, 1, &rb);
+    EXPECT(results_equal(&a, &ra, &b, &rb), "%s", problem_text(&a));
+    result_free(&ra);
+    result_free(&rb);
+    problem_free(&a);
+    problem_free(&b);
 }
 
-/* Start states of row b. */
-static void start_state(const problem *p, size_t b, char *h, char *c)
-{
-    const size_t bytes = p->cells * p->spec.shape.hidden_size * p->real_size;
-    memset(h, 0, bytes);
-    memset(c, 0, bytes);
-    if (p->h0 != NULL) {
-        copy_state(p, p->h0, h, b, false);
-        copy_state(p, p->c0, c, b, false);
-    }
-}
-
-static void clear_after(const problem *p, const result *r, size_t b, size_t begin)
-{
-    const fl_forward_args args = problem_args(p, r, 1);
-    for (size_t t = begin; t < p->spec.T; t++)
-        memset(r->y + ((ptrdiff_t)t * args.y_stride_t + (ptrdiff_t)b * args.y_stride_b) * (ptrdiff_t)p->real_size, 0,
-               p->width * p->real_size);
-}
-
-/* Each row alone, up to its own end and without `lengths`; unidirectional ones cut anywhere too. */
-static void rows_alone(const spec *s, bool cut)
+/* The cells of the last step of each row are c_n of the last layer, element by element. */
+static void compare_cells(const spec *s)
 {
     problem p;
-    result whole, rows;
-    guard_arena states = {0};
+    result r;
     problem_make(&p, s);
-    problem_run(&p, 1, &whole);
-    result_make(&rows, &p);
-    char *h = guard_new(&states, p.cells * s->shape.hidden_size, p.real_size);
-    char *c = guard_new(&states, p.cells * s->shape.hidden_size, p.real_size);
-    for (size_t b = 0; b < s->B; b++) {
-        const size_t length = problem_length(&p, b);
-        start_state(&p, b, h, c);
-        for (size_t begin = 0, end; begin < length; begin = end) {
-            end = cut ? random_size(begin, length) : length; /* calls of no steps too */
-            const fl_forward_args args = row_args(&p, &rows, b, begin, end, h, c);
-            EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
+    problem_run(&p, 1, &r);
+    for (size_t b = 0; b < s->B && r.cells != NULL; b++)
+        for (size_t d = 0; d < s->shape.num_directions && problem_length(&p, b) != 0; d++) {
+            const size_t cell = (s->shape.num_layers - 1) * s->shape.num_directions + d;
+            const size_t t = d == 0 ? problem_length(&p, b) - 1 : 0;
+            const char *c = r.cells + (placing_of(&p.of_cells, t, b) + (ptrdiff_t)(d * p.H)) * (ptrdiff_t)p.real_size;
+            EXPECT(memcmp(c, r.c_n + (cell * s->B + b) * problem_c_bytes(&p), p.H * p.real_size) == 0,
+                   "%s: row %zu, direction %zu", problem_text(&p), b, d);
         }
-        copy_state(&p, rows.h_n, h, b, true);
-        copy_state(&p, rows.c_n, c, b, true);
-        clear_after(&p, &rows, b, length);
-        EXPECT(rows_equal(&p, &whole, b, &p, &rows, b), "%s: row %zu %s", spec_text(s), b, cut ? "in parts" : "alone");
+    result_free(&r);
+    problem_free(&p);
+    compare_without_cells(s);
+}
+
+static void cells_of_last_steps(void)
+{
+    for (size_t d = 0; d < DTYPES; d++)
+        for (size_t repeat = 0; repeat < rounds(48); repeat++) {
+            spec s = spec_random(repeat % 3 == 0 ? FL_CELL_SLSTM : FL_CELL_LSTM, dtypes[d]);
+            s.wants_cells = true;
+            compare_cells(&s);
+        }
+}
+
+/* ---- Rows ---------------------------------------------------------------------------------------------------- */
+
+/* Some rows alone, in any order, by x_at and y_at, and each up to its own end. */
+static void compare_some_rows(const problem *p, const result *whole, const size_t *chosen, size_t count)
+{
+    ptrdiff_t x_at[64], y_at[64];
+    int64_t lengths[64];
+    guard_arena states = {0};
+    result r;
+    result_make(&r, p);
+    char *h = guard_new(&states, p->cells * count, problem_h_bytes(p));
+    char *c = p->states != 0 ? guard_new(&states, p->cells * count, problem_c_bytes(p)) : NULL;
+    size_t T = 0;
+    for (size_t n = 0; n < count; n++) {
+        const size_t b = chosen[n], length = problem_length(p, b);
+        x_at[n] = p->of_x.at != NULL ? p->of_x.at[b] : (ptrdiff_t)b;
+        y_at[n] = p->of_y.at != NULL ? p->of_y.at[b] : (ptrdiff_t)b;
+        lengths[n] = (int64_t)length;
+        T = length > T ? length : T;
+        if (p->h0 != NULL)
+            problem_row_states(p, p->h0, p->c0, b, h, c, count, n, false);
+    }
+    if (p->h0 == NULL) {
+        memset(h, 0, p->cells * count * problem_h_bytes(p));
+        if (c != NULL)
+            memset(c, 0, p->cells * count * problem_c_bytes(p));
+    }
+    fl_forward_args args = problem_args(p, &r, 1);
+    args.T = T;
+    args.B = count;
+    args.lengths = count == 1 && random_chance(2) ? NULL : lengths;
+    args.x_at = x_at;
+    args.y_at = y_at;
+    args.h0 = args.h_n = h;
+    args.c0 = args.c_n = c;
+    EXPECT_STATUS(fl_stack_forward(p->stack, &args), FL_OK);
+    for (size_t n = 0; n < count; n++) {
+        problem_row_states(p, r.h_n, r.c_n, chosen[n], h, c, count, n, true);
+        EXPECT(rows_equal(p, whole, chosen[n], p, &r, chosen[n]), "%s: row %zu, one of %zu", problem_text(p), chosen[n],
+               count);
     }
     guard_release(&states);
+    result_free(&r);
+}
+
+static void compare_rows(const spec *s)
+{
+    problem p;
+    result whole;
+    size_t order[64];
+    problem_make(&p, s);
+    problem_run(&p, 1, &whole);
+    for (size_t n = 0; n < s->B; n++) order[n] = n;
+    for (size_t n = s->B; n-- > 1;) {
+        const size_t other = random_size(0, n), b = order[n];
+        order[n] = order[other];
+        order[other] = b;
+    }
+    for (size_t begin = 0, end; begin < s->B; begin = end) {
+        end = random_chance(2) ? begin + 1 : random_size(begin + 1, s->B);
+        compare_some_rows(&p, &whole, order + begin, end - begin);
+    }
     result_free(&whole);
-    result_free(&rows);
     problem_free(&p);
 }
 
-static void row_is_itself_in_any_batch(void)
+static void row_is_itself_in_any_batch(void) { for_all_kinds(24, compare_rows); }
+
+/* All widths from 1 on: every tail of every instruction set, of units, of the projection, and of heads. */
+static void row_is_itself_of_any_width(void)
 {
-    for (size_t d = 0; d < 2; d++)
-        for (size_t repeat = 0; repeat < rounds(60); repeat++) {
-            const spec s = spec_random(dtypes[d]);
-            rows_alone(&s, false);
-        }
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+        for (size_t H = 1; H <= 40; H += harness_effort == EFFORT_FULL ? 1 : 3)
+            for (size_t repeat = 0; repeat < rounds(kind == FL_CELL_LSTM ? 6 : 2); repeat++) {
+                spec s = spec_random((fl_cell_kind)kind, dtypes[(H + repeat) % 2]);
+                s.shape.hidden_size = H;
+                s.shape.cell = options_random((fl_cell_kind)kind, H);
+                s.shape.input_size = random_size(1, 40);
+                s.shape.num_layers = 1;
+                s.T = random_size(1, 3);
+                s.B = random_size(1, 14);
+                compare_rows(&s);
+            }
 }
 
-static void cuts_do_not_matter(void)
+/* ---- Steps --------------------------------------------------------------------------------------------------- */
+
+/* Steps [begin, end) of all rows, states from and to h and c. */
+static void run_part(const problem *p, const result *r, size_t begin, size_t end, char *h, char *c)
 {
-    for (size_t d = 0; d < 2; d++)
-        for (size_t repeat = 0; repeat < rounds(60); repeat++) {
-            spec s = spec_random(dtypes[d]);
-            s.shape.num_directions = 1;
-            rows_alone(&s, true);
-        }
+    int64_t lengths[64];
+    fl_forward_args args = problem_args(p, r, 1);
+    for (size_t b = 0; b < p->spec.B; b++) {
+        const size_t length = problem_length(p, b);
+        lengths[b] = length <= begin ? 0 : (int64_t)((length < end ? length : end) - begin);
+    }
+    const ptrdiff_t t = (ptrdiff_t)begin, size = (ptrdiff_t)p->real_size;
+    args.T = end - begin;
+    args.lengths = p->lengths != NULL ? lengths : NULL;
+    args.x = args.x != NULL ? p->x + t * args.x_stride_t * size : NULL;
+    args.x_index = args.x_index != NULL ? p->x_index + t * args.x_stride_t : NULL;
+    args.y = r->y + t * args.y_stride_t * size;
+    args.cells = r->cells != NULL ? r->cells + t * args.cells_stride_t * size : NULL;
+    args.h0 = args.h_n = h;
+    args.c0 = args.c_n = c;
+    EXPECT_STATUS(fl_stack_forward(p->stack, &args), FL_OK);
 }
 
-static void stream_equals_whole(void)
+static void compare_cuts(const spec *given)
 {
-    for (size_t d = 0; d < 2; d++)
-        for (size_t repeat = 0; repeat < rounds(60); repeat++) {
-            spec s = spec_random(dtypes[d]);
-            s.shape.num_directions = 1;
-            s.ragged = false;
-            problem p;
-            result whole, streamed;
-            fl_stream *stream = NULL;
-            problem_make(&p, &s);
-            problem_run(&p, 1, &whole);
-            result_make(&streamed, &p);
-            EXPECT_STATUS(fl_stream_create(p.stack, s.B, 1, &stream), FL_OK);
-            if (stream == NULL)
-                return;
-            const size_t bytes = p.cells * s.B * s.shape.hidden_size * p.real_size;
-            if (p.h0 != NULL) {
-                memcpy(fl_stream_h(stream), p.h0, bytes);
-                memcpy(fl_stream_c(stream), p.c0, bytes);
-            }
-            const long made = atomic_load(&allocations_made);
-            for (size_t begin = 0, end; begin < s.T; begin = end) {
-                end = random_chance(2) ? begin + 1 : random_size(begin, s.T);
-                const fl_forward_args part = row_args(&p, &streamed, 0, begin, end, NULL, NULL);
-                const fl_stream_io io = {.x = part.x,
-                                         .x_index = part.x_index,
-                                         .x_stride_t = part.x_stride_t,
-                                         .x_stride_b = part.x_stride_b,
-                                         .y = part.y,
-                                         .y_stride_t = part.y_stride_t,
-                                         .y_stride_b = part.y_stride_b};
-                EXPECT_STATUS(fl_stream_process(stream, part.T, &io), FL_OK);
-            }
-            EXPECT(atomic_load(&allocations_made) == made, "%s: fl_stream_process allocates", spec_text(&s));
-            memcpy(streamed.h_n, fl_stream_h(stream), bytes);
-            memcpy(streamed.c_n, fl_stream_c(stream), bytes);
-            EXPECT(results_equal(&p, &whole, &streamed), "%s", spec_text(&s));
-            fl_stream_destroy(stream);
-            result_free(&whole);
-            result_free(&streamed);
-            problem_free(&p);
-        }
+    spec s = *given;
+    problem p;
+    result whole, parts;
+    s.shape.num_directions = 1;
+    problem_make(&p, &s);
+    problem_run(&p, 1, &whole);
+    result_make(&parts, &p);
+    problem_start_states(&p, parts.h_n, parts.c_n);
+    for (size_t begin = 0, end; begin < s.T; begin = end) {
+        end = random_size(begin, s.T); /* calls of no steps too */
+        run_part(&p, &parts, begin, end, parts.h_n, parts.c_n);
+    }
+    problem_check_clean(&p, &parts);
+    EXPECT(results_equal(&p, &whole, &p, &parts), "%s", problem_text(&p));
+    result_free(&whole);
+    result_free(&parts);
+    problem_free(&p);
 }
+
+static void cuts_do_not_matter(void) { for_all_kinds(24, compare_cuts); }
+
+static void compare_stream(const spec *given)
+{
+    spec s = *given;
+    problem p;
+    result whole, streamed;
+    fl_stream *stream = NULL;
+    s.shape.num_directions = 1;
+    s.ragged = s.wants_cells = false;
+    s.x_order = order_random(ORDER_LAST_REGULAR); /* a stream has no x_at and y_at */
+    s.y_order = order_random(ORDER_LAST_REGULAR);
+    problem_make(&p, &s);
+    problem_run(&p, 1, &whole);
+    result_make(&streamed, &p);
+    EXPECT_STATUS(fl_stream_create(p.stack, s.B, 1, &stream), FL_OK);
+    if (stream == NULL)
+        return;
+    const size_t rows = p.cells * s.B;
+    EXPECT((fl_stream_c(stream) != NULL) == (p.states != 0), "%s: c", problem_text(&p));
+    problem_start_states(&p, fl_stream_h(stream), fl_stream_c(stream));
+    const long made = atomic_load(&allocations_made);
+    for (size_t begin = 0, end; begin < s.T; begin = end) {
+        end = random_chance(2) ? begin + 1 : random_size(begin, s.T);
+        const fl_stream_io io = problem_stream_io(&p, &streamed, begin);
+        EXPECT_STATUS(fl_stream_process(stream, end - begin, &io), FL_OK);
+    }
+    EXPECT(atomic_load(&allocations_made) == made, "%s: fl_stream_process allocates", problem_text(&p));
+    memcpy(streamed.h_n, fl_stream_h(stream), rows * problem_h_bytes(&p));
+    if (p.states != 0)
+        memcpy(streamed.c_n, fl_stream_c(stream), rows * problem_c_bytes(&p));
+    EXPECT(results_equal(&p, &whole, &p, &streamed), "%s", problem_text(&p));
+    fl_stream_destroy(stream);
+    result_free(&whole);
+    result_free(&streamed);
+    problem_free(&p);
+}
+
+static void stream_equals_whole(void) { for_all_kinds(24, compare_stream); }
+
+/* ---- Input --------------------------------------------------------------------------------------------------- */
+
+static void compare_index(const spec *given)
+{
+    spec s = *given;
+    problem p;
+    result indexed, dense;
+    guard_arena more = {0};
+    const size_t I = s.shape.input_size;
+    s.indexed = true;
+    problem_make(&p, &s);
+    problem_run(&p, 1, &indexed);
+    result_make(&dense, &p);
+    char *x = guard_new(&more, s.T * s.B * I, p.real_size);
+    for (size_t b = 0; b < s.B; b++)
+        for (size_t t = 0; t < problem_length(&p, b); t++)
+            for (size_t i = 0; i < I; i++)
+                real_put(s.shape.dtype, x, (ptrdiff_t)((t * s.B + b) * I + i),
+                         p.x_index[placing_of(&p.of_x, t, b)] == (int64_t)i);
+    fl_forward_args args = problem_args(&p, &dense, 1);
+    args.x_index = NULL;
+    args.x_at = NULL;
+    args.x = x;
+    args.x_stride_t = (ptrdiff_t)(s.B * I);
+    args.x_stride_b = (ptrdiff_t)I;
+    EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
+    EXPECT(results_equal(&p, &indexed, &p, &dense), "%s", problem_text(&p));
+    guard_release(&more);
+    result_free(&indexed);
+    result_free(&dense);
+    problem_free(&p);
+}
+
+static void index_equals_one_hot(void) { for_all_kinds(12, compare_index); }
 
 /* h_n may be h0, and c_n may be c0. */
-static void states_in_place(void)
+static void compare_in_place(const spec *given)
 {
-    for (size_t d = 0; d < 2; d++)
-        for (size_t repeat = 0; repeat < rounds(40); repeat++) {
-            spec s = spec_random(dtypes[d]);
-            s.given_state = true;
-            problem p;
-            result usual, in_place;
-            problem_make(&p, &s);
-            problem_run(&p, 1, &usual);
-            result_make(&in_place, &p);
-            const size_t bytes = p.cells * s.B * s.shape.hidden_size * p.real_size;
-            fl_forward_args args = problem_args(&p, &in_place, random_size(1, 3));
-            memcpy(args.h_n, p.h0, bytes);
-            memcpy(args.c_n, p.c0, bytes);
-            args.h0 = args.h_n;
-            args.c0 = args.c_n;
-            EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
-            EXPECT(results_equal(&p, &usual, &in_place), "%s", spec_text(&s));
-            result_free(&usual);
-            result_free(&in_place);
-            problem_free(&p);
-        }
+    spec s = *given;
+    problem p;
+    result usual, in_place;
+    s.given_state = true;
+    problem_make(&p, &s);
+    problem_run(&p, 1, &usual);
+    result_make(&in_place, &p);
+    const size_t threads = random_size(1, 3);
+    fl_forward_args args = problem_args(&p, &in_place, threads);
+    problem_start_states(&p, in_place.h_n, in_place.c_n);
+    args.h0 = args.h_n;
+    args.c0 = args.c_n;
+    EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
+    EXPECT(results_equal(&p, &usual, &p, &in_place), "%s", problem_text(&p));
+    result_free(&usual);
+    result_free(&in_place);
+    problem_free(&p);
 }
 
-/* Where the row has ended the dense input is NaN, as everywhere in these tests. */
-static void index_equals_one_hot(void)
+static void states_in_place(void) { for_all_kinds(12, compare_in_place); }
+
+/* ---- The plain LSTM, spelled out ----------------------------------------------------------------------------- */
+
+/* Largest difference of y and states, in units of the last place around 1. */
+static double largest_difference(const problem *a, const result *ra, const result *rb)
 {
-    for (size_t d = 0; d < 2; d++)
-        for (size_t repeat = 0; repeat < rounds(40); repeat++) {
-            spec s = spec_random(dtypes[d]);
-            s.indexed = true;
-            problem p;
-            result indexed, dense;
-            guard_arena more = {0};
-            problem_make(&p, &s);
-            problem_run(&p, 1, &indexed);
-            result_make(&dense, &p);
-            const size_t I = s.shape.input_size;
-            char *x = guard_new(&more, s.T * s.B * I, p.real_size);
-            for (size_t b = 0; b < s.B; b++)
-                for (size_t t = 0; t < problem_length(&p, b); t++)
-                    for (size_t i = 0; i < I; i++)
-                        real_put(dtypes[d], x, (ptrdiff_t)((t * s.B + b) * I + i),
-                                 p.x_index[(ptrdiff_t)t * p.x_layout.stride_t + (ptrdiff_t)b * p.x_layout.stride_b] ==
-                                     (int64_t)i);
-            fl_forward_args args = problem_args(&p, &dense, 1);
-            args.x_index = NULL;
-            args.x = x;
-            args.x_stride_t = (ptrdiff_t)(s.B * I);
-            args.x_stride_b = (ptrdiff_t)I;
-            EXPECT_STATUS(fl_stack_forward(p.stack, &args), FL_OK);
-            EXPECT(results_equal(&p, &indexed, &dense), "%s", spec_text(&s));
-            guard_release(&more);
-            result_free(&indexed);
-            result_free(&dense);
-            problem_free(&p);
+    double worst = 0.0;
+    for (size_t n = 0; n < ra->outputs.count; n++)
+        for (size_t k = 0; k < ra->outputs.blocks[n].bytes / a->real_size; k++) {
+            const double u = real_get(a->spec.shape.dtype, ra->outputs.blocks[n].data, (ptrdiff_t)k);
+            const double v = real_get(a->spec.shape.dtype, rb->outputs.blocks[n].data, (ptrdiff_t)k);
+            if (isnan(u) && isnan(v))
+                continue; /* between the rows */
+            worst = fmax(worst, fabs(u - v) <= INFINITY ? fabs(u - v) / fmax(1.0, fabs(u)) : INFINITY);
         }
+    return worst / real_epsilon(a->spec.shape.dtype);
 }
 
-/* One step by fl_gate_matmul and fl_cell_update. */
-static void pieces_equal_forward(void)
+static void general_cell_equals_plain(void)
 {
-    for (size_t d = 0; d < 2; d++)
-        for (size_t repeat = 0; repeat < rounds(60); repeat++) {
-            spec s = spec_random(dtypes[d]);
-            s.T = s.shape.num_layers = s.shape.num_directions = 1;
-            s.given_state = true;
-            s.ragged = s.indexed = false;
-            s.x_order = s.y_order = ORDER_TIME_FIRST;
-            problem p;
-            result whole, pieces;
-            guard_arena more = {0};
-            problem_make(&p, &s);
-            problem_run(&p, 1, &whole);
-            result_make(&pieces, &p);
-            const size_t H = s.shape.hidden_size;
-            const ptrdiff_t row = (ptrdiff_t)H;
-            void *gates = guard_new(&more, 4 * s.B * H, p.real_size);
-            EXPECT_STATUS(fl_gate_matmul(p.stack, s.B, p.x, p.x_layout.stride_b, p.h0, row, gates, 4 * row), FL_OK);
-            EXPECT_STATUS(
-                fl_cell_update(dtypes[d], s.B, H, gates, 4 * row, p.c0, row, pieces.h_n, row, pieces.c_n, row), FL_OK);
-            memcpy(pieces.y, pieces.h_n, s.B * H * p.real_size);
-            EXPECT(results_equal(&p, &whole, &pieces), "%s", spec_text(&s));
-            guard_release(&more);
-            result_free(&whole);
-            result_free(&pieces);
-            problem_free(&p);
+    for (size_t repeat = 0; repeat < rounds(48); repeat++) {
+        spec s = spec_random(FL_CELL_LSTM, dtypes[repeat % 2]);
+        const fl_cell_options none = {.kind = FL_CELL_LSTM};
+        const fl_activation_kind given[3] = {FL_SIGMOID, FL_TANH, FL_TANH};
+        s.shape.cell = none;
+        spec spelled = s;
+        for (size_t n = 0; n < 3; n++)
+            if (repeat % 4 == 0 || !random_chance(3))
+                spelled.shape.cell.activations[n].kind = given[n];
+        /* Far away, so that the general cell is taken and nothing is clipped. */
+        spelled.shape.cell.gate_clip = random_chance(2) ? 1000.0 : 0.0;
+        spelled.shape.cell.cell_clip = random_chance(2) ? 1000.0 : 0.0;
+        spelled.shape.cell.zoneout_c = random_chance(2) ? 0.5 : 0.0; /* in inference, where it is not expected: off */
+        problem a, b;
+        result ra, rb;
+        problem_make(&a, &s);
+        problem_make(&b, &spelled);
+        problem_run(&a, 1, &ra);
+        problem_run(&b, 1, &rb);
+        const double worst = largest_difference(&a, &ra, &rb);
+        EXPECT(worst <= 8.0, "%s: %.1f ulp", problem_text(&b), worst);
+        result_free(&ra);
+        result_free(&rb);
+        problem_free(&a);
+        problem_free(&b);
+    }
+}
+
+/* ---- Usual activations, given -------------------------------------------------------------------------------- */
+
+/* They are the cell's own: the same bits, there and back. */
+static void usual_activations_given(void)
+{
+    static const fl_activation_kind usual[FL_CELL_COUNT][3] = {[FL_CELL_LSTM] = {FL_SIGMOID, FL_TANH, FL_TANH},
+                                                               [FL_CELL_GRU] = {FL_SIGMOID, FL_TANH},
+                                                               [FL_CELL_RNN] = {FL_TANH},
+                                                               [FL_CELL_INDRNN] = {FL_TANH}};
+    for (int kind = 0; kind <= FL_CELL_INDRNN; kind++)
+        for (size_t repeat = 0; repeat < rounds(48); repeat++) {
+            spec s = spec_random((fl_cell_kind)kind, dtypes[repeat % 2]);
+            const fl_cell_options none = {.kind = (fl_cell_kind)kind};
+            if (repeat % 3 != 0)
+                s.shape.cell = none;
+            memset(s.shape.cell.activations, 0, sizeof s.shape.cell.activations);
+            spec spelled = s;
+            for (size_t n = 0; n < 3; n++) spelled.shape.cell.activations[n].kind = usual[kind][n];
+            problem a, b;
+            result ra, rb;
+            gradients ga, gb;
+            fl_tape *tape = NULL;
+            problem_make(&a, &s);
+            problem_make(&b, &spelled);
+            problem_run(&a, 1, &ra);
+            problem_run(&b, 1, &rb);
+            EXPECT(arenas_equal(&ra.outputs, &rb.outputs), "%s", problem_text(&b));
+            result_free(&ra);
+            result_free(&rb);
+            EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
+            problem_train(&a, tape, FL_SAVE_ALL, 1, &ra, &ga);
+            problem_train(&b, tape, FL_SAVE_STATES, 1, &rb, &gb);
+            EXPECT(arenas_equal(&ra.outputs, &rb.outputs) && gradients_equal(&a, &ga, &b, &gb), "%s: recorded",
+                   problem_text(&b));
+            fl_tape_destroy(tape);
+            result_free(&ra);
+            result_free(&rb);
+            gradients_free(&ga);
+            gradients_free(&gb);
+            problem_free(&a);
+            problem_free(&b);
         }
 }
 
 void test_bits(void)
 {
+    run_test("any_order_of_arrays", any_order_of_arrays);
+    run_test("cells_of_last_steps", cells_of_last_steps);
     run_test("row_is_itself_in_any_batch", row_is_itself_in_any_batch);
+    run_test("row_is_itself_of_any_width", row_is_itself_of_any_width);
     run_test("cuts_do_not_matter", cuts_do_not_matter);
     run_test("stream_equals_whole", stream_equals_whole);
     run_test("states_in_place", states_in_place);
     run_test("index_equals_one_hot", index_equals_one_hot);
-    run_test("pieces_equal_forward", pieces_equal_forward);
+    run_test("general_cell_equals_plain", general_cell_equals_plain);
+    run_test("usual_activations_given", usual_activations_given);
 }

@@ -1,21 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What a caller can ask and say by name: options, activations, what a cell is, its parameters, what a step costs; and the
- * masks of dropout.
+ * What a caller can ask and say by name: options, activations, what a cell is, its parameters, what a step costs.
  */
+#include <limits.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-#include "harness/family.h"
-#include "harness/training_pass.h"
+#include "harness/problem.h"
 #include "tests.h"
-
-static const fl_dtype dtypes[] = {FL_F32, FL_F64};
-
-static const char *const kinds[FL_CELL_COUNT] = {
-    [FL_CELL_LSTM] = "lstm",   [FL_CELL_GRU] = "gru",       [FL_CELL_RNN] = "rnn",         [FL_CELL_INDRNN] = "indrnn",
-    [FL_CELL_SLSTM] = "slstm", [FL_CELL_MINGRU] = "mingru", [FL_CELL_MINLSTM] = "minlstm", [FL_CELL_MGU] = "mgu"};
 
 /* ---- Options by name ----------------------------------------------------------------------------------------- */
 
@@ -64,7 +57,7 @@ static void refuse_option(const char *name, const char *text, double number)
 
 static void option_names(void)
 {
-    for (int kind = 0; kind < FL_CELL_COUNT; kind++) SET("kind", kinds[kind], 77.0, kind, (fl_cell_kind)kind);
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++) SET("kind", kind_names[kind], 77.0, kind, (fl_cell_kind)kind);
     SET("kind", NULL, 0.0, kind, FL_CELL_LSTM);
     SET("coupling", NULL, 1.0, coupling, FL_COUPLING_NONE);
     SET("coupling", "f_from_i", 0.0, coupling, FL_F_FROM_I);
@@ -155,6 +148,106 @@ static void activation_names(void)
     EXPECT(options_equal(&o, &some_options), "something was set");
 }
 
+/* ---- Options that go together ------------------------------------------------------------------------------------------------- */
+
+static fl_status create_with(const fl_cell_options *o, size_t H)
+{
+    const fl_stack_shape shape = {FL_F32, 3, H, 1, 1, *o};
+    fl_stack *stack = NULL;
+    const long live = atomic_load(&allocations_live);
+    const fl_status status = fl_stack_create(&shape, &stack);
+    EXPECT((status == FL_OK) == (stack != NULL), "status %d", (int)status);
+    fl_stack_destroy(stack);
+    EXPECT(atomic_load(&allocations_live) == live, "memory lost");
+    return status;
+}
+
+/* One change of an option of a kind, which then is FL_ERROR_ARGUMENT, or FL_OK. */
+#define WITH(kind_, change, wanted)                \
+    do {                                           \
+        fl_cell_options o = {.kind = (kind_)};     \
+        change;                                    \
+        EXPECT_STATUS(create_with(&o, 6), wanted); \
+    } while (0)
+#define REFUSE(kind_, change) WITH(kind_, change, FL_ERROR_ARGUMENT)
+#define ACCEPT(kind_, change) WITH(kind_, change, FL_OK)
+
+static void options_of_all_kinds(fl_cell_kind kind)
+{
+    static const double no_limits[] = {-1.0, -1e-300, (double)-INFINITY, (double)NAN};
+    static const double no_rates[] = {-0.1, 1.0000001, (double)INFINITY, (double)-INFINITY, (double)NAN};
+    ACCEPT(kind, (void)o);
+    REFUSE(kind, o.coupling = (fl_coupling)(FL_NO_FORGET_GATE + 1));
+    REFUSE(kind, o.coupling = (fl_coupling)-1);
+    REFUSE(kind, o.layer_norm = (fl_layer_norm)(FL_LAYER_NORM_HASTE + 1));
+    REFUSE(kind, o.layer_norm = (fl_layer_norm)-1);
+    for (size_t n = 0; n < 3; n++) {
+        REFUSE(kind, o.activations[n].kind = FL_ACTIVATION_COUNT);
+        REFUSE(kind, o.activations[n].kind = (fl_activation_kind)-1);
+    }
+    for (size_t n = 0; n < sizeof no_limits / sizeof *no_limits; n++) {
+        REFUSE(kind, o.gate_clip = no_limits[n]);
+        REFUSE(kind, o.cell_clip = no_limits[n]);
+        REFUSE(kind, o.proj_size = kind == FL_CELL_LSTM ? 2 : 0; o.proj_clip = no_limits[n]);
+        REFUSE(kind, o.n_floor = no_limits[n]);
+    }
+    for (size_t n = 0; n < sizeof no_rates / sizeof *no_rates; n++) {
+        REFUSE(kind, o.zoneout_c = no_rates[n]);
+        REFUSE(kind, o.zoneout_h = no_rates[n]);
+        REFUSE(kind, o.recurrent_dropout = no_rates[n]);
+    }
+}
+
+/* Options that another kind has. */
+static void options_of_others(fl_cell_kind kind)
+{
+    const bool is_lstm = kind == FL_CELL_LSTM, is_gru = kind == FL_CELL_GRU, is_slstm = kind == FL_CELL_SLSTM;
+    const bool has_activations = is_lstm || is_gru || kind == FL_CELL_RNN || kind == FL_CELL_INDRNN;
+    const bool clips_gates = is_lstm || is_gru || kind == FL_CELL_RNN;
+    const fl_status of_lstm = is_lstm ? FL_OK : FL_ERROR_ARGUMENT;
+    for (int coupling = FL_F_FROM_I; coupling <= FL_NO_FORGET_GATE; coupling++)
+        WITH(kind, o.coupling = (fl_coupling)coupling, of_lstm);
+    WITH(kind, o.layer_norm = FL_LAYER_NORM_GATE, of_lstm);
+    WITH(kind, o.layer_norm = FL_LAYER_NORM_HASTE, of_lstm);
+    WITH(kind, o.peephole = true, of_lstm);
+    WITH(kind, o.cell_clip = 1.0, of_lstm);
+    WITH(kind, o.proj_size = 2, of_lstm);
+    WITH(kind, o.proj_size = 2; o.proj_clip = 1.0, of_lstm);
+    WITH(kind, o.zoneout_c = 0.5, of_lstm);
+    WITH(kind, o.zoneout_h = 0.5, of_lstm);
+    WITH(kind, o.zoneout_c = o.zoneout_h = 1.0, of_lstm);
+    WITH(kind, o.recurrent_dropout = 0.5, of_lstm);
+    WITH(kind, o.recurrent_dropout = 1.0, of_lstm);
+    WITH(kind, o.reset_before = true, is_gru ? FL_OK : FL_ERROR_ARGUMENT);
+    for (size_t heads = 1; heads <= 8; heads++)
+        WITH(kind, o.heads = heads, is_slstm && 6 % heads == 0 ? FL_OK : FL_ERROR_ARGUMENT);
+    WITH(kind, o.n_floor = 1.0, is_slstm ? FL_OK : FL_ERROR_ARGUMENT);
+    WITH(kind, o.gate_clip = 1.0, clips_gates ? FL_OK : FL_ERROR_ARGUMENT);
+    for (int activation = FL_SIGMOID; activation < FL_ACTIVATION_COUNT; activation++)
+        WITH(kind, o.activations[0].kind = (fl_activation_kind)activation, has_activations ? FL_OK : FL_ERROR_ARGUMENT);
+    if (is_lstm || is_gru || !has_activations)
+        WITH(kind, o.activations[1].kind = FL_RELU, has_activations ? FL_OK : FL_ERROR_ARGUMENT);
+}
+
+static void option_values(void)
+{
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++) {
+        options_of_all_kinds((fl_cell_kind)kind);
+        options_of_others((fl_cell_kind)kind);
+    }
+    REFUSE(FL_CELL_COUNT, (void)o);
+    REFUSE((fl_cell_kind)-1, (void)o);
+    REFUSE((fl_cell_kind)INT_MAX, (void)o);
+    REFUSE(FL_CELL_LSTM, o.layer_norm = FL_LAYER_NORM_HASTE; o.peephole = true);
+    ACCEPT(FL_CELL_LSTM, o.layer_norm = FL_LAYER_NORM_GATE; o.peephole = true);
+    REFUSE(FL_CELL_LSTM, o.proj_size = 7);
+    ACCEPT(FL_CELL_LSTM, o.proj_size = 6);
+    REFUSE(FL_CELL_LSTM, o.proj_size = SIZE_MAX);
+    REFUSE(FL_CELL_LSTM, o.proj_clip = 1.0);
+    REFUSE(FL_CELL_LSTM, o.proj_size = 3; o.zoneout_h = 0.1);
+    ACCEPT(FL_CELL_LSTM, o.proj_size = 3; o.zoneout_c = 0.1);
+}
+
 /* ---- What a cell is ------------------------------------------------------------------------------------------ */
 
 static void cell_facts(void)
@@ -216,65 +309,65 @@ static const char *const parameter_names[FL_PARAMETER_COUNT] = {
     "bias_hr",   "weight_ln_ih", "weight_ln_hh", "weight_ln_c", "bias_ln_c"};
 
 /* The packed layer needs what the facts tell: all but the optional ones; what has no dimensions is not looked at. */
-static void compare_with_pack(const family *f, size_t cell, const fl_parameter_facts *facts)
+static void compare_with_pack(const problem *p, size_t cell, const fl_parameter_facts *facts)
 {
-    const size_t D = f->spec.shape.num_directions;
+    const size_t D = p->spec.shape.num_directions;
     const double other = 0.0;
-    fl_weights least = f->weights[cell];
-    const void **slots[FAMILY_PARAMETERS];
-    family_weights(&least, slots);
+    fl_weights least = p->weights[cell];
+    const void **slots[FL_PARAMETER_COUNT];
+    weight_slots(&least, slots);
     for (size_t n = 0; n < FL_PARAMETER_COUNT; n++)
         if (facts[n].is_optional)
             *slots[n] = NULL;
-    EXPECT_STATUS(fl_stack_pack(f->stack, cell / D, cell % D, &least), FL_OK);
+    EXPECT_STATUS(fl_stack_pack(p->stack, cell / D, cell % D, &least), FL_OK);
     for (size_t n = 0; n < FL_PARAMETER_COUNT; n++) {
         const void *kept = *slots[n];
         if (facts[n].dims != 0 && facts[n].is_optional)
             continue;
         const fl_status expected = facts[n].dims != 0 ? FL_ERROR_ARGUMENT : FL_OK;
         *slots[n] = facts[n].dims != 0 ? NULL : &other;
-        EXPECT(fl_stack_pack(f->stack, cell / D, cell % D, &least) == expected, "%s: %s %s", family_text(f),
+        EXPECT(fl_stack_pack(p->stack, cell / D, cell % D, &least) == expected, "%s: %s %s", problem_text(p),
                facts[n].dims != 0 ? "without" : "with", facts[n].name);
         *slots[n] = kept;
     }
 }
 
-static void compare_parameters(const family *f, size_t cell)
+static void compare_parameters(const problem *p, size_t cell)
 {
-    const size_t layer = cell / f->spec.shape.num_directions, D = f->spec.shape.num_directions;
-    const size_t I = layer == 0 ? f->spec.shape.input_size : D * f->P;
+    const size_t layer = cell / p->spec.shape.num_directions, D = p->spec.shape.num_directions;
+    const size_t I = layer == 0 ? p->spec.shape.input_size : D * p->P;
     fl_parameter_facts facts[FL_PARAMETER_COUNT];
     for (size_t n = 0; n < FL_PARAMETER_COUNT; n++) {
         fl_parameter_facts *fact = &facts[n];
-        EXPECT_STATUS(fl_parameter_get_facts(&f->spec.shape, layer, n, fact), FL_OK);
+        EXPECT_STATUS(fl_parameter_get_facts(&p->spec.shape, layer, n, fact), FL_OK);
         const size_t size = fact->dims == 0 ? 0 : fact->dims == 1 ? fact->shape[0] : fact->shape[0] * fact->shape[1];
-        EXPECT(strcmp(fact->name, parameter_names[n]) == 0 && size == family_sizes(f, cell)[n] && fact->dims <= 2,
-               "%s: layer %zu, %s: %zu dimensions, %zu elements, not %zu", family_text(f), layer, fact->name,
-               fact->dims, size, family_sizes(f, cell)[n]);
+        EXPECT(strcmp(fact->name, parameter_names[n]) == 0 && size == problem_sizes(p, cell)[n] && fact->dims <= 2,
+               "%s: layer %zu, %s: %zu dimensions, %zu elements, not %zu", problem_text(p), layer, fact->name,
+               fact->dims, size, problem_sizes(p, cell)[n]);
         EXPECT(fact->is_optional == (strncmp(fact->name, "bias", 4) == 0 && n != 10), "%s", fact->name);
     }
-    EXPECT(facts[0].dims == 2 && facts[0].shape[0] == f->gates * f->H && facts[0].shape[1] == I, "%s: weight_ih",
-           family_text(f));
-    EXPECT(facts[1].dims == 0 || (facts[1].dims == 1) == (f->spec.shape.cell.kind == FL_CELL_INDRNN), "%s: weight_hh",
-           family_text(f));
-    EXPECT(facts[5].dims == 0 || (facts[5].shape[0] == f->P && facts[5].shape[1] == f->H), "%s: weight_hr",
-           family_text(f));
-    compare_with_pack(f, cell, facts);
+    EXPECT(facts[0].dims == 2 && facts[0].shape[0] == p->gates * p->H && facts[0].shape[1] == I, "%s: weight_ih",
+           problem_text(p));
+    EXPECT(facts[1].dims == 0 || (facts[1].dims == 1) == (p->spec.shape.cell.kind == FL_CELL_INDRNN), "%s: weight_hh",
+           problem_text(p));
+    EXPECT(facts[5].dims == 0 || (facts[5].shape[0] == p->P && facts[5].shape[1] == p->H), "%s: weight_hr",
+           problem_text(p));
+    compare_with_pack(p, cell, facts);
 }
 
 static void parameter_facts(void)
 {
     for (int kind = 0; kind < FL_CELL_COUNT; kind++)
         for (size_t repeat = 0; repeat < rounds(kind == FL_CELL_LSTM ? 96 : 24); repeat++) {
-            family_spec s = family_random((fl_cell_kind)kind, dtypes[repeat % 2]);
-            const family_spec plain = family_plain((fl_cell_kind)kind, dtypes[0], 1, 1, 1, 1);
-            family f;
+            spec s = spec_random((fl_cell_kind)kind, dtypes[repeat % 2]);
+            const spec plain = spec_plain((fl_cell_kind)kind, dtypes[0], 1, 1, 1, 1);
+            problem p;
             s.T = s.B = 1;
             s.bias_ih = s.bias_hr = true;
             s.bias_hh = plain.bias_hh;
-            family_make(&f, &s);
-            for (size_t cell = 0; cell < f.cells; cell++) compare_parameters(&f, cell);
-            family_free(&f);
+            problem_make(&p, &s);
+            for (size_t cell = 0; cell < p.cells; cell++) compare_parameters(&p, cell);
+            problem_free(&p);
         }
 }
 
@@ -315,176 +408,17 @@ static void step_work(void)
 {
     for (int kind = 0; kind < FL_CELL_COUNT; kind++)
         for (size_t repeat = 0; repeat < rounds(24); repeat++) {
-            const family_spec s = family_random((fl_cell_kind)kind, dtypes[repeat % 2]);
-            family f;
+            const spec s = spec_random((fl_cell_kind)kind, dtypes[repeat % 2]);
+            problem p;
             double products = 0.0;
-            family_make(&f, &s);
-            for (size_t cell = 0; cell < f.cells; cell++)
-                products += (double)(family_sizes(&f, cell)[0] + family_sizes(&f, cell)[1] + family_sizes(&f, cell)[5]);
-            const double units = (double)(f.cells * f.H), work = fl_stack_step_work(f.stack);
+            problem_make(&p, &s);
+            for (size_t cell = 0; cell < p.cells; cell++)
+                products +=
+                    (double)(problem_sizes(&p, cell)[0] + problem_sizes(&p, cell)[1] + problem_sizes(&p, cell)[5]);
+            const double units = (double)(p.cells * p.H), work = fl_stack_step_work(p.stack);
             EXPECT(work >= products + 25.0 * units && work <= products + 100.0 * units, "%s: %g, with %g of products",
-                   family_text(&f), work, products);
-            family_free(&f);
-        }
-}
-
-/* ---- Dropout ------------------------------------------------------------------------------------------------- */
-
-/* A layer of a stack by itself, from x to y, (T, B, D*P) both but for the first x. */
-static void run_layer(const family *f, const family_result *whole, size_t layer, const char *x, char *y, char *h,
-                      char *c)
-{
-    const size_t D = f->spec.shape.num_directions, rows = layer * D * f->spec.B;
-    const ptrdiff_t width = (ptrdiff_t)(D * f->P), B = (ptrdiff_t)f->spec.B;
-    fl_stack_shape shape = f->spec.shape;
-    fl_stack *stack = NULL;
-    fl_forward_args args = family_args(f, whole, 1);
-    shape.num_layers = 1;
-    if (layer != 0) {
-        shape.input_size = D * f->P;
-        args.x = x;
-        args.x_index = NULL;
-        args.x_at = NULL;
-        args.x_stride_t = B * width;
-        args.x_stride_b = width;
-    }
-    args.y = y;
-    args.y_at = NULL;
-    args.y_stride_t = B * width;
-    args.y_stride_b = width;
-    args.h0 = f->h0 != NULL ? (char *)f->h0 + rows * family_h_bytes(f) : NULL;
-    args.c0 = f->c0 != NULL ? (char *)f->c0 + rows * family_c_bytes(f) : NULL;
-    args.h_n = h;
-    args.c_n = c;
-    EXPECT_STATUS(fl_stack_create(&shape, &stack), FL_OK);
-    for (size_t d = 0; d < D; d++) EXPECT_STATUS(fl_stack_pack(stack, 0, d, &f->weights[layer * D + d]), FL_OK);
-    EXPECT_STATUS(fl_stack_forward(stack, &args), FL_OK);
-    fl_stack_destroy(stack);
-}
-
-/* Layers one by one with fl_dropout between them are the recorded pass of the stack. */
-static void compare_dropout(const family_spec *s)
-{
-    family f;
-    family_result whole;
-    guard_arena arena = {0};
-    fl_tape *tape = NULL;
-    family_make(&f, s);
-    family_result_make(&whole, &f);
-    EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-    const fl_record_args args = family_record_args(&f, &whole, FL_SAVE_ALL, random_size(1, 2));
-    EXPECT_STATUS(fl_stack_record(f.stack, &args, tape), FL_OK);
-    const size_t D = s->shape.num_directions, L = s->shape.num_layers, elements = s->T * s->B * D * f.P;
-    const size_t rows = D * s->B, h_bytes = rows * family_h_bytes(&f), c_bytes = rows * family_c_bytes(&f);
-    char *x = guard_new(&arena, elements, f.real_size), *y = guard_new(&arena, elements, f.real_size);
-    char *h = guard_new(&arena, h_bytes, 1), *c = f.states != 0 ? guard_new(&arena, c_bytes, 1) : NULL;
-    for (size_t layer = 0; layer < L; layer++) {
-        run_layer(&f, &whole, layer, x, y, h, c);
-        EXPECT(memcmp(h, whole.h_n + layer * h_bytes, h_bytes) == 0 &&
-                   (c == NULL || memcmp(c, whole.c_n + layer * c_bytes, c_bytes) == 0),
-               "%s: states of layer %zu", family_text(&f), layer);
-        if (layer + 1 < L)
-            fl_dropout(s->shape.dtype, s->dropout, FAMILY_SEED, (uint64_t)(layer * elements), elements, y, x);
-    }
-    EXPECT(memcmp(y, whole.y_memory, elements * f.real_size) == 0, "%s: y", family_text(&f));
-    fl_tape_destroy(tape);
-    guard_release(&arena);
-    family_result_free(&whole);
-    family_free(&f);
-}
-
-static void dropout_between_layers(void)
-{
-    static const double rates[] = {0.375, 0.5, 0.999, 1.0};
-    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
-        for (size_t repeat = 0; repeat < rounds(24); repeat++) {
-            family_spec s = family_random((fl_cell_kind)kind, dtypes[repeat % 2]);
-            s.shape.num_layers = random_size(2, 3);
-            s.ragged = s.resets = s.draws = s.wants_cells = false;
-            s.x_order = s.y_order = ORDER_TIME_FIRST;
-            s.dropout = rates[repeat % 4];
-            compare_dropout(&s);
-        }
-}
-
-/* Each element is its own: any part, in place or not; and as many are dropped as were asked for. */
-static void dropout_by_places(void)
-{
-    enum { COUNT = 4000 };
-    static const double rates[] = {0.0, 0.1, 0.5, 1.0};
-    for (size_t n = 0; n < 8; n++) {
-        const fl_dtype dtype = dtypes[n % 2];
-        const double p = rates[n / 2];
-        const size_t size = dtype == FL_F32 ? sizeof(float) : sizeof(double);
-        const uint64_t seed = random_bits(), first = random_bits();
-        const size_t begin = random_size(0, COUNT), end = random_size(begin, COUNT);
-        guard_arena arena = {0};
-        char *x = guard_new(&arena, COUNT, size), *whole = guard_new(&arena, COUNT, size);
-        char *part = guard_new(&arena, end - begin, size);
-        for (ptrdiff_t k = 0; k < COUNT; k++) real_put(dtype, x, k, 1.0 + fabs(random_real(1.0)));
-        fl_dropout(dtype, p, seed, first, COUNT, x, whole);
-        memcpy(part, x + begin * size, (end - begin) * size);
-        fl_dropout(dtype, p, seed, first + begin, end - begin, part, part);
-        EXPECT(memcmp(part, whole + begin * size, (end - begin) * size) == 0, "p = %g: [%zu, %zu)", p, begin, end);
-        const double tolerance = 2.0 * real_epsilon(dtype);
-        size_t dropped = 0, wrong = 0;
-        for (ptrdiff_t k = 0; k < COUNT; k++) {
-            const double in = real_get(dtype, x, k), out = real_get(dtype, whole, k);
-            dropped += out == 0.0;
-            wrong += out != 0.0 && !(fabs(out * (1.0 - p) / in - 1.0) <= tolerance);
-        }
-        EXPECT(wrong == 0 &&
-                   fabs((double)dropped - p * COUNT) <= 5.0 * sqrt(p * (1.0 - p) * COUNT), /* five deviations */
-               "p = %g: %zu of %d dropped, %zu elements scaled wrongly", p, dropped, COUNT, wrong);
-        const double beyond = p < 0.5 ? (n % 2 == 0 ? -INFINITY : (double)NAN) : 1.0 + p; /* the nearest end is meant */
-        fl_dropout(dtype, beyond, seed, first + begin, end - begin, x + begin * size, part);
-        fl_dropout(dtype, p < 0.5 ? 0.0 : 1.0, seed, first, COUNT, x, whole);
-        EXPECT(memcmp(part, whole + begin * size, (end - begin) * size) == 0, "p = %g", beyond);
-        guard_release(&arena);
-    }
-}
-
-/* ---- Usual activations, given -------------------------------------------------------------------------------- */
-
-/* They are the cell's own: the same bits, there and back. */
-static void usual_activations_given(void)
-{
-    static const fl_activation_kind usual[FL_CELL_COUNT][3] = {[FL_CELL_LSTM] = {FL_SIGMOID, FL_TANH, FL_TANH},
-                                                               [FL_CELL_GRU] = {FL_SIGMOID, FL_TANH},
-                                                               [FL_CELL_RNN] = {FL_TANH},
-                                                               [FL_CELL_INDRNN] = {FL_TANH}};
-    for (int kind = 0; kind <= FL_CELL_INDRNN; kind++)
-        for (size_t repeat = 0; repeat < rounds(48); repeat++) {
-            family_spec s = family_random((fl_cell_kind)kind, dtypes[repeat % 2]);
-            const fl_cell_options none = {.kind = (fl_cell_kind)kind};
-            if (repeat % 3 != 0)
-                s.shape.cell = none;
-            memset(s.shape.cell.activations, 0, sizeof s.shape.cell.activations);
-            family_spec spelled = s;
-            for (size_t n = 0; n < 3; n++) spelled.shape.cell.activations[n].kind = usual[kind][n];
-            family a, b;
-            family_result ra, rb;
-            family_gradients ga, gb;
-            fl_tape *tape = NULL;
-            family_make(&a, &s);
-            family_make(&b, &spelled);
-            family_run(&a, 1, &ra);
-            family_run(&b, 1, &rb);
-            EXPECT(arenas_equal(&ra.outputs, &rb.outputs), "%s", family_text(&b));
-            family_result_free(&ra);
-            family_result_free(&rb);
-            EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-            family_train(&a, tape, FL_SAVE_ALL, 1, &ra, &ga);
-            family_train(&b, tape, FL_SAVE_STATES, 1, &rb, &gb);
-            EXPECT(arenas_equal(&ra.outputs, &rb.outputs) && family_gradients_equal(&a, &ga, &b, &gb), "%s: recorded",
-                   family_text(&b));
-            fl_tape_destroy(tape);
-            family_result_free(&ra);
-            family_result_free(&rb);
-            family_gradients_free(&ga);
-            family_gradients_free(&gb);
-            family_free(&a);
-            family_free(&b);
+                   problem_text(&p), work, products);
+            problem_free(&p);
         }
 }
 
@@ -493,11 +427,9 @@ void test_facts(void)
     run_test("option_names", option_names);
     run_test("option_names_refused", option_names_refused);
     run_test("activation_names", activation_names);
+    run_test("option_values", option_values);
     run_test("cell_facts", cell_facts);
     run_test("parameter_facts", parameter_facts);
     run_test("parameter_facts_refused", parameter_facts_refused);
     run_test("step_work", step_work);
-    run_test("dropout_between_layers", dropout_between_layers);
-    run_test("dropout_by_places", dropout_by_places);
-    run_test("usual_activations_given", usual_activations_given);
 }

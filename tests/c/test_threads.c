@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Several callers at once, fork, interruption, signals, limits.  (test_schedules.c has the threads of one call.)
+ * Several callers at once, fork, signals, limits.  (test_schedules.c has the threads of one call.)
  */
 #define _GNU_SOURCE
-#include <fenv.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,24 +15,30 @@
 
 #define CALLERS 6
 
-/* A problem that is worth several threads, and its result. */
+/* A problem that is worth several threads, and its results. */
 typedef struct shared {
     problem p;
-    result expected;
+    result expected, recorded;
+    gradients right;
 } shared;
 
 static void shared_make(shared *s, fl_dtype dtype)
 {
-    spec sizes = spec_plain(dtype, 30, 24, 12, 45);
-    sizes.shape.num_layers = 2;
-    sizes.given_state = true;
-    problem_make(&s->p, &sizes);
+    static const size_t sizes[6] = {30, 24, 12, 45, 2, 1};
+    const spec plain = spec_stack(FL_CELL_LSTM, dtype, sizes);
+    problem_make(&s->p, &plain);
+    fl_tape *tape = NULL;
     problem_run(&s->p, 1, &s->expected);
+    EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
+    problem_train(&s->p, tape, FL_SAVE_ALL, 1, &s->recorded, &s->right);
+    fl_tape_destroy(tape);
 }
 
 static void shared_free(shared *s)
 {
     result_free(&s->expected);
+    result_free(&s->recorded);
+    gradients_free(&s->right);
     problem_free(&s->p);
 }
 
@@ -41,7 +46,7 @@ static void shared_free(shared *s)
 static bool right_again(const shared *s, const result *r, size_t threads)
 {
     const fl_forward_args args = problem_args(&s->p, r, threads);
-    return fl_stack_forward(s->p.stack, &args) == FL_OK && results_equal(&s->p, &s->expected, r);
+    return fl_stack_forward(s->p.stack, &args) == FL_OK && results_equal(&s->p, &s->expected, &s->p, r);
 }
 
 /* ---- Several callers ---------------------------------------------------------------------------------------- */
@@ -50,37 +55,58 @@ typedef struct caller {
     const shared *shared;
     pthread_barrier_t *barrier;
     result r;
+    gradients g;
+    fl_tape *tape; /* or null: calls alone */
     size_t threads, wrong;
 } caller;
+
+static bool right_gradients_again(const caller *self)
+{
+    const problem *p = &self->shared->p;
+    const fl_record_args recorded = problem_record_args(p, &self->r, 3, self->threads);
+    const fl_backward_args args = problem_backward_args(p, &self->g, self->threads);
+    return fl_stack_record(p->stack, &recorded, self->tape) == FL_OK &&
+           fl_stack_backward(p->stack, self->tape, &args) == FL_OK &&
+           gradients_equal(p, &self->shared->right, p, &self->g);
+}
 
 static void *call_again_and_again(void *argument)
 {
     caller *self = argument;
     pthread_barrier_wait(self->barrier);
-    for (size_t repeat = 0; repeat < rounds(30); repeat++)
+    for (size_t repeat = 0; repeat < rounds(self->tape != NULL ? 6 : 30); repeat++) {
         self->wrong += !right_again(self->shared, &self->r, self->threads);
+        if (self->tape != NULL)
+            self->wrong += !right_gradients_again(self);
+    }
     return NULL;
 }
 
+/* Every other one of them trains too. */
 static void many_callers_of_one_layer(void)
 {
-    for (int d = 0; d < 2; d++) {
+    for (size_t d = 0; d < DTYPES; d++) {
         shared s;
         caller callers[CALLERS];
         pthread_t threads[CALLERS];
         pthread_barrier_t barrier;
-        shared_make(&s, d == 0 ? FL_F32 : FL_F64);
+        shared_make(&s, dtypes[d]);
         pthread_barrier_init(&barrier, NULL, CALLERS);
         for (size_t n = 0; n < CALLERS; n++) {
             callers[n] = (caller){.shared = &s, .barrier = &barrier, .threads = n % 4 + 1};
             result_make(&callers[n].r, &s.p);
+            gradients_make(&callers[n].g, &s.p);
+            if (n % 2 == 0)
+                EXPECT_STATUS(fl_tape_create(&callers[n].tape), FL_OK);
         }
         for (size_t n = 0; n < CALLERS; n++)
             EXPECT(pthread_create(&threads[n], NULL, call_again_and_again, &callers[n]) == 0, "no thread");
         for (size_t n = 0; n < CALLERS; n++) {
             pthread_join(threads[n], NULL);
             EXPECT(callers[n].wrong == 0, "caller %zu: %zu wrong results", n, callers[n].wrong);
+            fl_tape_destroy(callers[n].tape);
             result_free(&callers[n].r);
+            gradients_free(&callers[n].g);
         }
         pthread_barrier_destroy(&barrier);
         shared_free(&s);
@@ -219,105 +245,6 @@ static void fork_while_computing(void)
     shared_free(&s);
 }
 
-/* ---- Interruption --------------------------------------------------------------------------------------------- */
-
-typedef struct interruption {
-    pthread_t caller;
-    size_t asked, on_other_thread, rounding_changed;
-} interruption;
-
-/* Goes on twice, then stops.  It is the caller's code, and runs in the caller's floating-point state. */
-static int stop_at_third(void *context)
-{
-    interruption *self = context;
-    self->on_other_thread += !pthread_equal(self->caller, pthread_self());
-    self->rounding_changed += fegetround() != FE_DOWNWARD;
-    return ++self->asked == 3;
-}
-
-/* All steps read one row and write one row, so that a call can be so long that only the callback ends it.  (Steps that
- * overlap are against the rules when results matter; here they are thrown away.) */
-#define ENDLESS ((size_t)1 << 40)
-
-static void interrupt_endless(const spec *s, size_t threads)
-{
-    problem p;
-    result r;
-    interruption context = {.caller = pthread_self()};
-    problem_make(&p, s);
-    result_make(&r, &p);
-    fl_forward_args args = problem_args(&p, &r, threads);
-    args.T = ENDLESS;
-    args.x_stride_t = args.y_stride_t = 0;
-    args.interrupt = stop_at_third;
-    args.interrupt_context = &context;
-    fesetround(FE_DOWNWARD);
-    const fl_status status = fl_stack_forward(p.stack, &args);
-    EXPECT(fegetround() == FE_DOWNWARD, "rounding mode %d after the call", fegetround());
-    fesetround(FE_TONEAREST);
-    EXPECT_STATUS(status, FL_ERROR_INTERRUPTED);
-    EXPECT(context.asked == 3, "asked %zu times", context.asked);
-    EXPECT(context.rounding_changed == 0, "the callback does not see the caller's rounding mode");
-    EXPECT(context.on_other_thread == 0, "called by another thread");
-    result_free(&r);
-    /* Layer and pool are as good as new. */
-    oracle o;
-    oracle_make(&o, &p);
-    problem_run(&p, threads, &r);
-    EXPECT(oracle_error(&o, &p, &r) <= oracle_tolerance(s->shape.dtype), "%s after an interruption", spec_text(s));
-    oracle_free(&o);
-    result_free(&r);
-    problem_free(&p);
-}
-
-static void interrupt_forward(void)
-{
-    static const struct {
-        size_t B, I, H, L, D, threads;
-    } sizes[] = {{1, 3, 10, 1, 1, 1},   {1, 40, 300, 1, 1, 2}, {1, 3, 64, 3, 1, 3},
-                 {30, 12, 40, 1, 1, 3}, {2, 5, 40, 1, 2, 2},   {2, 5, 20, 2, 1, 1}};
-    for (size_t n = 0; n < sizeof sizes / sizeof *sizes; n++) {
-        spec s = spec_plain(n % 2 == 0 ? FL_F32 : FL_F64, 2, sizes[n].B, sizes[n].I, sizes[n].H);
-        s.shape.num_layers = sizes[n].L;
-        s.shape.num_directions = sizes[n].D;
-        interrupt_endless(&s, sizes[n].threads);
-    }
-}
-
-static void interrupt_stream(void)
-{
-    const spec s = spec_plain(FL_F32, 2, 2, 3, 10);
-    problem p;
-    result r, again;
-    fl_stream *stream = NULL;
-    interruption context = {.caller = pthread_self()};
-    problem_make(&p, &s);
-    problem_run(&p, 1, &r);
-    result_make(&again, &p);
-    EXPECT_STATUS(fl_stream_create(p.stack, 2, 1, &stream), FL_OK);
-    const fl_forward_args args = problem_args(&p, &again, 1);
-    fl_stream_io io = {.x = args.x,
-                       .x_stride_b = args.x_stride_b,
-                       .y = args.y,
-                       .y_stride_b = args.y_stride_b,
-                       .interrupt = stop_at_third,
-                       .interrupt_context = &context};
-    EXPECT_STATUS(fl_stream_process(stream, ENDLESS, &io), FL_ERROR_INTERRUPTED);
-    EXPECT(context.asked == 3, "asked %zu times", context.asked);
-    memset(fl_stream_h(stream), 0, 2 * 10 * sizeof(float));
-    memset(fl_stream_c(stream), 0, 2 * 10 * sizeof(float));
-    io.x_stride_t = args.x_stride_t;
-    io.y_stride_t = args.y_stride_t;
-    EXPECT_STATUS(fl_stream_process(stream, s.T, &io), FL_OK);
-    memcpy(again.h_n, fl_stream_h(stream), 2 * 10 * sizeof(float));
-    memcpy(again.c_n, fl_stream_c(stream), 2 * 10 * sizeof(float));
-    EXPECT(results_equal(&p, &r, &again), "after an interruption");
-    fl_stream_destroy(stream);
-    result_free(&r);
-    result_free(&again);
-    problem_free(&p);
-}
-
 /* ---- Signals -------------------------------------------------------------------------------------------------- */
 
 static atomic_size_t handled, handled_elsewhere;
@@ -364,12 +291,7 @@ void test_threads(void)
     run_test("absurd_number_of_threads", absurd_number_of_threads);
 }
 
-void test_interruptions(void)
-{
-    run_test("interrupt_forward", interrupt_forward);
-    run_test("interrupt_stream", interrupt_stream);
-    run_test("workers_take_no_signals", workers_take_no_signals);
-}
+void test_signals(void) { run_test("workers_take_no_signals", workers_take_no_signals); }
 
 void test_fork(void)
 {

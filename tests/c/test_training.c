@@ -1,368 +1,312 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Recorded passes and their backward passes: against a naive one in float64, for every way of keeping and any number of
- * threads the same bits, out of memory, interrupted, and with wrong arguments.  All arrays stand between guard pages.
+ * Recorded passes of all cells: the same bits for every way of keeping, any number of threads and any places of arrays;
+ * and what is drawn.
  */
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "harness/problem.h"
 #include "tests.h"
-#include "harness/training_pass.h"
 
-/* Bytes between the rows of dx that are not 0xff any more. */
-static size_t written_beside_dx(const pass *a, const gradients *g)
-{
-    const spec *s = &a->p.spec;
-    const size_t bytes = a->dx_layout.elements * a->p.real_size;
-    size_t written = 0;
-    if (g->dx == NULL)
-        return 0;
-    unsigned char *beside = calloc(bytes + 1, 1);
-    if (beside == NULL)
-        return SIZE_MAX;
-    for (size_t t = 0; t < s->T; t++)
-        for (size_t b = 0; b < s->B; b++)
-            memset(beside + (at(&a->dx_layout, g->dx, a->p.real_size, t, b) - g->dx_memory), 1,
-                   s->shape.input_size * a->p.real_size);
-    for (size_t n = 0; n < bytes; n++) written += beside[n] == 0 && (unsigned char)g->dx_memory[n] != 0xff;
-    free(beside);
-    return written;
-}
+/* ---- The same bits ------------------------------------------------------------------------------------------- */
 
-static double tolerance(fl_dtype dtype) { return dtype == FL_F32 ? 6e-6 : 5e-14; }
-
-/* ---- Values and bits ----------------------------------------------------------------------------------------- */
-
-/* One way of keeping against the truth, the others against it; threads likewise. */
-static void check_pass(const spec *s, const options *o, size_t most_threads)
+static void check_saves(const spec *s, size_t most_threads)
 {
     const size_t saves[] = {FL_SAVE_ALL, FL_SAVE_STATES, 1, random_size(2, 12), SIZE_MAX - 1};
-    pass a;
+    problem p;
     result expected, r;
     gradients right, g;
-    truth t;
     fl_tape *tape = NULL;
-    pass_make(&a, s, o);
+    problem_make(&p, s);
     EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-    pass_run(&a, tape, FL_SAVE_ALL, 1, &expected, &right);
-    truth_make(&t, &a);
-    const double error = truth_error(&t, &a, &right);
-    EXPECT(error <= tolerance(s->shape.dtype), "%s: error %.3g", pass_text(&a), error);
-    const size_t written = written_beside_dx(&a, &right);
-    EXPECT(written == 0, "%s: %zu bytes between the rows of dx were written", pass_text(&a), written);
+    problem_train(&p, tape, FL_SAVE_ALL, 1, &expected, &right);
     for (size_t threads = 1; threads <= most_threads; threads++)
         for (size_t n = 0; n < sizeof saves / sizeof *saves; n++) {
-            pass_run(&a, tape, saves[n], threads, &r, &g);
-            EXPECT(arenas_equal(&expected.outputs, &r.outputs), "%s: results differ with save %zu, %zu threads",
-                   pass_text(&a), saves[n], threads);
-            EXPECT(arenas_equal(&right.outputs, &g.outputs), "%s: gradients differ with save %zu, %zu threads",
-                   pass_text(&a), saves[n], threads);
-            pass_results_free(&r, &g);
+            problem_train(&p, tape, saves[n], threads, &r, &g);
+            EXPECT(arenas_equal(&expected.outputs, &r.outputs), "%s: results with save %zu, %zu threads",
+                   problem_text(&p), saves[n], threads);
+            EXPECT(arenas_equal(&right.outputs, &g.outputs) && arenas_equal(&right.of_dx, &g.of_dx),
+                   "%s: gradients with save %zu, %zu threads", problem_text(&p), saves[n], threads);
+            result_free(&r);
+            gradients_free(&g);
         }
-    truth_free(&t);
     fl_tape_destroy(tape);
-    pass_results_free(&expected, &right);
-    pass_free(&a);
+    result_free(&expected);
+    gradients_free(&right);
+    problem_free(&p);
 }
 
-static void training_random(void)
+static void any_way_of_keeping(void)
 {
-    for (size_t repeat = 0; repeat < rounds(120); repeat++) {
-        spec s = spec_random(repeat % 2 == 0 ? FL_F32 : FL_F64);
-        const options o = options_random(&s);
-        check_pass(&s, &o, 1);
-    }
-}
-
-/* T and B for many chunks, rows that are more than a chunk, and one row. */
-static void training_chunks(void)
-{
-    static const size_t sizes[][4] = {{260, 1, 5, 9}, {90, 6, 3, 7}, {4, 530, 2, 3}, {33, 17, 20, 33}};
-    for (size_t n = 0; n < sizeof sizes / sizeof *sizes; n++)
-        for (size_t D = 1; D <= 2; D++) {
-            if (harness_effort == EFFORT_SHORT && D == 1 + n % 2)
-                continue;
-            spec s = spec_plain(n % 2 == 0 ? FL_F32 : FL_F64, sizes[n][0], sizes[n][1], sizes[n][2], sizes[n][3]);
-            s.shape.num_directions = D;
-            s.shape.num_layers = 2;
-            s.given_state = true;
-            s.ragged = sizes[n][1] > 1;
-            options o = options_plain(&s);
-            o.resets = n % 2 == 0;
-            o.dropout = 0.25;
-            o.bptt = n % 2 == 1 ? 7 : 0;
-            check_pass(&s, &o, 1);
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+        for (size_t repeat = 0; repeat < rounds(kind == FL_CELL_LSTM ? 120 : 36); repeat++) {
+            const spec s = spec_random((fl_cell_kind)kind, dtypes[repeat % 2]);
+            check_saves(&s, 1);
         }
 }
 
-/* A recorded pass has the bits of a call. */
-static void training_same_as_a_call(void)
+/* More steps and more rows than a chunk has. */
+static void any_way_of_keeping_in_chunks(void)
 {
-    for (size_t repeat = 0; repeat < rounds(60); repeat++) {
-        const spec s = spec_random(repeat % 2 == 0 ? FL_F32 : FL_F64);
-        const options o = options_plain(&s);
-        pass a;
-        result expected, r;
-        fl_tape *tape = NULL;
-        pass_make(&a, &s, &o);
-        problem_run(&a.p, 1, &expected);
-        result_make(&r, &a.p);
-        EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-        const fl_record_args args = record_args(&a, &r, random_chance(2) ? FL_SAVE_ALL : random_size(1, 5), 1);
-        EXPECT_STATUS(fl_stack_record(a.p.stack, &args, tape), FL_OK);
-        EXPECT(arenas_equal(&expected.outputs, &r.outputs), "%s", pass_text(&a));
-        fl_tape_destroy(tape);
-        result_free(&expected);
-        result_free(&r);
-        pass_free(&a);
-    }
+    static const size_t sizes[][4] = {{150, 1, 5, 9}, {60, 6, 3, 7}, {3, 290, 2, 3}};
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+        for (size_t n = 0; n < rounds(kind == FL_CELL_LSTM ? 12 : 6); n++) {
+            spec s = spec_random((fl_cell_kind)kind, dtypes[(n + (size_t)kind) % 2]);
+            spec_resize(&s, sizes[n % 3][0], sizes[n % 3][1], sizes[n % 3][2], sizes[n % 3][3]);
+            s.shape.num_layers = random_size(1, 2);
+            check_saves(&s, 1);
+        }
 }
 
-/* ---- Errors -------------------------------------------------------------------------------------------------- */
-
-static void training_errors(void)
+/* Without resets, dropout and draws a recorded pass has the bits of a call. */
+static void recorded_pass_equals_call(void)
 {
-    for (unsigned indexed = 0; indexed < 2; indexed++) {
-        spec s = spec_plain(FL_F32, 3, 2, 4, 5);
-        s.given_state = s.ragged = true;
-        s.indexed = indexed != 0;
-        const options o = options_plain(&s);
-        pass a;
-        result r;
-        gradients g;
-        fl_tape *tape = NULL;
-        fl_stack *other = NULL;
-        pass_make(&a, &s, &o);
-        result_make(&r, &a.p);
-        gradients_make(&g, &a);
-        EXPECT_STATUS(fl_tape_create(NULL), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-        EXPECT_STATUS(fl_stack_create(&s.shape, &other), FL_OK);
-        const fl_record_args recorded = record_args(&a, &r, FL_SAVE_ALL, 1);
-        const fl_backward_args right = backward_args(&a, &g, 1);
-        EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &right), FL_ERROR_ARGUMENT); /* nothing is recorded */
-        EXPECT(fl_tape_bytes(tape) == 0 && fl_tape_bytes(NULL) == 0, "%zu bytes", fl_tape_bytes(tape));
-
-#define REFUSE_RECORD(change, wanted)                                   \
-    do {                                                                \
-        fl_record_args args = recorded;                                 \
-        change;                                                         \
-        EXPECT_STATUS(fl_stack_record(a.p.stack, &args, tape), wanted); \
-    } while (0)
-        REFUSE_RECORD(args.dropout = -0.1, FL_ERROR_ARGUMENT);
-        REFUSE_RECORD(args.dropout = 1.1, FL_ERROR_ARGUMENT);
-        REFUSE_RECORD(args.dropout = (double)NAN, FL_ERROR_ARGUMENT);
-        REFUSE_RECORD(args.call.y = NULL, FL_ERROR_ARGUMENT);
-        REFUSE_RECORD(args.call.h_n = NULL, FL_ERROR_ARGUMENT);
-        REFUSE_RECORD(args.call.h_n = a.p.h0, FL_ERROR_ARGUMENT);
-        REFUSE_RECORD(args.call.c_n = a.p.c0, FL_ERROR_ARGUMENT);
-        REFUSE_RECORD(args.call.x = NULL; args.call.x_index = NULL, FL_ERROR_ARGUMENT);
-        REFUSE_RECORD(args.call.T = SIZE_MAX / 2, FL_ERROR_SIZE);
-        const int64_t lengths[] = {3, 4};
-        REFUSE_RECORD(args.call.lengths = lengths, FL_ERROR_LENGTH);
-        EXPECT_STATUS(fl_stack_record(NULL, &recorded, tape), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_stack_record(a.p.stack, NULL, tape), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, NULL), FL_ERROR_ARGUMENT);
-        EXPECT(result_untouched(&r), "something was written");
-        EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, tape), FL_OK);
-        const size_t steps = problem_length(&a.p, 0) + problem_length(&a.p, 1);
-        EXPECT(fl_tape_bytes(tape) >= steps * 5 * 5 * sizeof(float), "%zu bytes of %zu steps", fl_tape_bytes(tape),
-               steps);
-
-#define REFUSE_BACKWARD(change)                                                      \
-    do {                                                                             \
-        fl_backward_args args = right;                                               \
-        fl_gradients wrong = g.of[0];                                                \
-        fl_weights weights = a.p.weights[0];                                         \
-        change;                                                                      \
-        (void)wrong;                                                                 \
-        (void)weights;                                                               \
-        EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_ERROR_ARGUMENT); \
-    } while (0)
-        REFUSE_BACKWARD(args.weights = NULL);
-        REFUSE_BACKWARD(args.gradients = NULL);
-        REFUSE_BACKWARD(args.dh0 = NULL);
-        REFUSE_BACKWARD(args.dc0 = NULL);
-        REFUSE_BACKWARD(wrong.weight_ih = NULL; args.gradients = &wrong);
-        REFUSE_BACKWARD(wrong.weight_hh = NULL; args.gradients = &wrong);
-        REFUSE_BACKWARD(weights.weight_ih = NULL; args.weights = &weights);
-        REFUSE_BACKWARD(weights.weight_hh = NULL; args.weights = &weights);
-        if (s.indexed)
-            REFUSE_BACKWARD(args.dx = r.y); /* an index has no gradient */
-        EXPECT_STATUS(fl_stack_backward(NULL, tape, &right), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_stack_backward(a.p.stack, NULL, &right), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, NULL), FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_stack_backward(other, tape, &right), FL_ERROR_ARGUMENT); /* another layer's tape */
-        for (size_t n = 0; n < g.outputs.count; n++)
-            for (size_t byte = 0; byte < g.outputs.blocks[n].bytes; byte++)
-                EXPECT(g.outputs.blocks[n].data[byte] == 0xff, "output %zu was written", n);
-        EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &right), FL_OK);
-        REFUSE_RECORD(args.dropout = 2.0, FL_ERROR_ARGUMENT);
-        EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &right), FL_OK); /* what was recorded is still there */
-        fl_tape_destroy(tape);
-        fl_tape_destroy(NULL);
-        fl_stack_destroy(other);
-        pass_results_free(&r, &g);
-        pass_free(&a);
-    }
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+        for (size_t repeat = 0; repeat < rounds(kind == FL_CELL_LSTM ? 80 : 24); repeat++) {
+            spec s = spec_random((fl_cell_kind)kind, dtypes[repeat % 2]);
+            problem p;
+            result expected, r;
+            fl_tape *tape = NULL;
+            s.resets = s.draws = false;
+            s.dropout = 0.0;
+            problem_make(&p, &s);
+            problem_run(&p, 1, &expected);
+            result_make(&r, &p);
+            EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
+            const size_t save = random_chance(2) ? FL_SAVE_ALL : random_size(1, 5), threads = random_size(1, 2);
+            const fl_record_args args = problem_record_args(&p, &r, save, threads);
+            EXPECT_STATUS(fl_stack_record(p.stack, &args, tape), FL_OK);
+            EXPECT(arenas_equal(&expected.outputs, &r.outputs), "%s", problem_text(&p));
+            fl_tape_destroy(tape);
+            result_free(&expected);
+            result_free(&r);
+            problem_free(&p);
+        }
 }
 
-/* Steps times layers that wrap to nothing, though the steps of each layer are a size that fits. */
-static void training_too_long(void)
+/* Arrays in any order, packed or not. */
+static void any_order_of_gradients(void)
 {
-    static const size_t saves[] = {FL_SAVE_ALL, FL_SAVE_STATES, 1};
-    const fl_stack_shape shape = {FL_F32, 1, 1, 128, 1, {.kind = FL_CELL_LSTM}};
-    fl_stack *stack = NULL;
-    fl_tape *tape = NULL;
-    float x = 0.0F, y = 0.0F, h[128], c[128];
-    EXPECT_STATUS(fl_stack_create(&shape, &stack), FL_OK);
-    EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-    for (size_t n = 0; n < sizeof saves / sizeof *saves && sizeof(size_t) == 8; n++) {
-        const size_t steps = (size_t)(SIZE_MAX / 128 + 1);
-        fl_record_args args = {.save = saves[n]};
-        args.call.T = saves[n] == 1 ? steps + 1 : steps;
-        args.call.B = 1;
-        args.call.x = &x;
-        args.call.y = &y;
-        args.call.h_n = h;
-        args.call.c_n = c;
-        EXPECT_STATUS(fl_stack_record(stack, &args, tape), FL_ERROR_SIZE);
-    }
-    fl_tape_destroy(tape);
-    fl_stack_destroy(stack);
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+        for (size_t repeat = 0; repeat < rounds(kind == FL_CELL_LSTM ? 80 : 24); repeat++) {
+            const spec s = spec_random((fl_cell_kind)kind, dtypes[repeat % 2]);
+            spec other = s;
+            problem a, b;
+            result ra, rb;
+            gradients ga, gb;
+            fl_tape *tape = NULL;
+            spec_reorder(&other);
+            other.wants_cells = s.wants_cells && random_chance(2);
+            problem_make(&a, &s);
+            problem_make(&b, &other);
+            EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
+            const size_t save = random_chance(2) ? FL_SAVE_ALL : random_size(1, 5);
+            problem_train(&a, tape, save, 1, &ra, &ga);
+            problem_train(&b, tape, save, 1, &rb, &gb);
+            EXPECT(results_equal(&a, &ra, &b, &rb), "%s: results in orders x %d, y %d", problem_text(&a),
+                   (int)other.x_order, (int)other.y_order);
+            EXPECT(gradients_equal(&a, &ga, &b, &gb), "%s: gradients in orders x %d, y %d, dy %d, dx %d",
+                   problem_text(&a), (int)other.x_order, (int)other.y_order, (int)other.dy_order, (int)other.dx_order);
+            fl_tape_destroy(tape);
+            result_free(&ra);
+            result_free(&rb);
+            gradients_free(&ga);
+            gradients_free(&gb);
+            problem_free(&a);
+            problem_free(&b);
+        }
 }
 
 /* No steps: gradients of parameters are zero, those of states pass through. */
-static void training_without_steps(void)
+static void no_steps(void)
 {
     static const size_t sizes[][2] = {{0, 3}, {3, 0}, {0, 0}};
-    for (size_t n = 0; n < sizeof sizes / sizeof *sizes; n++)
-        for (unsigned keeps = 0; keeps < 2; keeps++) {
-            spec s = spec_plain(FL_F64, sizes[n][0], sizes[n][1], 3, 5);
-            s.shape.num_layers = 2;
-            const options o = options_plain(&s);
-            pass a;
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+        for (size_t n = 0; n < 12; n++) {
+            spec s = spec_plain((fl_cell_kind)kind, dtypes[n % 2], sizes[n / 4][0], sizes[n / 4][1], 3, 5);
+            problem p;
             result r;
             gradients g;
             fl_tape *tape = NULL;
-            pass_make(&a, &s, &o);
+            s.shape.num_layers = 2;
+            problem_make(&p, &s);
             EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-            pass_run(&a, tape, keeps == 0 ? FL_SAVE_ALL : 2, 1, &r, &g);
-            const size_t bytes = a.p.cells * s.B * 5 * sizeof(double);
-            EXPECT(memcmp(g.dh0, a.dh_n, bytes) == 0 && memcmp(g.dc0, a.dc_n, bytes) == 0, "states");
-            for (size_t k = 0; k < 4 * 5 * 5; k++) EXPECT(((double *)g.of[1].weight_hh)[k] == 0.0, "element %zu", k);
+            problem_train(&p, tape, n / 2 % 2 == 0 ? FL_SAVE_ALL : 2, 1, &r, &g);
+            const size_t rows = p.cells * s.B, first = p.states != 0 ? 2 : 1; /* of outputs, behind dh0 and dc0 */
+            EXPECT(memcmp(g.dh0, p.dh_n, rows * problem_h_bytes(&p)) == 0 &&
+                       (p.states == 0 || memcmp(g.dc0, p.dc_n, rows * problem_c_bytes(&p)) == 0),
+                   "%s: states", problem_text(&p));
+            for (size_t k = first; k < g.outputs.count; k++)
+                for (size_t at = 0; at < g.outputs.blocks[k].bytes / p.real_size; at++)
+                    EXPECT(real_get(s.shape.dtype, g.outputs.blocks[k].data, (ptrdiff_t)at) == 0.0,
+                           "%s: array %zu, element %zu", problem_text(&p), k, at);
             fl_tape_destroy(tape);
-            pass_results_free(&r, &g);
-            pass_free(&a);
+            result_free(&r);
+            gradients_free(&g);
+            problem_free(&p);
         }
 }
 
-/* ---- Memory -------------------------------------------------------------------------------------------------- */
+/* ---- Draws --------------------------------------------------------------------------------------------------- */
 
-/* Each allocation of record fails, then each of backward; nothing is lost, and in the end the result is right. */
-static void training_without_memory(void)
+/* Outputs and states of the second layer, of a stack of two and of a stack of its own whose first cell comes later. */
+static void first_cell_of_masks(void)
 {
-    static const size_t saves[] = {FL_SAVE_ALL, FL_SAVE_STATES, 4};
-    for (size_t number = 0; number < 12; number += harness_effort == EFFORT_FULL ? 1 : 5) {
-        const size_t save = saves[number % 3], threads = number < 6 ? 1 : 3;
-        spec s = spec_plain(FL_F32, 20, 14, 10, 33);
+    for (size_t repeat = 0; repeat < rounds(48); repeat++) {
+        spec s = spec_random(FL_CELL_LSTM, dtypes[repeat % 2]);
         s.shape.num_layers = 2;
-        s.shape.num_directions = 1 + number / 3 % 2;
-        s.ragged = s.given_state = true;
-        options o = options_plain(&s);
-        o.resets = true;
-        o.dropout = 0.5;
-        pass a;
-        result expected, r;
-        gradients right, g;
+        s.draws = true;
+        s.dropout = 0.0;
+        s.resets = s.wants_cells = s.ragged = false;
+        s.y_order = ORDER_TIME_FIRST;
+        s.first_cell = 1;
+        s.shape.cell.proj_size = 0;
+        s.shape.cell.proj_clip = 0.0;
+        s.shape.cell.zoneout_h = s.shape.cell.recurrent_dropout = 0.5;
+        s.shape.cell.zoneout_c = 0.25;
+        const size_t D = s.shape.num_directions;
+        spec upper = s;
+        upper.shape.num_layers = 1;
+        upper.shape.input_size = D * s.shape.hidden_size;
+        upper.first_cell = 1 + D;
+        upper.indexed = false;
+        problem both, top;
+        result r_both, r_top, r_below;
         fl_tape *tape = NULL;
-        pass_make(&a, &s, &o);
+        problem_make(&both, &s);
+        problem_make(&top, &upper);
         EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-        pass_run(&a, tape, save, threads, &expected, &right);
-        fl_tape_destroy(tape);
-        const long live = atomic_load(&allocations_live);
-        allocation_fail(1);
-        EXPECT_STATUS(fl_tape_create(&tape), FL_ERROR_MEMORY);
-        allocation_fail(0);
-        EXPECT(atomic_load(&allocations_live) == live, "memory lost");
-        EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-        result_make(&r, &a.p);
-        gradients_make(&g, &a);
-        const fl_record_args recorded = record_args(&a, &r, save, threads);
-        const fl_backward_args args = backward_args(&a, &g, threads);
-        fl_status status = FL_ERROR_MEMORY;
-        size_t nth = 0;
-        for (; status == FL_ERROR_MEMORY && nth < 50; nth++) {
-            allocation_fail(1 + nth / 2); /* what was taken before is kept: fewer are left */
-            status = fl_stack_record(a.p.stack, &recorded, tape);
-            allocation_fail(0);
-            if (status != FL_OK) {
-                EXPECT(fl_tape_bytes(tape) == 0, "%zu bytes of nothing", fl_tape_bytes(tape));
-                EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_ERROR_ARGUMENT);
-            }
+        /* The output of the first layer, by a stack of it alone. */
+        spec lower = s;
+        lower.shape.num_layers = 1;
+        problem below;
+        problem_make(&below, &lower);
+        result_make(&r_both, &both);
+        result_make(&r_top, &top);
+        result_make(&r_below, &below);
+        for (size_t d = 0; d < D; d++) {
+            EXPECT_STATUS(fl_stack_pack(below.stack, 0, d, &both.weights[d]), FL_OK);
+            EXPECT_STATUS(fl_stack_pack(top.stack, 0, d, &both.weights[D + d]), FL_OK);
         }
-        EXPECT_STATUS(status, FL_OK);
-        EXPECT(nth > 1, "no allocation of record failed");
-        status = FL_ERROR_MEMORY;
-        for (nth = 0; status == FL_ERROR_MEMORY && nth < 50; nth++) {
-            allocation_fail(1 + nth / 2);
-            status = fl_stack_backward(a.p.stack, tape, &args);
-            allocation_fail(0);
-        }
-        EXPECT_STATUS(status, FL_OK);
-        EXPECT(nth > 1, "no allocation of backward failed");
-        EXPECT(arenas_equal(&expected.outputs, &r.outputs), "wrong results");
-        EXPECT(arenas_equal(&right.outputs, &g.outputs), "wrong gradients");
+        const size_t h_bytes = D * s.B * problem_h_bytes(&both), c_bytes = D * s.B * problem_c_bytes(&both);
+        fl_record_args args = problem_record_args(&both, &r_both, FL_SAVE_ALL, 1);
+        EXPECT_STATUS(fl_stack_record(both.stack, &args, tape), FL_OK);
+        const fl_forward_args call = args.call;
+        args.call.y = r_below.y;
+        args.call.h_n = r_below.h_n;
+        args.call.c_n = r_below.c_n;
+        EXPECT_STATUS(fl_stack_record(below.stack, &args, tape), FL_OK);
+        fl_record_args upper_args = problem_record_args(&top, &r_top, FL_SAVE_ALL, 1);
+        upper_args.call.x = r_below.y;
+        upper_args.call.x_at = NULL;
+        upper_args.call.x_stride_t = call.y_stride_t;
+        upper_args.call.x_stride_b = call.y_stride_b;
+        upper_args.call.h0 = call.h0 != NULL ? (const char *)call.h0 + h_bytes : NULL;
+        upper_args.call.c0 = call.c0 != NULL ? (const char *)call.c0 + c_bytes : NULL;
+        EXPECT_STATUS(fl_stack_record(top.stack, &upper_args, tape), FL_OK);
+        EXPECT(memcmp(r_both.y_memory, r_top.y_memory, s.T * s.B * D * problem_h_bytes(&both)) == 0 &&
+                   memcmp(r_both.h_n, r_below.h_n, h_bytes) == 0 &&
+                   memcmp(r_both.h_n + h_bytes, r_top.h_n, h_bytes) == 0 &&
+                   memcmp(r_both.c_n + c_bytes, r_top.c_n, c_bytes) == 0,
+               "%s", problem_text(&both));
         fl_tape_destroy(tape);
-        EXPECT(atomic_load(&allocations_live) == live, "%ld blocks, then %ld", live, atomic_load(&allocations_live));
-        pass_results_free(&expected, &right);
-        pass_results_free(&r, &g);
-        pass_free(&a);
+        result_free(&r_both);
+        result_free(&r_top);
+        result_free(&r_below);
+        problem_free(&both);
+        problem_free(&top);
+        problem_free(&below);
     }
 }
 
-/* The same again, on one thread, takes nothing; and destroying the tape gives back what it had. */
-static void training_leaves_memory_flat(void)
+/* ---- Dropout ------------------------------------------------------------------------------------------------- */
+
+/* A layer of a stack by itself, from x to y, (T, B, D*P) both but for the first x. */
+static void run_layer(const problem *p, const result *whole, size_t layer, const char *x, char *y, char *h, char *c)
 {
-    for (size_t save = 0; save < 4; save++) {
-        spec s = spec_plain(FL_F32, 30, 20, 10, 33);
-        s.shape.num_layers = 2;
-        s.ragged = true;
-        const options o = options_plain(&s);
-        pass a;
-        result r;
-        gradients g;
-        fl_tape *tape = NULL;
-        pass_make(&a, &s, &o);
-        EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-        pass_run(&a, tape, save == 3 ? FL_SAVE_STATES : save, 1, &r, &g);
-        const fl_record_args recorded = record_args(&a, &r, save == 3 ? FL_SAVE_STATES : save, 1);
-        const fl_backward_args args = backward_args(&a, &g, 1);
-        const long live = atomic_load(&allocations_live), made = atomic_load(&allocations_made);
-        for (size_t repeat = 0; repeat < rounds(50); repeat++) {
-            EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, tape), FL_OK);
-            EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_OK);
-        }
-        EXPECT(atomic_load(&allocations_live) == live, "%ld blocks, then %ld", live, atomic_load(&allocations_live));
-        EXPECT(atomic_load(&allocations_made) == made, "%ld allocations", atomic_load(&allocations_made) - made);
-        fl_tape_destroy(tape);
-        pass_results_free(&r, &g);
-        pass_free(&a);
+    const size_t D = p->spec.shape.num_directions, rows = layer * D * p->spec.B;
+    const ptrdiff_t width = (ptrdiff_t)(D * p->P), B = (ptrdiff_t)p->spec.B;
+    fl_stack_shape shape = p->spec.shape;
+    fl_stack *stack = NULL;
+    fl_forward_args args = problem_args(p, whole, 1);
+    shape.num_layers = 1;
+    if (layer != 0) {
+        shape.input_size = D * p->P;
+        args.x = x;
+        args.x_index = NULL;
+        args.x_at = NULL;
+        args.x_stride_t = B * width;
+        args.x_stride_b = width;
     }
+    args.y = y;
+    args.y_at = NULL;
+    args.y_stride_t = B * width;
+    args.y_stride_b = width;
+    args.h0 = p->h0 != NULL ? (char *)p->h0 + rows * problem_h_bytes(p) : NULL;
+    args.c0 = p->c0 != NULL ? (char *)p->c0 + rows * problem_c_bytes(p) : NULL;
+    args.h_n = h;
+    args.c_n = c;
+    EXPECT_STATUS(fl_stack_create(&shape, &stack), FL_OK);
+    for (size_t d = 0; d < D; d++) EXPECT_STATUS(fl_stack_pack(stack, 0, d, &p->weights[layer * D + d]), FL_OK);
+    EXPECT_STATUS(fl_stack_forward(stack, &args), FL_OK);
+    fl_stack_destroy(stack);
+}
+
+/* Layers one by one with fl_dropout between them are the recorded pass of the stack. */
+static void compare_dropout(const spec *s)
+{
+    problem p;
+    result whole;
+    guard_arena arena = {0};
+    fl_tape *tape = NULL;
+    problem_make(&p, s);
+    result_make(&whole, &p);
+    EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
+    const size_t threads = random_size(1, 2);
+    const fl_record_args args = problem_record_args(&p, &whole, FL_SAVE_ALL, threads);
+    EXPECT_STATUS(fl_stack_record(p.stack, &args, tape), FL_OK);
+    const size_t D = s->shape.num_directions, L = s->shape.num_layers, elements = s->T * s->B * D * p.P;
+    const size_t rows = D * s->B, h_bytes = rows * problem_h_bytes(&p), c_bytes = rows * problem_c_bytes(&p);
+    char *x = guard_new(&arena, elements, p.real_size), *y = guard_new(&arena, elements, p.real_size);
+    char *h = guard_new(&arena, h_bytes, 1), *c = p.states != 0 ? guard_new(&arena, c_bytes, 1) : NULL;
+    for (size_t layer = 0; layer < L; layer++) {
+        run_layer(&p, &whole, layer, x, y, h, c);
+        EXPECT(memcmp(h, whole.h_n + layer * h_bytes, h_bytes) == 0 &&
+                   (c == NULL || memcmp(c, whole.c_n + layer * c_bytes, c_bytes) == 0),
+               "%s: states of layer %zu", problem_text(&p), layer);
+        if (layer + 1 < L)
+            fl_dropout(s->shape.dtype, s->dropout, MASK_SEED, (uint64_t)(layer * elements), elements, y, x);
+    }
+    EXPECT(memcmp(y, whole.y_memory, elements * p.real_size) == 0, "%s: y", problem_text(&p));
+    fl_tape_destroy(tape);
+    guard_release(&arena);
+    result_free(&whole);
+    problem_free(&p);
+}
+
+static void dropout_between_layers(void)
+{
+    static const double rates[] = {0.375, 0.5, 0.999, 1.0};
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+        for (size_t repeat = 0; repeat < rounds(24); repeat++) {
+            spec s = spec_random((fl_cell_kind)kind, dtypes[repeat % 2]);
+            s.shape.num_layers = random_size(2, 3);
+            s.ragged = s.resets = s.draws = s.wants_cells = false;
+            s.x_order = s.y_order = ORDER_TIME_FIRST;
+            s.dropout = rates[repeat % 4];
+            compare_dropout(&s);
+        }
 }
 
 void test_training(void)
 {
-    run_test("training_random", training_random);
-    run_test("training_chunks", training_chunks);
-    run_test("training_same_as_a_call", training_same_as_a_call);
-    run_test("training_errors", training_errors);
-    run_test("training_too_long", training_too_long);
-    run_test("training_without_steps", training_without_steps);
-    run_test("training_without_memory", training_without_memory);
-    run_test("training_leaves_memory_flat", training_leaves_memory_flat);
+    run_test("any_way_of_keeping", any_way_of_keeping);
+    run_test("any_way_of_keeping_in_chunks", any_way_of_keeping_in_chunks);
+    run_test("recorded_pass_equals_call", recorded_pass_equals_call);
+    run_test("any_order_of_gradients", any_order_of_gradients);
+    run_test("no_steps", no_steps);
+    run_test("first_cell_of_masks", first_cell_of_masks);
+    run_test("dropout_between_layers", dropout_between_layers);
 }
 
 /* ---- Several threads ----------------------------------------------------------------------------------------- */
@@ -370,78 +314,28 @@ void test_training(void)
 /* Few rows: one thread for the steps, the others for the parameters; many: each its own. */
 static void training_schedules(void)
 {
-    static const struct {
-        size_t T, B, I, H, L, D;
-        bool ragged, indexed, resets;
-    } shapes[] = {
-        {70, 1, 20, 48, 1, 1, false, false, false}, {40, 3, 9, 40, 2, 1, true, false, true},
-        {20, 33, 7, 24, 2, 1, true, false, false},  {24, 31, 12, 20, 1, 2, true, false, true},
-        {30, 2, 16, 30, 2, 2, false, true, false},  {4, 150, 9, 17, 1, 1, false, true, false},
-    };
-    for (size_t n = 0; n < sizeof shapes / sizeof *shapes; n++) {
-        spec s = spec_plain(n % 2 == 0 ? FL_F32 : FL_F64, shapes[n].T, shapes[n].B, shapes[n].I, shapes[n].H);
-        s.shape.num_layers = shapes[n].L;
-        s.shape.num_directions = shapes[n].D;
-        s.ragged = shapes[n].ragged;
-        s.indexed = shapes[n].indexed;
-        s.given_state = true;
-        options o = options_plain(&s);
-        o.resets = shapes[n].resets;
-        o.dropout = n % 2 == 0 ? 0.5 : 0.0;
-        check_pass(&s, &o, 4);
+    static const size_t sizes[][6] = {{40, 1, 20, 48, 1, 1}, {20, 21, 7, 24, 2, 1}, {16, 5, 12, 33, 1, 2}};
+    static const size_t plain[][6] = {{70, 1, 20, 48, 1, 1},  {40, 3, 9, 40, 2, 1},  {20, 33, 7, 24, 2, 1},
+                                      {24, 31, 12, 20, 1, 2}, {30, 2, 16, 30, 2, 2}, {4, 150, 9, 17, 1, 1}};
+    clock_pace(CLOCK_HURRIES); /* as in test_schedules.c */
+    for (size_t n = 0; n < sizeof plain / sizeof *plain; n++) {
+        spec s = spec_stack(FL_CELL_LSTM, dtypes[n % 2], plain[n]);
+        s.ragged = n >= 1 && n <= 3;
+        s.indexed = n >= 4;
+        s.wants_dx = !s.indexed;
+        s.resets = n % 2 != 0;
+        s.dropout = n % 2 == 0 ? 0.5 : 0.0;
+        check_saves(&s, 4);
     }
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+        for (size_t n = 0; n < rounds(kind == FL_CELL_LSTM ? 24 : 6); n++) {
+            const size_t *size = sizes[(n + (size_t)kind) % 3];
+            spec s = spec_random((fl_cell_kind)kind, dtypes[n / 3 % 2]);
+            spec_resize(&s, size[0], size[1], size[2], size[3]);
+            s.shape.num_layers = size[4];
+            s.shape.num_directions = size[5];
+            check_saves(&s, 3);
+        }
 }
 
 void test_training_schedules(void) { run_test("training_schedules", training_schedules); }
-
-/* ---- Interruption -------------------------------------------------------------------------------------------- */
-
-static int stop_at_once(void *context)
-{
-    ++*(size_t *)context;
-    return 1;
-}
-
-/* A backward pass that is stopped may be done again; each way of keeping asks in other places. */
-static void training_interrupted(void)
-{
-    static const size_t saves[] = {FL_SAVE_ALL, FL_SAVE_STATES, 100};
-    /* Asked about every 20 ms; sanitizers are slow. */
-    const spec s = spec_plain(FL_F32, harness_effort == EFFORT_FULL ? 8000 : 700, 4, 4, 192);
-    const options o = options_plain(&s);
-    pass a;
-    result r;
-    gradients right, g;
-    fl_tape *tape = NULL;
-    pass_make(&a, &s, &o);
-    EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
-    pass_run(&a, tape, FL_SAVE_ALL, 1, &r, &right);
-    for (size_t n = 0; n < 3; n++)
-        for (size_t threads = 1; threads <= 2; threads++) {
-            size_t asked = 0;
-            fl_record_args recorded = record_args(&a, &r, saves[n], threads);
-            gradients_make(&g, &a);
-            fl_backward_args args = backward_args(&a, &g, threads);
-            EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, tape), FL_OK);
-            args.interrupt = stop_at_once;
-            args.interrupt_context = &asked;
-            EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_ERROR_INTERRUPTED);
-            EXPECT(asked == 1, "asked %zu times", asked);
-            args.interrupt = NULL;
-            EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_OK);
-            EXPECT(arenas_equal(&right.outputs, &g.outputs), "save %zu, %zu threads", saves[n], threads);
-            recorded.call.interrupt = stop_at_once;
-            recorded.call.interrupt_context = &asked;
-            recorded.call.T = (size_t)1 << 24; /* far too long, over the first step again and again */
-            recorded.call.x_stride_t = recorded.call.y_stride_t = 0;
-            recorded.save = SIZE_MAX - 1;
-            EXPECT_STATUS(fl_stack_record(a.p.stack, &recorded, tape), FL_ERROR_INTERRUPTED);
-            EXPECT_STATUS(fl_stack_backward(a.p.stack, tape, &args), FL_ERROR_ARGUMENT);
-            guard_release(&g.outputs);
-        }
-    fl_tape_destroy(tape);
-    pass_results_free(&r, &right);
-    pass_free(&a);
-}
-
-void test_training_interruptions(void) { run_test("training_interrupted", training_interrupted); }

@@ -23,6 +23,7 @@ void run_test(const char *name, void (*test)(void))
     uint64_t seed = 14695981039346656037U;
     for (const char *letter = name; *letter != '\0'; letter++) seed = (seed ^ (unsigned char)*letter) * 1099511628211U;
     random_seed(seed);
+    clock_pace(-1);
     printf("%s ... ", name);
     fflush(stdout);
     failures_here = 0;
@@ -125,4 +126,22 @@ void guard_release(guard_arena *arena)
         munmap(block->pages, block->page_bytes);
     }
     arena->count = 0;
+}
+
+bool arenas_equal(const guard_arena *a, const guard_arena *b)
+{
+    for (size_t n = 0; n < a->count; n++)
+        if (a->blocks[n].bytes != b->blocks[n].bytes ||
+            memcmp(a->blocks[n].data, b->blocks[n].data, a->blocks[n].bytes) != 0)
+            return false;
+    return a->count == b->count;
+}
+
+bool arena_untouched(const guard_arena *outputs)
+{
+    for (size_t n = 0; n < outputs->count; n++)
+        for (size_t byte = 0; byte < outputs->blocks[n].bytes; byte++)
+            if (outputs->blocks[n].data[byte] != 0xff)
+                return false;
+    return true;
 }

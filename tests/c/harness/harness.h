@@ -62,6 +62,10 @@ typedef struct guard_arena {
 void *guard_new(guard_arena *arena, size_t count, size_t each);
 void guard_read_only(const guard_arena *arena);
 void guard_release(guard_arena *arena);
+/* Nothing was written since guard_new(). */
+bool arena_untouched(const guard_arena *outputs);
+/* The same blocks with the same bytes. */
+bool arenas_equal(const guard_arena *a, const guard_arena *b);
 
 /* ---- Allocation: every malloc and its kin of the program under test is counted (see wrap.c) --------------- */
 
@@ -71,5 +75,12 @@ extern atomic_size_t allocation_bytes; /* of aligned memory, all that was ever g
 void allocation_fail(size_t nth);
 /* Threads that may still be started before pthread_create fails; SIZE_MAX: any number. */
 void thread_starts_left(size_t count);
+
+/* ---- Time ------------------------------------------------------------------------------------------------- */
+
+/* Each reading of the clock is so much later than the one before it; 0: it stands still; negative: the machine's clock,
+ * with which each test starts.  Not while the core computes. */
+void clock_pace(int64_t nanoseconds);
+#define CLOCK_HURRIES 100000000 /* more than anything in the core waits for */
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The linker sends every call of these functions here (-Wl,--wrap=malloc and so on; core_build.py has the list), so
- * that tests can count allocations and let the nth one fail.  Aligned memory, which is where the core keeps weights,
+ * that tests can count allocations, let the nth one fail, and set the pace of the clock.  Aligned memory, which is where the core keeps weights,
  * states and scratch, ends at a page that must not be touched, and is not zero but NaN.
  */
 #define _GNU_SOURCE
@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -21,6 +22,7 @@ void *__real_aligned_alloc(size_t, size_t);
 int __real_posix_memalign(void **, size_t, size_t);
 void __real_free(void *);
 int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+int __real_clock_gettime(clockid_t, struct timespec *);
 
 void *__wrap_malloc(size_t);
 void *__wrap_calloc(size_t, size_t);
@@ -29,6 +31,7 @@ void *__wrap_aligned_alloc(size_t, size_t);
 int __wrap_posix_memalign(void **, size_t, size_t);
 void __wrap_free(void *);
 int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+int __wrap_clock_gettime(clockid_t, struct timespec *);
 
 atomic_long allocations_live, allocations_made;
 atomic_size_t allocation_bytes;
@@ -87,14 +90,18 @@ static void *guarded_new(size_t alignment, size_t bytes)
     return NULL;
 }
 
+/* The slot is taken while its pages go, which another thread may then be given at the same place. */
 static bool guarded_free(void *memory)
 {
-    for (size_t n = 0; n < GUARDED_MOST; n++)
-        if (atomic_load(&guarded_blocks[n].data) == memory) {
-            munmap(guarded_blocks[n].pages, guarded_blocks[n].page_bytes);
-            atomic_store(&guarded_blocks[n].data, NULL);
+    for (size_t n = 0; n < GUARDED_MOST; n++) {
+        guarded *block = &guarded_blocks[n];
+        void *expected = memory;
+        if (atomic_compare_exchange_strong(&block->data, &expected, block)) {
+            munmap(block->pages, block->page_bytes);
+            atomic_store(&block->data, NULL);
             return true;
         }
+    }
     return false;
 }
 
@@ -146,4 +153,39 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, v
     if (left != SIZE_MAX)
         atomic_store(&starts_left, left - 1);
     return __real_pthread_create(thread, attributes, run, argument);
+}
+
+/* ---- The clock ---------------------------------------------------------------------------------------------- */
+
+#define SECOND 1000000000
+
+static atomic_llong clock_shown, clock_ahead, clock_step = -1;
+
+static int64_t machine_clock(void)
+{
+    struct timespec now;
+    __real_clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * SECOND + now.tv_nsec;
+}
+
+/* Time never goes back: afterwards the machine's clock is as far ahead as was shown. */
+void clock_pace(int64_t nanoseconds)
+{
+    if (atomic_load(&clock_step) < 0)
+        atomic_store(&clock_shown, machine_clock() + atomic_load(&clock_ahead));
+    else
+        atomic_store(&clock_ahead, atomic_load(&clock_shown) - machine_clock());
+    atomic_store(&clock_step, nanoseconds);
+}
+
+int __wrap_clock_gettime(clockid_t id, struct timespec *now)
+{
+    const int64_t step = atomic_load(&clock_step);
+    if (id != CLOCK_MONOTONIC)
+        return __real_clock_gettime(id, now);
+    const int64_t shown =
+        step < 0 ? machine_clock() + atomic_load(&clock_ahead) : atomic_fetch_add(&clock_shown, step) + step;
+    now->tv_sec = (time_t)(shown / SECOND);
+    now->tv_nsec = (long)(shown % SECOND);
+    return 0;
 }

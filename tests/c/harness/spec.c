@@ -1,31 +1,37 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <stdio.h>
 
-#include "family.h"
+#include "problem.h"
+
+const fl_dtype dtypes[DTYPES] = {FL_F32, FL_F64};
+
+const char *const kind_names[FL_CELL_COUNT] = {
+    [FL_CELL_LSTM] = "lstm",   [FL_CELL_GRU] = "gru",       [FL_CELL_RNN] = "rnn",         [FL_CELL_INDRNN] = "indrnn",
+    [FL_CELL_SLSTM] = "slstm", [FL_CELL_MINGRU] = "mingru", [FL_CELL_MINLSTM] = "minlstm", [FL_CELL_MGU] = "mgu"};
 
 /* Any of the eleven. */
 static fl_activation random_activation(void)
 {
-    fl_activation f = {(fl_activation_kind)random_size(FL_ACTIVATION_DEFAULT, FL_ACTIVATION_COUNT - 1), 0.0, 0.0};
-    switch (f.kind) {
+    fl_activation a = {(fl_activation_kind)random_size(FL_ACTIVATION_DEFAULT, FL_ACTIVATION_COUNT - 1), 0.0, 0.0};
+    switch (a.kind) {
     case FL_AFFINE:
-        f.alpha = 0.3 + random_real(0.2);
-        f.beta = random_real(0.4);
+        a.alpha = 0.3 + random_real(0.2);
+        a.beta = random_real(0.4);
         break;
-    case FL_LEAKY_RELU: f.alpha = random_real(0.3); break;
-    case FL_THRESHOLDED_RELU: f.alpha = random_real(0.3); break;
+    case FL_LEAKY_RELU: a.alpha = random_real(0.3); break;
+    case FL_THRESHOLDED_RELU: a.alpha = random_real(0.3); break;
     case FL_SCALED_TANH:
-        f.alpha = 0.8 + random_real(0.4);
-        f.beta = 0.7 + random_real(0.3);
+        a.alpha = 0.8 + random_real(0.4);
+        a.beta = 0.7 + random_real(0.3);
         break;
     case FL_HARD_SIGMOID:
-        f.alpha = 0.3 + random_real(0.1);
-        f.beta = 0.5 + random_real(0.1);
+        a.alpha = 0.3 + random_real(0.1);
+        a.beta = 0.5 + random_real(0.1);
         break;
-    case FL_ELU: f.alpha = 0.8 + random_real(0.4); break;
+    case FL_ELU: a.alpha = 0.8 + random_real(0.4); break;
     default: break;
     }
-    return f;
+    return a;
 }
 
 /* Where a gate or h has no bounds, states may grow until they are NaN, and which NaN is nobody's promise. */
@@ -39,11 +45,13 @@ static double random_clip(void) { return random_chance(3) ? 0.6 + random_real(0.
 
 static double random_rate(void) { return !random_chance(3) ? 0.0 : random_chance(8) ? 1.0 : 0.4 + random_real(0.3); }
 
-fl_cell_options options_of_kind(fl_cell_kind kind, size_t H)
+fl_cell_options options_random(fl_cell_kind kind, size_t H)
 {
     static const size_t activations[FL_CELL_COUNT] = {
         [FL_CELL_LSTM] = 3, [FL_CELL_GRU] = 2, [FL_CELL_RNN] = 1, [FL_CELL_INDRNN] = 1};
     fl_cell_options o = {.kind = kind};
+    if (kind == FL_CELL_LSTM && random_chance(4))
+        return o; /* the plain LSTM, which has kernels of its own */
     const bool changes_activations = random_chance(3);
     for (size_t n = 0; n < activations[kind] && changes_activations; n++) o.activations[n] = random_activation();
     if (kind == FL_CELL_LSTM || kind == FL_CELL_GRU || kind == FL_CELL_RNN)
@@ -75,43 +83,93 @@ fl_cell_options options_of_kind(fl_cell_kind kind, size_t H)
     return o;
 }
 
-family_spec family_plain(fl_cell_kind kind, fl_dtype dtype, size_t T, size_t B, size_t I, size_t H)
+spec spec_plain(fl_cell_kind kind, fl_dtype dtype, size_t T, size_t B, size_t I, size_t H)
 {
     const bool has_c = kind == FL_CELL_LSTM || kind == FL_CELL_SLSTM;
     const bool has_bias_hh = kind == FL_CELL_LSTM || kind == FL_CELL_GRU || kind == FL_CELL_RNN || kind == FL_CELL_MGU;
-    const family_spec s = {.shape = {dtype, I, H, 1, 1, {.kind = kind}},
-                           .T = T,
-                           .B = B,
-                           .seed = random_bits(),
-                           .bias_ih = true,
-                           .bias_hh = has_bias_hh,
-                           .given_state = true,
-                           .wants_cells = has_c,
-                           .gives_dy = true,
-                           .gives_dh = true,
-                           .gives_dc = has_c,
-                           .gives_dcells = has_c,
-                           .wants_dx = true};
+    const spec s = {.shape = {dtype, I, H, 1, 1, {.kind = kind}},
+                    .T = T,
+                    .B = B,
+                    .seed = random_bits(),
+                    .bias_ih = true,
+                    .bias_hh = has_bias_hh,
+                    .given_state = true,
+                    .wants_cells = has_c,
+                    .gives_dy = true,
+                    .gives_dh = true,
+                    .gives_dc = has_c,
+                    .gives_dcells = has_c,
+                    .wants_dx = true};
     return s;
 }
 
-void family_reorder(family_spec *s)
+spec spec_stack(fl_cell_kind kind, fl_dtype dtype, const size_t sizes[6])
 {
-    s->x_order = (int)random_size(0, FAMILY_ORDERS - 1);
-    s->y_order = (int)random_size(0, FAMILY_ORDERS - 1);
-    s->dy_order = (int)random_size(0, FAMILY_ORDERS - 1);
-    s->dx_order = (int)random_size(0, FAMILY_ORDERS - 1);
+    spec s = spec_plain(kind, dtype, sizes[0], sizes[1], sizes[2], sizes[3]);
+    s.shape.num_layers = sizes[4];
+    s.shape.num_directions = sizes[5];
+    return s;
 }
 
-family_spec family_random(fl_cell_kind kind, fl_dtype dtype)
+/* Parts of H for sizes that depend on it. */
+static const fl_cell_options some_cells[SOME_CELLS] = {
+    {.kind = FL_CELL_LSTM},
+    {.kind = FL_CELL_LSTM, .peephole = true},
+    {.kind = FL_CELL_LSTM, .layer_norm = FL_LAYER_NORM_GATE, .coupling = FL_I_FROM_F, .peephole = true},
+    {.kind = FL_CELL_LSTM, .layer_norm = FL_LAYER_NORM_HASTE, .recurrent_dropout = 0.5, .zoneout_h = 0.5},
+    {.kind = FL_CELL_LSTM, .proj_size = 2, .zoneout_c = 0.5, .coupling = FL_F_FROM_I},
+    {.kind = FL_CELL_LSTM, .proj_size = 3, .recurrent_dropout = 0.5, .recurrent_dropout_tied = true},
+    {.kind = FL_CELL_GRU},
+    {.kind = FL_CELL_GRU, .reset_before = true},
+    {.kind = FL_CELL_RNN},
+    {.kind = FL_CELL_INDRNN},
+    {.kind = FL_CELL_SLSTM, .heads = 3},
+    {.kind = FL_CELL_MINGRU},
+    {.kind = FL_CELL_MINLSTM},
+    {.kind = FL_CELL_MGU},
+};
+
+spec spec_some(size_t number, fl_dtype dtype, size_t T, size_t B, size_t I, size_t H)
+{
+    spec s = spec_plain(some_cells[number].kind, dtype, T, B, I, H);
+    fl_cell_options *o = &s.shape.cell;
+    *o = some_cells[number];
+    o->proj_size = o->proj_size != 0 ? H / o->proj_size + 1 : 0;
+    o->heads = o->heads != 0 && H % o->heads == 0 ? o->heads : 0;
+    s.shape.num_layers = 2;
+    s.draws = true;
+    s.bias_hr = true;
+    return s;
+}
+
+void spec_resize(spec *s, size_t T, size_t B, size_t I, size_t H)
+{
+    s->T = T;
+    s->B = B;
+    s->shape.input_size = I;
+    s->shape.hidden_size = H;
+    s->shape.cell = options_random(s->shape.cell.kind, H);
+}
+
+order order_random(order last) { return (order)random_size(0, last); }
+
+void spec_reorder(spec *s)
+{
+    s->x_order = order_random(ORDER_COUNT - 1);
+    s->y_order = order_random(ORDER_COUNT - 1);
+    s->dy_order = order_random(ORDER_COUNT - 1);
+    s->dx_order = order_random(ORDER_COUNT - 1);
+}
+
+spec spec_random(fl_cell_kind kind, fl_dtype dtype)
 {
     /* One after the other: in what order a compiler evaluates arguments is its own choice. */
     const size_t T = random_chance(4) ? 1 : random_size(2, 14);
     const size_t B = random_chance(3) ? 1 : random_size(2, 9);
     const size_t I = random_chance(4) ? 1 : random_size(2, 40);
     const size_t H = random_size(1, 40);
-    family_spec s = family_plain(kind, dtype, T, B, I, H);
-    s.shape.cell = options_of_kind(kind, s.shape.hidden_size);
+    spec s = spec_plain(kind, dtype, T, B, I, H);
+    s.shape.cell = options_random(kind, s.shape.hidden_size);
     s.shape.num_layers = random_size(1, 3);
     s.shape.num_directions = random_size(1, 2);
     s.bias_ih = !random_chance(4);
@@ -131,25 +189,35 @@ family_spec family_random(fl_cell_kind kind, fl_dtype dtype)
     s.dropout = random_chance(3) ? 0.375 : 0.0;
     s.bptt = random_chance(3) ? random_size(1, 9) : 0;
     s.first_cell = random_size(0, 3);
-    family_reorder(&s);
+    spec_reorder(&s);
     return s;
 }
 
-const char *family_text(const family *f)
+void for_all_kinds(size_t full, void (*check)(const spec *s))
 {
-    static const char *const kinds[] = {"LSTM", "GRU", "RNN", "IndRNN", "sLSTM", "minGRU", "minLSTM", "MGU"};
+    for (int kind = 0; kind < FL_CELL_COUNT; kind++)
+        for (size_t d = 0; d < DTYPES; d++)
+            for (size_t repeat = 0; repeat < rounds(kind == FL_CELL_LSTM ? 4 * full : full); repeat++) {
+                const spec s = spec_random((fl_cell_kind)kind, dtypes[d]);
+                check(&s);
+            }
+}
+
+const char *problem_text(const problem *p)
+{
     static char text[700];
-    const family_spec *s = &f->spec;
+    const spec *s = &p->spec;
     const fl_cell_options *o = &s->shape.cell;
     const int used = snprintf(
         text, sizeof text,
         "%s %s T=%zu B=%zu I=%zu H=%zu P=%zu L=%zu D=%zu%s%s%s%s%s%s%s%s%s orders x %d y %d dy %d dx %d dropout %.3f "
         "bptt %zu first cell %zu",
-        kinds[o->kind], s->shape.dtype == FL_F32 ? "f32" : "f64", s->T, s->B, s->shape.input_size, f->H, f->P,
+        kind_names[o->kind], s->shape.dtype == FL_F32 ? "f32" : "f64", s->T, s->B, s->shape.input_size, p->H, p->P,
         s->shape.num_layers, s->shape.num_directions, s->bias_ih ? " bias_ih" : "", s->bias_hh ? " bias_hh" : "",
         s->bias_hr ? " bias_hr" : "", s->given_state ? " state" : "", s->ragged ? " ragged" : "",
         s->indexed ? " indexed" : "", s->wants_cells ? " cells" : "", s->resets ? " resets" : "",
-        s->draws ? " draws" : "", s->x_order, s->y_order, s->dy_order, s->dx_order, s->dropout, s->bptt, s->first_cell);
+        s->draws ? " draws" : "", (int)s->x_order, (int)s->y_order, (int)s->dy_order, (int)s->dx_order, s->dropout,
+        s->bptt, s->first_cell);
     snprintf(
         text + used, sizeof text - (size_t)used,
         " activations %d %d %d gate_clip %.3f coupling %d norm %d%s cell_clip %.3f proj_clip %.3f zoneout %.2f %.2f%s "
