@@ -245,6 +245,7 @@ cdef extern from "Python.h" nogil:
     ctypedef struct PyThreadState:
         pass
 
+    int PyObject_GenericSetAttr(object owner, object name, object value) except -1
     PyThreadState *PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState *state)
     int PyErr_CheckSignals() noexcept

@@ -22,7 +22,7 @@ cdef class Stream:
     cdef tuple parts
     cdef Weights _weights        # the first of them
     cdef fl_stream *stream       # of the one stack
-    cdef readonly tuple streams  # of each, else
+    cdef tuple several           # of each, else
     cdef bint busy  # a call has released the GIL, or is in one of several streams
     cdef bint is_listed
     cdef readonly bint batch_first
@@ -41,7 +41,7 @@ cdef class Stream:
             raise ValueError("stream: expected a unidirectional layer, got a bidirectional one, which needs "
                              "the end of a sequence first")
         if len(parts) > 1 or joins:
-            self.streams = tuple([Stream((part,), batch_size, num_threads, batch_first) for part in parts])
+            self.several = tuple([Stream((part,), batch_size, num_threads, batch_first) for part in parts])
         else:
             check(fl_stream_create(first.stack, self.batch_size, self._num_threads, &self.stream))
 
@@ -49,7 +49,7 @@ cdef class Stream:
         fl_stream_destroy(self.stream)
 
     @property
-    def weights(self):
+    def _first(self):
         """The packed weights of the layer at the time when the stream was made, of the first stack."""
         return self._weights
 
@@ -57,6 +57,11 @@ cdef class Stream:
     def num_threads(self):
         """Most threads of a call; None: as many as other calls may have."""
         return self._num_threads or None
+
+    @property
+    def _streams(self):
+        """The streams of each stack, where there are several or more than a stack."""
+        return self.several
 
     # ---- Calls -------------------------------------------------------------------------------------------------
 
@@ -222,7 +227,7 @@ cdef class Stream:
 
     cdef tuple each(self):
         """The streams of one stack."""
-        return (self,) if self.streams is None else self.streams
+        return (self,) if self.several is None else self.several
 
     def reset(self):
         """Set the state to zero."""

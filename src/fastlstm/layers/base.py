@@ -9,7 +9,7 @@ the stacks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..model import layouts, options
 from ..model.checks import checked_choice, checked_flag, checked_index, checked_probability
 from ..model.layouts import Layout
 from ..model.options import Option, choice
-from ..model.parameters import Parameters, ParameterSet, Values
+from ..model.parameters import Parameters, ParameterSet, Values, warn
 from ..passes.batch import Batch, Order, read_batch
 from ..passes.parts import Pass, Plan, Recording
 from ..passes.streams import Origin, Stream
@@ -38,11 +38,13 @@ class Recurrent(Parameters):
     _kind: ClassVar[str]  # as fl_cell_set_option takes it
     _keras_forget_bias: ClassVar[float | None] = None  # as Keras' layer of this kind has it at first
     _is_numbered: ClassVar[bool]  # whether names of parameters carry their layer and direction
+    _in_force = "_packed"
+    _other_settings = Parameters._other_settings | {"num_threads": None}
     _not_kept = Parameters._not_kept | {"_plan"}
 
     if TYPE_CHECKING:
         num_threads: int | None
-        parts: tuple[_core.Weights, ...]
+        _packed: tuple[_core.Weights, ...]
 
     input_size = Option(_core.count)
     bias = Option(checked_flag, True, is_shown=True)
@@ -63,17 +65,19 @@ class Recurrent(Parameters):
             is_numbered=self._is_numbered,
         )
 
-    def _set_up(self, values: Values, **given: Any) -> None:
-        super()._set_up(values, **given)
-        self.num_threads = given["num_threads"]
+    def _further_attributes(
+        self, settings: dict[str, Any], layout: Layout, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        threads = given["num_threads"]
+        return {"num_threads": None if threads is None else _core.count(threads, "num_threads")}
 
-    def _put_in_force(self, parameter_set: ParameterSet) -> None:
+    def _prepared(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
         layout: Layout = parameter_set.layout
-        self.parts = layout.packed(parameter_set)
+        return layout.packed(parameter_set)
 
     def _parameter_set(self) -> ParameterSet:
         self._own_settings()  # or an exception
-        source: ParameterSet = self.parts[0].source
+        source: ParameterSet = self._packed[0].source
         return source
 
     def _config(self) -> dict[str, Any]:
@@ -172,19 +176,32 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
                 )
         return layout
 
-    def _set_up(self, values: Values, **given: Any) -> None:
-        super()._set_up(values, **given)
+    def _construct(self, arguments: Mapping[str, Any]) -> None:
+        super()._construct(arguments)
+        if self.dropout and self.num_layers == 1:
+            warn(
+                f"dropout: expected num_layers of at least 2 with it, as it acts between layers, got {self.dropout} "
+                "and one layer, which is trained without"
+            )
+
+    def _further_attributes(
+        self, settings: dict[str, Any], layout: Layout, given: dict[str, Any]
+    ) -> dict[str, Any]:
         order = Order(
-            self.reverse,
-            self.reverse_order == "processing",
-            self.num_directions,
-            self.batch_first,
-            needs_inner=self.merge != "concat" or self.residual is not None,
+            settings["reverse"],
+            settings["reverse_order"] == "processing",
+            layout.num_directions,
+            settings["batch_first"],
+            needs_inner=settings["merge"] != "concat" or settings["residual"] is not None,
             is_kept=False,
         )
-        is_listed = isinstance(self.hidden_size, tuple)
-        self._plan = Plan(self.num_directions, self.merge, self.residual, self.dropout, is_listed, order)
-        self.configure(self.batch_first, self.dropout, not self._layout.in_parts and not self.reverse)
+        is_listed = isinstance(settings["hidden_size"], tuple)
+        plan = Plan(
+            layout.num_directions, settings["merge"], settings["residual"], settings["dropout"], is_listed, order
+        )
+        is_direct = not layout.in_parts and not settings["reverse"]
+        direct = settings["batch_first"], settings["dropout"], is_direct
+        return super()._further_attributes(settings, layout, given) | {"_plan": plan, "_direct": direct}
 
     @property
     def num_directions(self) -> int:
@@ -218,7 +235,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         self, given: dict[str, Any], state: Any, pad: Any, return_cells: Any, training: bool, save: int
     ) -> Pass:
         """``forward`` of _core; `given` are the arguments that say what rows there are, by name."""
-        plan, parts = self._plan, self.parts
+        plan, parts = self._plan, self._packed
         batch = self._read_batch(dataclasses.replace(plan.order, is_kept=True), given, pad)
         wants_cells = self._checked_cells(return_cells)
         states = [(_core.kept(h), _core.kept(beside)) for h, beside in self._read_state(state, batch)]
@@ -229,7 +246,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         return done
 
     def _read_batch(self, order: Order, given: dict[str, Any], pad: Any) -> Batch:
-        batch = read_batch(self.parts[0], order, given, pad)
+        batch = read_batch(self._packed[0], order, given, pad)
         if pad == "hold" and self._plan.joins:
             raise ValueError(
                 "pad: expected 'zero' with residual or merged directions, whose sums are no state, got 'hold'"
@@ -238,7 +255,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
 
     def _read_state(self, state: Any, batch: Batch) -> States:
         plan = self._plan
-        return _core.read_states(self.parts, state, "state", batch.B, batch.is_batched, plan.is_listed, False)
+        return _core.read_states(self._packed, state, "state", batch.B, batch.is_batched, plan.is_listed, False)
 
     def _checked_cells(self, return_cells: Any) -> bool:
         wanted = checked_flag(return_cells, "return_cells")
@@ -276,7 +293,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         if self.reverse:
             raise ValueError("stream: expected a layer that runs forward in time, got one with reverse=True")
         plan = self._plan
-        stream = Stream(self.parts, batch_size, num_threads, self.batch_first, plan.is_listed, plan.joins)
+        stream = Stream(self._packed, batch_size, num_threads, self.batch_first, plan.is_listed, plan.joins)
         stream._origin = Origin(type(self), self._config() | {"num_threads": None})
         stream._plan = plan
         return stream

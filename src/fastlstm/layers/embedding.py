@@ -199,10 +199,12 @@ class EmbeddingTape(NumpyTape):
         checked = self._check(dy)
         rows, place = np.unique(self._index, return_inverse=True)
         sums = np.zeros((rows.size, checked.shape[-1]), checked.dtype)
-        _add_rows(sums, place.reshape(-1), checked.reshape(place.size, checked.shape[-1]))
         grad = self._layer.grads["weight"]
+        with np.errstate(all="ignore"):  # what overflows or is not finite gives what it gives
+            _add_rows(sums, place.reshape(-1), checked.reshape(place.size, checked.shape[-1]))
+            sums += grad[rows]
         self._is_used = True
-        grad[rows] += sums
+        grad[rows] = sums
 
 
 def _apply(params: ParameterSet, index: NDArray[np.intp]) -> NDArray[Any]:

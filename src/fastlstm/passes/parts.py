@@ -81,6 +81,8 @@ class Pass:
         Final states as a call gives them.
     nbytes : int
         Bytes that are kept beside copies of the arguments and outputs of layers.
+    records : list of Record
+        What the C core keeps of each part.
     """
 
     y: Any
@@ -94,18 +96,23 @@ class Pass:
         if recording is None and batch.reset is not None:  # the C core knows resets of recorded passes only
             recording = Recording(max(batch.T, 1), 0, False)
         self._layer, self._plan, self._batch, self._recording = layer, plan, batch, recording
-        self._parts = layer.parts
-        self._records: list[_core.Record] = []
+        self._parts = layer._packed
+        self.records: list[_core.Record] = []
 
     @property
     def nbytes(self) -> int:
         """Bytes that the C core keeps."""
-        return sum(record.nbytes for record in self._records)
+        return sum(record.nbytes for record in self.records)
 
     # ---- Forward -------------------------------------------------------------------------------------------
 
     def run(self, states: States, wants_cells: bool, out: Array | None = None) -> None:
         """Compute; `out` receives y where that is given."""
+        # As in the C core: what overflows or is not finite gives what it gives.
+        with np.errstate(all="ignore"):
+            self._run(states, wants_cells, out)
+
+    def _run(self, states: States, wants_cells: bool, out: Array | None) -> None:
         plan, batch, parts = self._plan, self._batch, self._parts
         source, below = batch.x, None
         if plan.is_residual(0):
@@ -164,7 +171,7 @@ class Pass:
         dropout = self._plan.dropout if recording.draws and part.num_layers > 1 else 0.0
         draws = recording.draws and part.draws
         first = index * self._plan.num_directions
-        self._records.append(
+        self.records.append(
             call.record(layer, self._batch.reset, recording.save, dropout, recording.seed, draws, first)
         )
 
@@ -189,8 +196,12 @@ class Pass:
 
     # ---- Backward ------------------------------------------------------------------------------------------
 
-    def backward(self, dy: Any, dstate: Any, dcells: Any, bptt: int) -> tuple[Any, Any]:
-        """Add the gradients of parameters; return those of x and of the given state."""
+    def backward(self, dy: Any, dstate: Any, dcells: Any, bptt: int) -> tuple[tuple[Any, Any], Array]:
+        """Return gradients of x and of the given state, and of the parameters, which are still to be added."""
+        with np.errstate(all="ignore"):
+            return self._backward(dy, dstate, dcells, bptt)
+
+    def _backward(self, dy: Any, dstate: Any, dcells: Any, bptt: int) -> tuple[tuple[Any, Any], Array]:
         layer, plan, batch, parts = self._layer, self._plan, self._batch, self._parts
         D = plan.num_directions
         if dy is not None:
@@ -217,11 +228,8 @@ class Pass:
         last = dinitial[-1][1]
         if dgiven_cells is not None and last is not None:
             last[-D:, :, : parts[-1].hidden_size] += dgiven_cells
-        _core.add_gradients(layer, scratch)
-        for record in self._records:
-            _core.give_back(layer, record)
         state = _core.states_as_given(parts, dinitial, batch.is_batched, plan.is_listed)
-        return None if dx is None else batch.as_given(dx), state
+        return (None if dx is None else batch.as_given(dx), state), scratch
 
     def _back_through(
         self,
@@ -245,7 +253,7 @@ class Pass:
         dpart = None if dy is None else plan.merged_back(dy)
         frame = batch.inner if direct is None else direct
         threads = self._layer.num_threads or 0
-        dinitial = self._records[index].backward(dpart, dcells, dstate, frame, dx, scratch, bptt, threads)
+        dinitial = self.records[index].backward(dpart, dcells, dstate, frame, dx, scratch, bptt, threads)
         if dx is not None and plan.is_residual(index) and dy is not None:
             dx = dx + dy
         if dx is not None and index > 0:
