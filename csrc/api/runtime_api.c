@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include "base/exact.h"
 #include "fastlstm.h"
 
 const char *fl_status_text(fl_status status)
