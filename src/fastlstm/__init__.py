@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .runtime import get_num_threads, set_num_threads, show_runtime, threads
 
 if TYPE_CHECKING:
-    from . import kernels, losses, optim, reference
+    from . import kernels, losses, optim, reference, schedules, testing
     from .interop.onnx import onnx_gru, onnx_lstm, onnx_rnn
     from .layers.dense import Dense
     from .layers.embedding import Embedding
@@ -48,8 +48,10 @@ __all__ = [
     "onnx_rnn",
     "optim",
     "reference",
+    "schedules",
     "set_num_threads",
     "show_runtime",
+    "testing",
     "threads",
 ]
 
@@ -64,7 +66,7 @@ _HOMES = {
     ".layers.rnn": ("RNN", "IndRNN", "RNNCell"),
     ".layers.slstm": ("SLSTM",),
 }
-_MODULES = ("kernels", "losses", "optim", "reference")
+_MODULES = ("kernels", "losses", "optim", "reference", "schedules", "testing")
 
 
 def __getattr__(name: str) -> Any:

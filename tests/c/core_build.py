@@ -26,6 +26,7 @@ WRAPPED = (
     "posix_memalign",
     "free",
     "pthread_create",
+    "fl_machine_abilities",
 )
 
 

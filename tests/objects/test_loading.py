@@ -143,7 +143,7 @@ def test_parameters_of_several_layers_change_together(monkeypatch, error):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(last), "_prepared", lambda self, _: fail(self))
+        patch.setattr(type(last), "_ready", lambda self, _: fail(self))
         with pytest.raises(error):
             put_in_force(zip(layers, sets, strict=True))
     assert everything(layers) == before
@@ -162,7 +162,7 @@ def test_a_second_init_that_fails_leaves_the_layer_as_it_was(kind, error, monkey
         def fail(*_):
             raise error
 
-        patch.setattr(type(layer), "_prepared", fail)
+        patch.setattr(type(layer), "_ready", fail)
         with pytest.raises(error):
             layer.__init__(3, 2, rng=0)
     with pytest.raises((TypeError, ValueError)):

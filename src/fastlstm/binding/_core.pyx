@@ -112,8 +112,8 @@ compiler = FL_COMPILER.decode()
 cdef select_isa(str max_isa):
     cdef bytes name = (max_isa or "").encode()
     if fl_isa_select(<const char *>name if max_isa else NULL) != FL_OK:
-        names = ", ".join(name for name, _, available in isa_table() if available)
-        raise ImportError(f"FASTLSTM_MAX_ISA: expected one of {names} on this machine, got {max_isa!r}")
+        names = ", ".join(name for name, is_built, _ in isa_table() if is_built)
+        raise ImportError(f"FASTLSTM_MAX_ISA: expected one of {names}, the most that may be used, got {max_isa!r}")
 
 
 cdef int threads_asked(str text):

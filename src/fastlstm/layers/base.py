@@ -38,7 +38,7 @@ class Recurrent(Parameters):
     _kind: ClassVar[str]  # as fl_cell_set_option takes it
     _keras_forget_bias: ClassVar[float | None] = None  # as Keras' layer of this kind has it at first
     _is_numbered: ClassVar[bool]  # whether names of parameters carry their layer and direction
-    _in_force = "_packed"
+    _place = "_packed"
     _other_settings = Parameters._other_settings | {"num_threads": None}
     _not_kept = Parameters._not_kept | {"_plan"}
 
@@ -71,7 +71,7 @@ class Recurrent(Parameters):
         threads = given["num_threads"]
         return {"num_threads": None if threads is None else _core.count(threads, "num_threads")}
 
-    def _prepared(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
+    def _ready(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
         layout: Layout = parameter_set.layout
         return layout.packed(parameter_set)
 

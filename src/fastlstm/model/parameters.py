@@ -191,7 +191,7 @@ class Parameters(guards.Guarded):
     """Mixin of the layers: options, and access to parameters and gradients.
 
     A layer gives its options (see `options.Option`), `_first_values`, `_make_layout`, `_parameter_set`,
-    `_in_force` and `_prepared`.
+    `_place` and `_ready`.
 
     Attributes
     ----------
@@ -204,7 +204,7 @@ class Parameters(guards.Guarded):
     _options: ClassVar[dict[str, options.Option[Any]]] = {}
     _other_settings: ClassVar[dict[str, Any]] = {"dtype": "float32"}  # of `_config`, beside options
     _ways = guards.LAYER_WAYS
-    _in_force: ClassVar[str]  # name of the attribute that holds what `_prepared` returns
+    _place: ClassVar[str]  # name of the attribute that holds what `_ready` returns
     _settings: dict[str, Any]
 
     def __init_subclass__(cls) -> None:
@@ -238,11 +238,11 @@ class Parameters(guards.Guarded):
         """Do what a constructor does, with values of the parameters; `given` is as `_config`."""
         settings = options.checked(type(self), given)
         layout = self._make_layout(settings, checked_dtype(given["dtype"]))
-        ready = self._prepared(ParameterSet(layout, values))
+        ready = self._ready(ParameterSet(layout, values))
         further = self._further_attributes(settings, layout, given)
         kept = settings | {"dtype": layout.dtype.name}
         _core.assign_all(
-            [(self, "_settings", kept), (self, self._in_force, ready), (self, "_flat_grads", None)]
+            [(self, "_settings", kept), (self, self._place, ready), (self, "_flat_grads", None)]
             + [(self, name, value) for name, value in further.items()]
         )
 
@@ -277,8 +277,8 @@ class Parameters(guards.Guarded):
         """Return the set in force."""
         raise NotImplementedError
 
-    def _prepared(self, parameter_set: ParameterSet) -> Any:
-        """Make of a set what puts it in force once it is the value of `_in_force`."""
+    def _ready(self, parameter_set: ParameterSet) -> Any:
+        """Make of a set what puts it in force once it is the value of `_place`."""
         raise NotImplementedError
 
     @property
@@ -407,11 +407,17 @@ class Parameters(guards.Guarded):
         ValueError
             Names are missing or unknown, and `strict`; or a shape is wrong.
         """
-        before = self._parameter_set()
-        keys = matched(mapping, before.views, prefix, checked_flag(strict, "strict"))
-        loaded = ParameterSet(before.layout, given(mapping, prefix, before.views))
-        put_in_force([(self, loaded)])
+        keys, changes = self._loaded(mapping, prefix, checked_flag(strict, "strict"))
+        put_in_force(changes)
         return keys
+
+    def _loaded(
+        self, mapping: Mapping[str, ArrayLike], prefix: str, strict: bool
+    ) -> tuple[LoadedKeys, list[tuple[Parameters, ParameterSet]]]:
+        """What `load_state_dict` returns, and the sets that it puts in force."""
+        before = self._parameter_set()
+        keys = matched(mapping, before.views, prefix, strict)
+        return keys, [(self, ParameterSet(before.layout, given(mapping, prefix, before.views)))]
 
     # ---- Attributes ----------------------------------------------------------------------------------------
 
@@ -423,7 +429,7 @@ class Parameters(guards.Guarded):
         super().__setattr__(name, value)
 
     def _check_assignment(self, name: str) -> None:
-        is_there = "_settings" in self.__dict__ and name in self._parameter_set().views
+        is_there = "_settings" in self.__dict__ and name in self.params
         if is_there and isinstance(getattr(type(self), name, None), options.Option):  # as the bias of Dense
             guards.refuse(name, self._way_of(name))
         super()._check_assignment(name)
@@ -438,7 +444,9 @@ class Parameters(guards.Guarded):
 
     def __reduce__(self) -> tuple[Any, ...]:
         kept = {name: value for name, value in self.__dict__.items() if name not in self._not_kept}
-        return restore, (type(self), self._config(), self.state_dict()), kept or None
+        views = self._parameter_set().views
+        params = {name: view.copy() for name, view in views.items()}  # of a tied layer: its own
+        return restore, (type(self), self._config(), params), kept or None
 
     def __setstate__(self, kept: Mapping[str, Any]) -> None:
         """Attributes of a copy or pickle: those that could be set."""
@@ -448,7 +456,7 @@ class Parameters(guards.Guarded):
             setattr(self, name, value)
 
     # Attributes that copies and pickles get in another way, or not at all.
-    _not_kept = frozenset({"_flat_grads", "_set", "_settings"})
+    _not_kept = frozenset({"_flat_grads", "_set", "_settings", "_joined"})
 
 
 def restore(cls: type[Parameters], config: Mapping[str, Any], params: Mapping[str, ArrayLike]) -> Parameters:
@@ -464,7 +472,7 @@ def restore(cls: type[Parameters], config: Mapping[str, Any], params: Mapping[st
 
 def put_in_force(changes: Iterable[tuple[Parameters, ParameterSet]]) -> None:
     """Put sets of one or more layers in force: of all layers or, after any exception, of none."""
-    ready = [(layer, layer._in_force, layer._prepared(parameter_set)) for layer, parameter_set in changes]
+    ready = [(layer, layer._place, layer._ready(parameter_set)) for layer, parameter_set in changes]
     _core.assign_all(ready)  # no signal handler runs in between
 
 
@@ -472,7 +480,7 @@ class NumpyParameters(Parameters):
     """Mixin of layers in NumPy, whose parameters are used as they lie."""
 
     _set: ParameterSet
-    _in_force = "_set"
+    _place = "_set"
 
     def _parameter_set(self) -> ParameterSet:
         try:
@@ -480,7 +488,7 @@ class NumpyParameters(Parameters):
         except AttributeError:
             raise RuntimeError(f"{type(self).__name__}: __init__ has not been called") from None
 
-    def _prepared(self, parameter_set: ParameterSet) -> ParameterSet:
+    def _ready(self, parameter_set: ParameterSet) -> ParameterSet:
         return parameter_set
 
     @property
@@ -513,6 +521,10 @@ class NumpyTape(guards.Guarded):
         """Result of the call, read-only."""
         return self._y
 
+    def _is_in_force(self) -> bool:
+        """Whether the layer still has the parameters of the call."""
+        return self._layer._parameter_set() is self._params
+
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
             f"{type(self).__name__}: expected to be used in the process that made it; pickle the layer instead"
@@ -522,7 +534,7 @@ class NumpyTape(guards.Guarded):
         """`dy` in the shape and dtype of `y`, if the tape can still be used."""
         if self._is_used:
             raise RuntimeError("tape: expected one backward for each forward, got a second one")
-        if self._layer._parameter_set() is not self._params:
+        if not self._is_in_force():
             raise RuntimeError(
                 "tape: expected the parameters of its forward, got others since: call forward again"
             )

@@ -72,4 +72,7 @@ void allocation_fail(size_t nth);
 /* Threads that may still be started before pthread_create fails; SIZE_MAX: any number. */
 void thread_starts_left(size_t count);
 
+/* Let the machine be without these abilities; 0 gives them back. */
+void machine_lacks(unsigned abilities);
+
 #endif

@@ -29,6 +29,8 @@ void *__wrap_aligned_alloc(size_t, size_t);
 int __wrap_posix_memalign(void **, size_t, size_t);
 void __wrap_free(void *);
 int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+unsigned __real_fl_machine_abilities(void);
+unsigned __wrap_fl_machine_abilities(void);
 
 atomic_long allocations_live, allocations_made;
 atomic_size_t allocation_bytes;
@@ -36,6 +38,10 @@ static _Thread_local size_t until_failure;
 static atomic_size_t starts_left = SIZE_MAX;
 
 void allocation_fail(size_t nth) { until_failure = nth; }
+
+static unsigned abilities_lacking;
+
+void machine_lacks(unsigned abilities) { abilities_lacking = abilities; }
 
 void thread_starts_left(size_t count) { atomic_store(&starts_left, count); }
 
@@ -147,3 +153,5 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, v
         atomic_store(&starts_left, left - 1);
     return __real_pthread_create(thread, attributes, run, argument);
 }
+
+unsigned __wrap_fl_machine_abilities(void) { return __real_fl_machine_abilities() & ~abilities_lacking; }
