@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .model.checks import checked_array, checked_flag, checked_index, checked_number, checked_rng
-from .model.parameters import Parameters, put_in_force, restore
+from .model.parameters import Parameters, put_in_force, restore, views
 
 __all__ = ["GradientReport", "gradcheck"]
 
@@ -207,7 +207,7 @@ def _as_float64(layers: list[Parameters]) -> list[Parameters]:
         if id(layer) not in twins:
             config = dict(layer._config()) | {"dtype": "float64"}
             config = {k: twin(v) if isinstance(v, Parameters) else v for k, v in config.items()}
-            copied = twins[id(layer)] = restore(type(layer), config, layer.state_dict())
+            copied = twins[id(layer)] = restore(type(layer), config, layer._parameter_set().views)
             copied.rng = copy.deepcopy(layer.rng)
         return twins[id(layer)]
 
@@ -303,7 +303,8 @@ class _Check:
         gradients = {
             f"layers[{index}].{name}": grad.copy()
             for index, layer in enumerate(self.layers)
-            for name, grad in layer.grads.items()
+            # Of a tied layer those of its own; the rest is another layer's.
+            for name, grad in views(layer.flat_grads, layer._parameter_set().layout).items()
         }
         gradients |= {name: np.array(given[name], np.float64) for name in self.inputs}
         rows = [self._row(name, gradient, value) for name, gradient in gradients.items() if gradient.size]
@@ -360,8 +361,8 @@ class _Check:
             return lambda: array.__setitem__(place, before)
         index, _, own = name.removeprefix("layers[").partition("].")
         layer = self.layers[int(index)]
-        values = layer.state_dict()
-        values[own][place] += by
         kept = layer._parameter_set()
-        layer.load_state_dict(values)
+        flat = kept.flat.copy()
+        views(flat, kept.layout)[own][place] += by
+        layer._replace(flat)
         return lambda: put_in_force([(layer, kept)])

@@ -122,16 +122,15 @@ def test_by_hand():
     assert max(rates("OneCycle", {"max_lr": 3.0, "max_steps": 10, "pct_start": 0.5})) == 3.0
 
 
-def all_kinds():
-    yield from ((kind, options) for kind, options, _, _ in CASES.values())
-    yield "ReduceOnPlateau", PLATEAUS["cooldown"]
+ALL_KINDS = [(kind, options) for kind, options, _, _ in CASES.values()]
+ALL_KINDS += [("ReduceOnPlateau", PLATEAUS["cooldown"])]
 
 
 def go_on(schedule, measure):
     return schedule.step(measure) if isinstance(schedule, schedules.ReduceOnPlateau) else schedule.step()
 
 
-@pytest.mark.parametrize(("kind", "options"), all_kinds())
+@pytest.mark.parametrize(("kind", "options"), ALL_KINDS)
 def test_a_schedule_goes_on_where_it_was(kind, options):
     schedule = getattr(schedules, kind)(an_optimizer(), **options)
     for measure in MEASURES[:4]:
@@ -147,7 +146,7 @@ def test_a_schedule_goes_on_where_it_was(kind, options):
     assert fresh.optimizer is not schedule.optimizer
 
 
-@pytest.mark.parametrize(("kind", "options"), all_kinds())
+@pytest.mark.parametrize(("kind", "options"), ALL_KINDS)
 def test_a_bad_state_changes_nothing(kind, options):
     schedule = getattr(schedules, kind)(an_optimizer(), **options)
     go_on(schedule, 1.0)

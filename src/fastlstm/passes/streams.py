@@ -42,7 +42,8 @@ class Stream(Guarded, _core.Stream):
     batch_first : bool
         Whether `process` takes and gives (B, T, features).
     state : ndarray, or tuple of ndarray or of tuples of ndarray
-        As a call of the layer gives it, each array (L, B, width): copies when read; can be set.
+        As a call of the layer gives it, each array (L, B, width): copies when read; can be set.  `read_rows`,
+        `write_rows` and ``reset(rows)`` are of single sequences of the batch, for servers with many callers.
 
     Examples
     --------
