@@ -267,6 +267,7 @@ typedef struct fl_record_args {
     /* Outputs of all layers but the last are multiplied by 0 with this probability p, else by 1 / (1 - p); the mask is a
      * function of the seed and the place alone (fl_dropout). */
     double dropout;
+    bool dropout_tied; /* one mask for all steps of a row: the seed plus 4, places without the time */
     uint64_t seed;
     bool draws;        /* the cell's own masks, of zoneout and recurrent dropout, are drawn, likewise */
     size_t first_cell; /* their places begin with this cell: for a stack that is made of several */

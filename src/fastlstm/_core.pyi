@@ -104,7 +104,7 @@ class Layer:
 
 @disjoint_base
 class Recurrent(Layer):
-    _direct: tuple[bool, float, bool]
+    _direct: tuple[bool, float, bool, bool]
     def __call__(
         self,
         x: Any,
@@ -214,7 +214,14 @@ def gradient_scratch(layer: Recurrent) -> NDArray[Any]: ...
 def add_gradients(layer: Recurrent, scratch: NDArray[Any]) -> int: ...
 def give_back(layer: Recurrent, record: Record) -> int: ...
 def drop_rows(
-    rows: NDArray[Any], T: int, B: int, lengths: NDArray[Any] | None, p: float, seed: int, layer: int
+    rows: NDArray[Any],
+    T: int,
+    B: int,
+    lengths: NDArray[Any] | None,
+    p: float,
+    seed: int,
+    layer: int,
+    is_tied: bool = False,
 ) -> NDArray[Any]: ...
 def check_result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], given: dict[str, Any]) -> None: ...
 def packed(weight_ih: ArrayLike, weight_hh: ArrayLike, bias: ArrayLike | None = None) -> Weights: ...

@@ -125,6 +125,7 @@ cdef extern from "fastlstm.h" nogil:
         size_t save
         const uint8_t *reset
         double dropout
+        bint dropout_tied
         uint64_t seed
         bint draws
         size_t first_cell

@@ -151,6 +151,7 @@ cdef class Recurrent(Layer):
 
     cdef bint _batch_first
     cdef double _dropout
+    cdef bint _is_tied              # one mask for all steps
     cdef bint _is_direct            # one part, forward or bidirectional
     cdef Record _spare              # the first of those whose tapes have been used
     cdef size_t _spare_count
@@ -158,12 +159,12 @@ cdef class Recurrent(Layer):
 
     @property
     def _direct(self):
-        """What the weights do not say: whether the batch is first, dropout, whether calls are direct."""
-        return self._batch_first, self._dropout, self._is_direct
+        """What the weights do not say: whether the batch is first, dropout, one mask for all steps, direct calls."""
+        return self._batch_first, self._dropout, self._is_tied, self._is_direct
 
     @_direct.setter
     def _direct(self, tuple values not None):
-        self._batch_first, self._dropout, self._is_direct = values
+        self._batch_first, self._dropout, self._is_tied, self._is_direct = values
 
     def __call__(self, x, state=None, *, lengths=None, mask=None, reset=None, offsets=None, pad="zero",
                  return_cells=False, out=None):
@@ -251,6 +252,7 @@ cdef class Recurrent(Layer):
         call.args.save = save
         if training and (weights.draws or self._dropout > 0 and weights.shape.num_layers > 1):
             call.args.dropout = self._dropout
+            call.args.dropout_tied = self._is_tied
             call.args.draws = weights.draws
             call.args.seed = self.rng.integers(2**63)
 

@@ -133,6 +133,8 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         "aligned",
         lambda o: not o["reverse"] and "'aligned' without reverse, as time is the order of processing",
     )
+    input_dropout: Option[float] = Option(checked_probability, 0.0)
+    dropout_masks: Option[str] = Option(choice("step", "sequence"), "step")
     residual = Option(_checked_residual, None, _refused_residual)
     merge = Option(
         choice("concat", "sum", "average"),
@@ -153,6 +155,8 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        input_dropout: float = 0.0,
+        dropout_masks: str = "step",
         init: str = "torch",
         reverse: bool = False,
         reverse_order: str = "aligned",
@@ -192,15 +196,24 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
             settings["reverse_order"] == "processing",
             layout.num_directions,
             settings["batch_first"],
-            needs_inner=settings["merge"] != "concat" or settings["residual"] is not None,
+            needs_inner=(
+                settings["merge"] != "concat" or settings["residual"] is not None or settings["input_dropout"] > 0
+            ),
             is_kept=False,
         )
         is_listed = isinstance(settings["hidden_size"], tuple)
         plan = Plan(
-            layout.num_directions, settings["merge"], settings["residual"], settings["dropout"], is_listed, order
+            layout.num_directions,
+            settings["merge"],
+            settings["residual"],
+            settings["dropout"],
+            settings["dropout_masks"] == "sequence",
+            settings["input_dropout"],
+            is_listed,
+            order,
         )
-        is_direct = not layout.in_parts and not settings["reverse"]
-        direct = settings["batch_first"], settings["dropout"], is_direct
+        is_direct = not layout.in_parts and not settings["reverse"] and not settings["input_dropout"]
+        direct = settings["batch_first"], plan.dropout, plan.is_tied, is_direct
         return super()._further_attributes(settings, layout, given) | {"_plan": plan, "_direct": direct}
 
     @property
@@ -239,7 +252,13 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         batch = self._read_batch(dataclasses.replace(plan.order, is_kept=True), given, pad)
         wants_cells = self._checked_cells(return_cells)
         states = [(_core.kept(h), _core.kept(beside)) for h, beside in self._read_state(state, batch)]
-        draws = training and (parts[0].draws or (plan.dropout > 0 and self.num_layers > 1))
+        drops = plan.input_dropout > 0 or (plan.dropout > 0 and self.num_layers > 1)
+        if training and plan.input_dropout > 0 and batch.x.is_index:
+            raise ValueError(
+                "x: expected real numbers with input_dropout, got integers: their rows would no longer be one-hot; let "
+                "an Embedding stand before the layer"
+            )
+        draws = training and (parts[0].draws or drops)
         seed = int(self.rng.integers(2**63)) if draws else 0
         done = Pass(self, plan, batch, Recording(save, seed, draws))
         done.run(states, wants_cells)

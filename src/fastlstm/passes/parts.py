@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
+# Distances of seeds from that of a pass, beside those of the C core: masks for all steps, between layers and of x.
+SEED_TIED, SEED_INPUT = 4, 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -33,6 +36,8 @@ class Plan:
     merge: str
     residual: int | None
     dropout: float
+    is_tied: bool  # one mask of dropout for all steps
+    input_dropout: float  # one mask for all steps
     is_listed: bool  # whether states are lists, as layers differ in size
     order: Order
 
@@ -117,6 +122,9 @@ class Pass:
         source, below = batch.x, None
         if plan.is_residual(0):
             below = _as_features(batch.gathered(), parts[0])
+        if self._drops_input:
+            below = self._dropped_input(_as_features(batch.gathered(), parts[0]))
+            source = _inner_input(parts[0], batch, below)
         finals, y, c_steps = [], np.empty(0), None
         for index, part in enumerate(parts):
             is_last = index == len(parts) - 1
@@ -192,7 +200,23 @@ class Pass:
         recording, batch, p = self._recording, self._batch, self._plan.dropout
         if recording is None or not recording.draws or not p:
             return rows
-        return _core.drop_rows(rows, batch.T, batch.B, batch.lengths, p, recording.seed, index)
+        seed = recording.seed + SEED_TIED * self._plan.is_tied
+        return _core.drop_rows(
+            rows, batch.T, batch.B, batch.lengths, p, seed % 2**64, index, is_tied=self._plan.is_tied
+        )
+
+    @property
+    def _drops_input(self) -> bool:
+        recording = self._recording
+        return recording is not None and recording.draws and self._plan.input_dropout > 0
+
+    def _dropped_input(self, rows: Array) -> Array:
+        """Inner rows of x, or their gradient, with what dropout leaves of them."""
+        recording, batch, p = self._recording, self._batch, self._plan.input_dropout
+        if recording is None or not self._drops_input:
+            return rows
+        seed = (recording.seed + SEED_INPUT) % 2**64
+        return _core.drop_rows(rows, batch.T, batch.B, batch.lengths, p, seed, 0, is_tied=True)
 
     # ---- Backward ------------------------------------------------------------------------------------------
 
@@ -243,7 +267,7 @@ class Pass:
         """Gradients of the input of a part, which is the output of the one below, and of its given state."""
         plan, batch, part = self._plan, self._batch, self._parts[index]
         dtype = self._layer.dtype
-        direct = batch.dx if index == 0 and not plan.is_residual(0) else None
+        direct = batch.dx if index == 0 and not plan.is_residual(0) and not self._drops_input else None
         if index == 0 and batch.x.is_index:
             dx = None
         elif direct is None:
@@ -259,7 +283,7 @@ class Pass:
         if dx is not None and index > 0:
             dx = self._dropped(dx, index - 1)
         elif dx is not None and direct is None:
-            dx = batch.place_dx(dx)
+            dx = batch.place_dx(self._dropped_input(dx))
         return dx, dinitial
 
 
