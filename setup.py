@@ -41,8 +41,8 @@ CORE_FLAGS = "-std=c11 -ffp-contract=off -fno-math-errno -Wall -Wextra -Wconvers
 # Nothing unwinds through C that throws nothing: without these tables the wheel is 23 kB smaller.
 CORE_FLAGS += " -fno-asynchronous-unwind-tables"
 COMMON_FLAGS = "-fvisibility=hidden -pthread"
-# After whatever CFLAGS and LDFLAGS say, arithmetic is exact: csrc/base/exact.h refuses what is left.  The linker would
-# add code that makes the whole process flush subnormal numbers.
+# After whatever CFLAGS and LDFLAGS say, arithmetic is exact: csrc/base/exact.h refuses what is left.  The
+# linker would add code that makes the whole process flush subnormal numbers.
 EXACT_FLAGS = (
     "-fno-fast-math -fno-unsafe-math-optimizations -fno-finite-math-only -fno-associative-math "
     "-fno-reciprocal-math -fsigned-zeros"

@@ -4,8 +4,8 @@
 `LSTM`, `GRU` and `RNN` are the layers, with the shapes, names and meaning of ``torch.nn``; `IndRNN`, `MGU`,
 `SLSTM`, `MinGRU` and `MinLSTM` are their relatives, `LSTMCell`, `GRUCell` and `RNNCell` single steps.
 `kernels` holds the pieces they are made of, and `reference` the same in readable NumPy.  `Dense` and
-`Embedding` are layers that they are trained with; `losses`, `optim` and `schedules` are what trains them, `testing`
-looks whether gradients are right, and `save` and `load` keep them.  `onnx_lstm`,
+`Embedding` are layers that they are trained with; `losses`, `optim` and `schedules` are what trains them,
+`testing` looks whether gradients are right, and `save` and `load` keep them.  `onnx_lstm`,
 `onnx_gru` and `onnx_rnn` are ONNX's operators.
 """
 

@@ -33,7 +33,8 @@ def softmax_cross_entropy(
     """Mean of ``-log softmax(logits)[target]`` over the steps that count, and its gradient.
 
     With n steps that count, the gradient is ``(softmax(logits) - onehot(target)) / n`` (Bishop, "Pattern
-    Recognition and Machine Learning", 2006, equation 4.109).  With weights w of the classes and a label smoothing
+    Recognition and Machine Learning", 2006, equation 4.109).  With weights w of the classes and a label
+    smoothing
     s, as ``torch.nn.functional.cross_entropy`` has them, it is with p = softmax(logits)::
 
         sum over steps ((1 - s) * w[target] * -log p[target] + s / K * sum over k (w[k] * -log p[k]))
@@ -52,8 +53,8 @@ def softmax_cross_entropy(
     batch_first : bool
         Whether the batch stands before the time; matters with `lengths` alone.
     ignore_index : int, optional
-        Steps with this target do not count; it need be no class.  (PyTorch has -100 where nothing is said; here
-        any target below 0 is an error then.)
+        Steps with this target do not count; it need be no class.  (PyTorch has -100 where nothing is said;
+        here any target below 0 is an error then.)
     weight : array_like, (K,), optional
         How much each class counts, at least 0; None is 1.
     label_smoothing : float

@@ -26,7 +26,7 @@ __all__ = ["SGD", "Adam", "AdamW", "clip_grad_norm"]
 NONFINITE = ("raise", "skip", "ignore")
 
 
-# ---- What all optimizers share -----------------------------------------------------------------------------
+# ---- What all optimizers share ---------------------------------------------------------------------------
 
 
 class _Optimizer(Guarded):
@@ -146,8 +146,8 @@ class _Optimizer(Guarded):
         Parameters
         ----------
         state : mapping
-            Of an optimizer of the same kind for layers of the same sizes.  Options that another version did not
-            have take their defaults; what is unknown is refused.
+            Of an optimizer of the same kind for layers of the same sizes.  Options that another version did
+            not have take their defaults; what is unknown is refused.
 
         Raises
         ------
@@ -165,7 +165,9 @@ class _Optimizer(Guarded):
             raise ValueError(f"num_steps: expected an integer of at least 0, got {num_steps!r}")
         # The constructor checks the options.
         checked = type(self)(
-            self._layers, nonfinite=self._nonfinite, **{name: state[name] for name in options if name in state}
+            self._layers,
+            nonfinite=self._nonfinite,
+            **{name: state[name] for name in options if name in state},
         )
         if not isinstance(state["layers"], (list, tuple)) or len(state["layers"]) != len(self._layers):
             raise ValueError(f"layers: expected a list of {len(self._layers)}, got {state['layers']!r:.80}")
@@ -225,7 +227,7 @@ def _restored(
     return optimizer
 
 
-# ---- Optimizers --------------------------------------------------------------------------------------------
+# ---- Optimizers ------------------------------------------------------------------------------------------
 
 
 class SGD(_Optimizer):
@@ -432,7 +434,7 @@ class AdamW(Adam):
         super().__init__(layers, lr, betas=betas, eps=eps, weight_decay=weight_decay, nonfinite=nonfinite)
 
 
-# ---- The arithmetic of one flat buffer ---------------------------------------------------------------------
+# ---- The arithmetic of one flat buffer -------------------------------------------------------------------
 
 
 def _sgd_update(
@@ -455,7 +457,7 @@ def _sgd_update(
     np.subtract(params, new_params, out=new_params)
 
 
-# ---- Gradients ---------------------------------------------------------------------------------------------
+# ---- Gradients -------------------------------------------------------------------------------------------
 
 
 def clip_grad_norm(layers: Parameters | Iterable[Parameters], max_norm: float) -> float:
@@ -499,7 +501,7 @@ def _sum_of_squares(flat: NDArray[Any]) -> float:
     return float(np.square(flat, dtype=np.float64).sum())
 
 
-# ---- Checks ------------------------------------------------------------------------------------------------
+# ---- Checks ----------------------------------------------------------------------------------------------
 
 
 def _checked_layers(layers: object) -> tuple[Parameters, ...]:
@@ -518,16 +520,16 @@ def _checked_layers(layers: object) -> tuple[Parameters, ...]:
             raise TypeError(f"layers[{index}]: expected a layer, got {_named(layer)}")
         if not hasattr(layer, "forward"):
             raise TypeError(
-                f"layers[{index}]: expected a layer that can be trained, got {type(layer).__name__}, which has no "
-                "backward pass"
+                f"layers[{index}]: expected a layer that can be trained, got {type(layer).__name__}, "
+                "which has no backward pass"
             )
         if any(layer is other for other in checked[:index]):
             raise ValueError(f"layers[{index}]: expected each layer once, got one a second time")
         tied = getattr(layer, "tied", None)
         if tied is not None and not any(tied is other for other in checked):
             raise ValueError(
-                f"layers[{index}]: expected the Embedding that it is tied to as well, which has its weight, got "
-                f"{type(layer).__name__} alone"
+                f"layers[{index}]: expected the Embedding that it is tied to as well, which has its weight, "
+                f"got {type(layer).__name__} alone"
             )
     return checked
 

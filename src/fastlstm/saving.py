@@ -22,9 +22,9 @@ COUNT = "#"
 def save(path: str | os.PathLike[str], objects: Any) -> None:
     """Write parameters of layers, and states of optimizers and schedules, into one file.
 
-    It is written beside its place and put there when it is whole: who reads it finds the old one or the new one.
-    The file is that of ``np.savez(path, **layer.state_dict())`` for one layer, and for several that of their names
-    and ``state_dict(prefix="name.")``, so that other programs can read it.
+    It is written beside its place and put there when it is whole: who reads it finds the old one or the new
+    one. The file is that of ``np.savez(path, **layer.state_dict())`` for one layer, and for several that of
+    their names and ``state_dict(prefix="name.")``, so that other programs can read it.
 
     Parameters
     ----------
@@ -96,7 +96,8 @@ def load(path: str | os.PathLike[str], objects: Any) -> None:
     before = [(layer, layer._parameter_set()) for layer, _ in changes]
     done = 0
     try:
-        for done, (each, _, state) in enumerate(others, 1):
+        for each, _, state in others:
+            done += 1
             each.load_state_dict(state)
         put_in_force(changes)
     except BaseException:
@@ -112,7 +113,8 @@ def _by_prefix(objects: Any) -> list[tuple[str, Any]]:
         return [("", objects)]
     if not isinstance(objects, Mapping) or not objects:
         raise TypeError(
-            f"objects: expected a layer, or a mapping of names to layers and optimizers, got {type(objects).__name__}"
+            f"objects: expected a layer, or a mapping of names to layers and optimizers, "
+            f"got {type(objects).__name__}"
         )
     for name, each in objects.items():
         if not isinstance(name, str) or not name or "." in name:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Schedules of the learning rate: which ``optimizer.lr`` belongs to which step.
 
-Each takes an optimizer of `fastlstm.optim`, sets its `lr` at once, and again after each ``schedule.step()``, which
-follows ``optimizer.step()``, or ends an epoch.  Formulas are the closed forms of those in
-``torch.optim.lr_scheduler``, with t for the steps of the schedule so far and base for the `lr` that the optimizer
-had first: so what stands in between never drifts, and `state_dict` is little.
+Each takes an optimizer of `fastlstm.optim`, sets its `lr` at once, and again after each ``schedule.step()``,
+which follows ``optimizer.step()``, or ends an epoch.  Formulas are the closed forms of those in
+``torch.optim.lr_scheduler``, with t for the steps of the schedule so far and base for the `lr` that the
+optimizer had first: so what stands in between never drifts, and `state_dict` is little.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-# ---- What all schedules share ------------------------------------------------------------------------------
+# ---- What all schedules share ----------------------------------------------------------------------------
 
 
 class _Schedule(Guarded):
@@ -168,7 +168,7 @@ def _part(value: Any, name: str) -> float:
     return checked_number(value, name, "a number above 0 and at most 1", lambda v: 0 < v <= 1)
 
 
-# ---- By the number of the step -----------------------------------------------------------------------------
+# ---- By the number of the step ---------------------------------------------------------------------------
 
 
 class StepDecay(_Schedule):
@@ -272,7 +272,7 @@ class CosineAnnealing(_Schedule):
 
 
 class LinearWarmup(_Schedule):
-    """``lr = base * (start + (end - start) * t / max_steps)``, and ``base * end`` from then on (``LinearLR``).
+    """``lr = base * (start + (end - start) * t / max_steps)``, then ``base * end`` (``LinearLR``).
 
     Parameters
     ----------
@@ -308,9 +308,10 @@ class LinearWarmup(_Schedule):
 class OneCycle(_Schedule):
     """Up to `max_lr`, and down to almost nothing (``OneCycleLR``).
 
-    Smith & Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates", 2018:
-    from ``max_lr / div_factor`` up in the first part of all steps, and down to
-    ``max_lr / div_factor / final_div_factor`` in the rest.  The `lr` that the optimizer had has no part in it.
+    Smith & Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
+    2018: from ``max_lr / div_factor`` up in the first part of all steps, and down to
+    ``max_lr / div_factor / final_div_factor`` in the rest.  The `lr` that the optimizer had has no part in
+    it.
 
     Parameters
     ----------
@@ -354,7 +355,9 @@ class OneCycle(_Schedule):
     ) -> None:
         self._max_lr = _rate(max_lr, "max_lr")
         self._max_steps = checked_index(max_steps, "max_steps", 2)
-        self._pct_start = checked_number(pct_start, "pct_start", "a number from 0 to 1", lambda v: 0 <= v <= 1)
+        self._pct_start = checked_number(
+            pct_start, "pct_start", "a number from 0 to 1", lambda v: 0 <= v <= 1
+        )
         self._anneal = checked_choice(anneal, "anneal", ("cos", "linear"))
         self._div_factor = _factor(div_factor, "div_factor")
         self._final_div_factor = _factor(final_div_factor, "final_div_factor")
@@ -362,7 +365,9 @@ class OneCycle(_Schedule):
 
     def _lr_at(self, t: int) -> float:
         if t >= self._max_steps:
-            raise ValueError(f"step: expected at most max_steps - 1 = {self._max_steps - 1} of them, got another")
+            raise ValueError(
+                f"step: expected at most max_steps - 1 = {self._max_steps - 1} of them, got another"
+            )
         first, top = self._max_lr / self._div_factor, self._pct_start * self._max_steps - 1
         between = _cosine if self._anneal == "cos" else _line
         if t <= top:
@@ -379,11 +384,11 @@ def _line(begin: float, end: float, done: float) -> float:
     return begin + (end - begin) * done
 
 
-# ---- By what came out ----------------------------------------------------------------------------------------
+# ---- By what came out ------------------------------------------------------------------------------------
 
 
 class ReduceOnPlateau(_Schedule):
-    """``lr = max(factor * lr, min_lr)`` where a measure has not become better for long (``ReduceLROnPlateau``).
+    """``lr = max(factor * lr, min_lr)`` where nothing has become better (``ReduceLROnPlateau``).
 
     Parameters
     ----------

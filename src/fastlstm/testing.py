@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""For tests of programs that use the package: are gradients the derivatives of what is computed?"""
+"""For tests of programs that use the package: gradients are the derivatives of what is computed."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -72,7 +73,11 @@ class GradientReport:
     def __str__(self) -> str:
         wrong = sum(not row.excess <= 1 for row in self.rows)
         width = max(len(row.name) for row in self.rows)
-        head = f"{wrong} of {len(self.rows)} arrays have a wrong gradient" if wrong else "all gradients are right"
+        head = (
+            f"{wrong} of {len(self.rows)} arrays have a wrong gradient"
+            if wrong
+            else "all gradients are right"
+        )
         lines = [f"{head}:", f"  {'':{width}}  {'tested':>11}  {'gradient':>14}  {'difference':>14}  off, at"]
         for row in self.rows:
             mark = " " if row.excess <= 1 else "!"
@@ -100,15 +105,16 @@ def gradcheck(
 
     Either `x` is an input, which passes through all layers one after the other; copies of them in float64 are
     looked at, so they may be of float32.  Or `x` is a function of yours without arguments, for any other
-    program: it calls ``forward`` and ``backward`` of the layers, which must be of float64, and returns the value
-    that is to be minimised, or the value and gradients of `inputs` by name.
+    program: it calls ``forward`` and ``backward`` of the layers, which must be of float64, and returns the
+    value that is to be minimised, or the value and gradients of `inputs` by name.
 
     Parameters
     ----------
     layers : layer, or iterable of layers
         Whose gradients are looked at.
     x : array_like or callable
-        As above.  With an array the value is a sum of all outputs and final states, with weights that are drawn.
+        As above.  With an array the value is a sum of all outputs and final states, with weights that are
+        drawn.
     inputs : mapping of str to ndarray, optional
         Of a function: arrays of float64 that it reads, which are changed in place for a moment.
     training : bool
@@ -182,7 +188,9 @@ def _number(value: Any, name: str) -> float:
 
 
 def _checked_layers(layers: Any) -> list[Parameters]:
-    own = [layers] if isinstance(layers, Parameters) else list(layers) if isinstance(layers, Iterable) else None
+    own = (
+        [layers] if isinstance(layers, Parameters) else list(layers) if isinstance(layers, Iterable) else None
+    )
     if not own:
         raise TypeError(f"layers: expected a layer or several, got {type(layers).__name__} without any")
     for index, layer in enumerate(own):
@@ -230,6 +238,9 @@ def _through_all(
             weights[place] = draws.standard_normal(like.shape)
         return weights[place]
 
+    def state_weight(index: int, number: int, like: Array) -> Array:
+        return weight((index, 1 + number), like)
+
     def compute() -> Any:
         value, tapes = 0.0, []
         below: Any = first
@@ -238,7 +249,7 @@ def _through_all(
             tape = layer.forward(below, **(keywords if is_recurrent else {}))  # type: ignore[attr-defined]
             dstate = None
             if is_recurrent:
-                dstate, part = _weighted(tape.state, lambda n, a, i=index: weight((i, 1 + n), a))
+                dstate, part = _weighted(tape.state, functools.partial(state_weight, index))
                 value += part
             tapes.append((tape, dstate))
             below = tape.y
@@ -324,7 +335,9 @@ class _Check:
 
     def _row(self, name: str, gradient: Array, value: float) -> GradientRow:
         size = gradient.size
-        chosen = np.arange(size) if size <= self.samples else self.draws.choice(size, self.samples, replace=False)
+        chosen = (
+            np.arange(size) if size <= self.samples else self.draws.choice(size, self.samples, replace=False)
+        )
         found = []
         for number in chosen.tolist():
             place = np.unravel_index(number, gradient.shape)

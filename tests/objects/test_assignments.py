@@ -13,15 +13,26 @@ import pytest
 import fastlstm
 from tests.problems.comparing import assert_same_bits
 
-from .kinds import CELLS_OF_ONE_STEP, FAMILY, STREAMED, TRAINED, batch, build, every_kind, every_trained_kind, result
+from .kinds import (
+    CELLS_OF_ONE_STEP,
+    FAMILY,
+    STREAMED,
+    TRAINED,
+    batch,
+    build,
+    every_kind,
+    every_trained_kind,
+    result,
+)
 
 # What other libraries' layers have, and what sounds as if a layer had it.
-IDIOMS = """
-training train eval requires_grad trainable device grad data kernel recurrent_kernel weight weights weight_ih
-weight_hh_l0 weight_ih_l7_reverse units use_bias activation return_sequences stateful state hidden h c h0 hx lr
-momentum learning_rate lengths mask parts params grads flat_params flat_grads dtype n_threads seed num_thread
-dropuot hiden_size num_direction input_sizes batchfirst
-""".split()
+_IDIOMS = """
+training train eval requires_grad trainable device grad data kernel recurrent_kernel weight weights
+weight_ih weight_hh_l0 weight_ih_l7_reverse units use_bias activation return_sequences stateful state
+hidden h c h0 hx lr momentum learning_rate lengths mask parts params grads flat_params flat_grads dtype
+n_threads seed num_thread dropuot hiden_size num_direction input_sizes batchfirst
+"""
+IDIOMS = _IDIOMS.split()
 
 
 @every_kind
@@ -130,7 +141,7 @@ def test_a_subclass_sets_what_it_declares():
     layer = Named(3, 4, rng=0)
     layer.training = False
     assert layer.training is False
-    with pytest.raises(AttributeError, match="weight_hh_l0: .*declared"):
+    with pytest.raises(AttributeError, match=r"weight_hh_l0: .*declared"):
         layer.weight_hh_l0 = np.zeros((12, 4))
 
 
@@ -142,14 +153,15 @@ def test_tapes_cannot_be_changed(kind):
         with pytest.raises(AttributeError, match=name):
             setattr(tape, name, 1)
     for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError, match="in the process that made it"):
+        with pytest.raises(TypeError, match=r"in the process that made it"):
             duplicate(tape)
 
 
 @pytest.mark.parametrize("name", STREAMED)
 def test_streams_have_a_state_that_can_be_set_and_all_else_is_of_the_layer(name):
     stream = build(name).stream(2)
-    for attribute in "batch_size batch_first h c hx hidden weights params training rng dropout weight_ih_l0".split():
+    of_the_layer = "batch_size batch_first h c hx hidden weights params training rng dropout weight_ih_l0"
+    for attribute in of_the_layer.split():
         with pytest.raises(AttributeError, match=rf"^{attribute}: expected .*(layer|state)"):
             setattr(stream, attribute, 1)
     stream.state = stream.state
@@ -171,11 +183,20 @@ def test_what_looks_public_is_documented(kind):
         for name in public:
             documented = getattr(getattr(type(each), name, None), "__doc__", None)
             assert documented or name in text, name
-        inner = {"configure", "gradient_scratch", "parts", "weights", "give_back", "streams", "flat", "records"}
+        inner = {
+            "configure",
+            "gradient_scratch",
+            "parts",
+            "weights",
+            "give_back",
+            "streams",
+            "flat",
+            "records",
+        }
         assert inner.isdisjoint(public)
 
 
-# ---- Dropout of one layer --------------------------------------------------------------------------------------
+# ---- Dropout of one layer --------------------------------------------------------------------------------
 
 
 class Deeper(fastlstm.LSTM):
@@ -183,10 +204,16 @@ class Deeper(fastlstm.LSTM):
         super().__init__(3, 4, **options)
 
 
-@pytest.mark.parametrize("cls", [cls for cls in (fastlstm.LSTM, fastlstm.GRU, fastlstm.RNN, fastlstm.MinGRU)])
+@pytest.mark.parametrize("cls", [fastlstm.LSTM, fastlstm.GRU, fastlstm.RNN, fastlstm.MinGRU])
 def test_dropout_without_a_second_layer_warns_whoever_asks_for_it(cls):
-    for make in (lambda: cls(3, 4, dropout=0.5), lambda: cls(3, (4,), dropout=0.5), lambda: Deeper(dropout=0.5)):
-        with pytest.warns(UserWarning, match=r"dropout: expected num_layers of at least 2 .*, got 0\.5") as caught:
+    for make in (
+        lambda: cls(3, 4, dropout=0.5),
+        lambda: cls(3, (4,), dropout=0.5),
+        lambda: Deeper(dropout=0.5),
+    ):
+        with pytest.warns(
+            UserWarning, match=r"dropout: expected num_layers of at least 2 .*, got 0\.5"
+        ) as caught:
             layer = make()
         assert [warning.filename for warning in caught] == [__file__]
         with warnings.catch_warnings():

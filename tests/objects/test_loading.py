@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Loading parts of a mapping, and what other versions of the package wrote; all of it, or nothing, takes effect."""
+"""Loading parts of a mapping, and what other versions wrote; all of it, or nothing, takes effect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_prefix_keeps_layers_apart_in_one_mapping(kind):
         twin.load_state_dict(both, prefix="encoder.")
     with pytest.raises(ValueError, match=rf"^decoder.{name}: expected shape"):
         twin.load_state_dict(both | {f"decoder.{name}": np.ones(1)}, prefix="decoder.")
-    with pytest.raises(ValueError, match="unknown"):
+    with pytest.raises(ValueError, match=r"unknown"):
         twin.load_state_dict(both)
 
 
@@ -54,24 +54,27 @@ def test_without_strict_what_is_missing_stays_and_what_is_unknown_is_told(kind):
     assert_same_bits(result(layer), result(twin))
     assert layer.load_state_dict({}, False) == (list(new), [])
     flat = layer.flat_params
-    with pytest.raises(ValueError, match=f"^{first}: expected shape"):  # a wrong shape is no missing name
+    with pytest.raises(ValueError, match=rf"^{first}: expected shape"):  # a wrong shape is no missing name
         layer.load_state_dict({first: np.ones(1)}, strict=False)
     assert layer.flat_params is flat
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"strict": 1}, "strict: expected a bool, got int"), ({"prefix": None}, "prefix: expected a str, got NoneType")],
+    [
+        ({"strict": 1}, "strict: expected a bool, got int"),
+        ({"prefix": None}, "prefix: expected a str, got NoneType"),
+    ],
 )
 def test_arguments_are_checked(arguments, message):
     layer = build("LSTM")
     with pytest.raises(TypeError, match=message):
         layer.load_state_dict(layer.state_dict(), **arguments)
-    with pytest.raises(TypeError, match="prefix: expected a str, got int"):
+    with pytest.raises(TypeError, match=r"prefix: expected a str, got int"):
         layer.state_dict(prefix=1)
 
 
-# ---- What other versions wrote ---------------------------------------------------------------------------------
+# ---- What other versions wrote ---------------------------------------------------------------------------
 
 
 @every_kind
@@ -104,9 +107,9 @@ def test_options_that_are_unknown_or_missing_are_refused_by_name(kind):
     required = next(name for name, option in cls._options.items() if option.is_required)
     with pytest.raises(ValueError, match=rf"none for \['{required}'\]"):
         restore(cls, {name: value for name, value in config.items() if name != required}, params)
-    with pytest.raises(TypeError, match="expected a mapping of options, got list"):
+    with pytest.raises(TypeError, match=r"expected a mapping of options, got list"):
         restore(cls, list(config), params)
-    with pytest.raises(ValueError, match="got none for"):
+    with pytest.raises(ValueError, match=r"got none for"):
         restore(cls, config, {})
     for name in ("_settings", "weight_ih_l0", "hidden_size"):
         with pytest.raises((ValueError, AttributeError), match=name):
@@ -121,11 +124,11 @@ def test_a_stream_of_another_version():
     twin = function(short, *rest)
     x = np.ones((2, 3), np.float32)
     assert_same_bits(twin.step(x), stream.step(x))
-    with pytest.raises(ValueError, match="sparkle"):
+    with pytest.raises(ValueError, match=r"sparkle"):
         function(origin._replace(config=origin.config | {"sparkle": 2}), *rest)
 
 
-# ---- All or nothing --------------------------------------------------------------------------------------------
+# ---- All or nothing --------------------------------------------------------------------------------------
 
 
 def everything(layers):
@@ -197,7 +200,7 @@ def arrays(state):
     return [state] if isinstance(state, np.ndarray) else [a for member in state for a in arrays(member)]
 
 
-# ---- NumPy's error state ---------------------------------------------------------------------------------------
+# ---- NumPy's error state ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [*FAMILY, "Embedding"])
@@ -206,7 +209,11 @@ def test_numpys_error_state_changes_nothing(kind):
     found = []
     for state in ("ignore", "raise", "warn"):
         layer = build(kind)
-        x = np.ones((3, 2), int) if kind == "Embedding" else np.ones((3, 2, 6 if kind == "all joined" else 5), "f4")
+        x = (
+            np.ones((3, 2), int)
+            if kind == "Embedding"
+            else np.ones((3, 2, 6 if kind == "all joined" else 5), "f4")
+        )
         with np.errstate(all=state):
             tape = layer.forward(x)
             dy = np.full(tape.y.shape, 1e-45, np.float32)

@@ -24,7 +24,9 @@ def test_rows_of_a_stream_begin_anew_and_are_read_and_written(name, rows, rng):
     x = rng.standard_normal((3, 4, 6 if name == "all joined" else 5)).astype(np.float32)
     stream.process(x)
     before = members(stream.state)
-    numbers = np.arange(4)[np.array(rows) if isinstance(rows, list) and rows else rows].reshape(-1).astype(int)
+    numbers = (
+        np.arange(4)[np.array(rows) if isinstance(rows, list) and rows else rows].reshape(-1).astype(int)
+    )
     others = np.setdiff1d(np.arange(4), numbers)
 
     part = stream.read_rows(rows)
@@ -85,9 +87,10 @@ def test_states_of_rows_that_do_not_fit_change_nothing():
     stream.process(np.ones((2, 4, 5), np.float32))
     before, state = members(stream.state), stream.read_rows([0, 1])
     for rows, value, error in (
-        ([0, 1, 2], state, ValueError), ([1, 1], state, ValueError), ([0, 1], None, TypeError), (0, state, ValueError),
+        ([0, 1, 2], state, ValueError), ([1, 1], state, ValueError), ([0, 1], None, TypeError),
+        (0, state, ValueError),
     ):  # fmt: skip
-        with pytest.raises(error, match="rows|state"):
+        with pytest.raises(error, match=r"rows|state"):
             stream.write_rows(rows, value)
         for member, kept in zip(members(stream.state), before, strict=True):
             assert_same_bits(member, kept)

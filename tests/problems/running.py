@@ -36,7 +36,9 @@ def make_layer(problem: Problem, **keywords: Any) -> Any:
     layer_class = getattr(fastlstm, problem.config.cell)
     arguments = {"dtype": problem.dtype, "rng": 0} | constructor_arguments(problem.config)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "dropout: expected num_layers")  # of one layer; objects/ has the test
+        warnings.filterwarnings(
+            "ignore", "dropout: expected num_layers"
+        )  # of one layer; objects/ has the test
         layer = layer_class(**(arguments | keywords))
     layer.load_state_dict(problem.params)
     return layer

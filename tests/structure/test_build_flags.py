@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Flags that change arithmetic, as -ffast-math does, are undone by the build and refused by the core's own files."""
+"""Flags that change arithmetic are undone by the build and refused by the core's own files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,16 @@ def test_every_file_of_the_core_comes_by_the_guard():
 
 
 def preprocess(*flags):
-    command = [*COMPILER, "-std=c11", f"-I{CORE}", *flags, "-E", str(CORE / "base" / "random.c"), "-o", os.devnull]
+    command = [
+        *COMPILER,
+        "-std=c11",
+        f"-I{CORE}",
+        *flags,
+        "-E",
+        str(CORE / "base" / "random.c"),
+        "-o",
+        os.devnull,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -94,11 +94,23 @@ def test_a_function_of_a_user():
     ("call", "error", "message"),
     [
         (lambda: gradcheck([], np.ones((2, 3))), TypeError, "layers: expected a layer or several"),
-        (lambda: gradcheck([3], np.ones((2, 3))), TypeError, r"layers\[0\]: expected a layer with forward, got int"),
+        (
+            lambda: gradcheck([3], np.ones((2, 3))),
+            TypeError,
+            r"layers\[0\]: expected a layer with forward, got int",
+        ),
         (lambda: gradcheck(fastlstm.LSTMCell(2, 3), np.ones(2)), TypeError, "got LSTMCell"),
         (lambda: gradcheck(model("float32"), lambda: 0.0), ValueError, "expected dtype float64"),
-        (lambda: gradcheck(model(), lambda: 0.0, inputs={"x": np.ones(3, "f4")}), TypeError, r"inputs\['x'\]"),
-        (lambda: gradcheck(model(), lambda: 0.0, inputs={"x": np.ones(3)}), ValueError, r"gradients of \['x'\]"),
+        (
+            lambda: gradcheck(model(), lambda: 0.0, inputs={"x": np.ones(3, "f4")}),
+            TypeError,
+            r"inputs\['x'\]",
+        ),
+        (
+            lambda: gradcheck(model(), lambda: 0.0, inputs={"x": np.ones(3)}),
+            ValueError,
+            r"gradients of \['x'\]",
+        ),
         (lambda: gradcheck(model(), np.ones((2, 1, 3)), inputs={}), TypeError, "inputs: expected None"),
         (lambda: gradcheck(model(), np.ones((2, 1, 3)), samples=0), ValueError, "samples"),
         (lambda: gradcheck(model(), np.ones((2, 1, 3)), rtol=-1), ValueError, "rtol"),

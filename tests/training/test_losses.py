@@ -263,7 +263,7 @@ def test_bad_arguments_of_mse_are_named(changes, error, message):
         losses.mse(**({"y": LOGITS, "target": LOGITS} | changes))
 
 
-# ---- Weights of classes, smoothing, targets that do not count --------------------------------------------------
+# ---- Weights of classes, smoothing, targets that do not count --------------------------------------------
 
 
 def as_torch_has_it(logits, targets, ignore, weight, smoothing):
@@ -275,7 +275,9 @@ def as_torch_has_it(logits, targets, ignore, weight, smoothing):
         if target == ignore:
             continue
         minus_log_p = math.log(math.fsum(np.exp(z - z.max()))) + z.max() - z
-        above += (1 - smoothing) * w[target] * minus_log_p[target] + smoothing / K * math.fsum(w * minus_log_p)
+        above += (1 - smoothing) * w[target] * minus_log_p[target] + smoothing / K * math.fsum(
+            w * minus_log_p
+        )
         below += w[target]
     return above / below
 
@@ -325,7 +327,7 @@ def test_what_is_said_and_the_usual_is_as_nothing_said(rng):
     assert lengths[0] == pytest.approx(cross_entropy_by_hand(logits, targets, counts))
 
 
-def test_where_nothing_counts_the_value_is_zero(rng):
+def test_where_no_target_counts_the_value_is_zero(rng):
     logits, targets = rng.standard_normal((4, 3)), np.zeros(4, int)
     for extra in ({"ignore_index": 0}, {"weight": [0, 1, 1]}, {"weight": [0, 1, 1], "label_smoothing": 0.5}):
         value, gradient = losses.softmax_cross_entropy(logits, targets, **extra)

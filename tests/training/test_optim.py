@@ -37,7 +37,7 @@ def everything(layers, optimizer):
     return [layer.flat_params.tobytes() for layer in layers], kept, state
 
 
-# ---- Formulas ----------------------------------------------------------------------------------------------
+# ---- Formulas --------------------------------------------------------------------------------------------
 
 
 def sgd_by_hand(p, grads, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
@@ -128,7 +128,7 @@ def test_the_learning_rate_can_be_set():
         before = layer.flat_params[0]
         optimizer.step()
         assert layer.flat_params[0] == before - lr
-    with pytest.raises(ValueError, match="lr: expected a finite number of at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"lr: expected a finite number of at least 0, got -1"):
         optimizer.lr = -1
 
 
@@ -173,7 +173,7 @@ def test_zero_grad_is_that_of_all_layers(rng):
     assert optimizer.layers == tuple(layers)
 
 
-# ---- Gradients that are not finite -------------------------------------------------------------------------
+# ---- Gradients that are not finite -----------------------------------------------------------------------
 
 KINDS = [
     lambda layers, **o: optim.SGD(layers, 0.1, momentum=0.9, **o),
@@ -218,7 +218,7 @@ def test_a_gradient_that_is_not_finite_can_be_ignored(make):
     assert np.flatnonzero(np.isnan(layer.flat_params)).tolist() == [3]
 
 
-# ---- Going on ----------------------------------------------------------------------------------------------
+# ---- Going on --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", KINDS)
@@ -328,7 +328,7 @@ def test_momentum_is_part_of_the_state():
     assert list(plain.state_dict()["layers"][0]) == ["momentum"]
 
 
-# ---- Arguments ---------------------------------------------------------------------------------------------
+# ---- Arguments -------------------------------------------------------------------------------------------
 
 DENSE = fastlstm.Dense(2, 2, rng=0)
 
@@ -370,7 +370,7 @@ def test_bad_arguments_are_named(make, error, message):
         make()
 
 
-# ---- Clipping ----------------------------------------------------------------------------------------------
+# ---- Clipping --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -412,7 +412,7 @@ def test_a_norm_whose_squares_are_out_of_range(scale):
     np.testing.assert_allclose(layer.flat_grads, np.array([0.6, 0.8]) * scale, rtol=1e-14)
 
 
-# ---- Training ----------------------------------------------------------------------------------------------
+# ---- Training --------------------------------------------------------------------------------------------
 
 
 def test_a_model_learns(rng):
@@ -440,7 +440,7 @@ def test_a_model_learns(rng):
     assert np.median(values[-20:]) < 0.1
 
 
-# ---- What would do nothing -------------------------------------------------------------------------------------
+# ---- What would do nothing -------------------------------------------------------------------------------
 
 
 class Module:
@@ -461,8 +461,16 @@ EMBEDDING = fastlstm.Embedding(5, 3)
         (USED_UP, ValueError, "layers: expected at least one layer, got list_iterator, which is exhausted"),
         ((layer for layer in ()), ValueError, "got generator, which is exhausted"),
         ((), ValueError, "layers: expected at least one layer, got none"),
-        (fastlstm.LSTM(2, 3).stream(), TypeError, "layers: .*got Stream, which is not trained: give its layer"),
-        ([DENSE, fastlstm.LSTM(2, 3).stream()], TypeError, r"layers\[1\]: .*got Stream, which is not trained"),
+        (
+            fastlstm.LSTM(2, 3).stream(),
+            TypeError,
+            "layers: .*got Stream, which is not trained: give its layer",
+        ),
+        (
+            [DENSE, fastlstm.LSTM(2, 3).stream()],
+            TypeError,
+            r"layers\[1\]: .*got Stream, which is not trained",
+        ),
         (fastlstm.LSTM, TypeError, "got the class LSTM"),
         ([fastlstm.LSTM], TypeError, r"layers\[0\]: .*got the class LSTM"),
         (DENSE.params, TypeError, "give the layer, not its parameters"),
@@ -473,11 +481,19 @@ EMBEDDING = fastlstm.Embedding(5, 3)
         (Module(), TypeError, r"layers\[0\]: expected a layer, got tests\.training\.test_optim\.Module"),
         (fastlstm.LSTMCell(2, 3), TypeError, r"layers\[0\]: .*got LSTMCell, which has no backward pass"),
         ([DENSE, EMBEDDING, DENSE], ValueError, r"layers\[2\]: expected each layer once"),
-        (fastlstm.Dense(3, 5, tied=EMBEDDING), ValueError, r"layers\[0\]: expected the Embedding that it is tied to"),
+        (
+            fastlstm.Dense(3, 5, tied=EMBEDDING),
+            ValueError,
+            r"layers\[0\]: expected the Embedding that it is tied to",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_name(layers, error, message):
-    for take in (lambda given: optim.SGD(given, 0.1), optim.Adam, lambda given: optim.clip_grad_norm(given, 1.0)):
+    for take in (
+        lambda given: optim.SGD(given, 0.1),
+        optim.Adam,
+        lambda given: optim.clip_grad_norm(given, 1.0),
+    ):
         with pytest.raises(error, match=message):
             take(layers)
 
@@ -485,8 +501,9 @@ def test_what_cannot_be_trained_is_refused_by_name(layers, error, message):
 @pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
 def test_attributes_of_an_optimizer_take_effect_or_raise(kind):
     optimizer = kind(DENSE, 0.1)
-    for name in "learning_rate param_groups weight_decay momentum betas eps layers num_steps nonfinite m note lrr".split():
-        with pytest.raises(AttributeError, match=f"^{name}: expected"):
+    names = "learning_rate param_groups weight_decay momentum betas eps layers num_steps nonfinite m note lrr"
+    for name in names.split():
+        with pytest.raises(AttributeError, match=rf"^{name}: expected"):
             setattr(optimizer, name, 0.5)
     optimizer.lr = 0.25
     assert (optimizer.lr, optimizer.weight_decay) == (0.25, kind(DENSE, 0.1).weight_decay)
@@ -500,7 +517,7 @@ def test_states_of_versions_with_less_options_take_the_defaults():
         twin = type(optimizer)(layers, 0.5)
         twin.load_state_dict(short)
         assert repr(twin) == repr(optimizer)
-        with pytest.raises(ValueError, match="sparkle"):
+        with pytest.raises(ValueError, match=r"sparkle"):
             twin.load_state_dict(state | {"sparkle": 1})
         function, arguments = optimizer.__reduce__()
         assert repr(function(*arguments[:-1], short)) == repr(optimizer)
@@ -518,7 +535,7 @@ def test_a_copy_of_an_optimizer_has_moments_of_its_own(rng):
     assert_same_bits(twin.state_dict()["layers"][1]["m"], before)
 
 
-# ---- All or nothing --------------------------------------------------------------------------------------------
+# ---- All or nothing --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", ["raise", "warn", "ignore"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A Dense whose weight is the table of an Embedding: one parameter, in gradients, steps, copies and loading."""
+"""A Dense whose weight is the table of an Embedding: one parameter in gradients, steps and copies."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_gradients_of_a_tied_model_are_derivatives(bias):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", [optim.SGD, optim.Adam])
 def test_an_optimiser_steps_a_tied_weight_once_by_both_gradients(kind, bias, rng):
-    model = embedding, lstm, dense = a_model(bias)
+    model = embedding, _lstm, dense = a_model(bias)
     words = rng.integers(0, WORDS, (5, 3))
     optimizer = kind(model, 0.1)
     twin = fastlstm.Embedding(WORDS, F, dtype="float64")
@@ -114,8 +114,12 @@ def test_loading_either_layer_loads_both():
     embedding.load_state_dict({"weight": new["weight"] * 2})
     assert_same_bits(dense.params["weight"], new["weight"] * 2)
     before = embedding.flat_params, dense.flat_params
-    for bad in ({"weight": new["weight"], "bias": np.ones(2)}, {"weight": np.ones(2), "bias": new["bias"]}, {}):
-        with pytest.raises(ValueError, match="expected"):
+    for bad in (
+        {"weight": new["weight"], "bias": np.ones(2)},
+        {"weight": np.ones(2), "bias": new["bias"]},
+        {},
+    ):
+        with pytest.raises(ValueError, match=r"expected"):
             dense.load_state_dict(bad)
         assert (embedding.flat_params, dense.flat_params) == before or (
             embedding.flat_params is before[0] and dense.flat_params is before[1]
@@ -134,7 +138,7 @@ def test_a_tape_is_for_the_parameters_of_both():
         tape = dense.forward(np.ones((2, F)))
         with change.editing() as flat:
             flat += 0.5
-        with pytest.raises(RuntimeError, match="others since"):
+        with pytest.raises(RuntimeError, match=r"others since"):
             tape.backward(np.ones((2, WORDS)))
     dense.forward(np.ones((2, F))).backward(np.ones((2, WORDS)))
 
@@ -145,7 +149,11 @@ def test_a_tape_is_for_the_parameters_of_both():
         (3, TypeError, "tied: expected an Embedding or None, got int"),
         (fastlstm.Dense(WORDS, F), TypeError, "tied: expected an Embedding"),
         (fastlstm.Embedding(F, WORDS), ValueError, "tied: expected an Embedding of 7 rows"),
-        (fastlstm.Embedding(WORDS, F, dtype="float64"), ValueError, "tied: expected an Embedding of dtype float32"),
+        (
+            fastlstm.Embedding(WORDS, F, dtype="float64"),
+            ValueError,
+            "tied: expected an Embedding of dtype float32",
+        ),
     ],
 )
 def test_what_cannot_be_tied(tied, error, message):
@@ -153,7 +161,7 @@ def test_what_cannot_be_tied(tied, error, message):
         fastlstm.Dense(F, WORDS, tied=tied)
 
 
-# ---- Rows that stand for no word -------------------------------------------------------------------------------
+# ---- Rows that stand for no word -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("padding", [0, 3, -1])
@@ -182,5 +190,5 @@ def test_a_padding_row_is_zero_and_gets_no_gradient(padding, rng):
 
 def test_bad_padding_rows():
     for padding, error in ((WORDS, ValueError), (-WORDS - 1, ValueError), (1.0, TypeError), ("0", TypeError)):
-        with pytest.raises(error, match="^padding_idx: expected"):
+        with pytest.raises(error, match=r"^padding_idx: expected"):
             fastlstm.Embedding(WORDS, F, padding)

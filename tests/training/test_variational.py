@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Dropout with one mask for all steps, of the input and between layers: against the specification, and its bits."""
+"""Dropout with one mask for all steps, of the input and between layers: the specification, and bits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ STACKS = {
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.parametrize("options", [BOTH, {"input_dropout": 0.5}, {"dropout": 0.5, "dropout_masks": "sequence"}])
+@pytest.mark.parametrize(
+    "options", [BOTH, {"input_dropout": 0.5}, {"dropout": 0.5, "dropout_masks": "sequence"}]
+)
 def test_a_pass_and_its_gradients_are_those_of_the_specification(cell, stack, options):
     more = {"has_lengths": True, "has_reset": 0.2, "has_state": True}
     problem = make_problem(7, 4, 5, 6, 3, cell=cell, **STACKS[stack], **options, **more)
@@ -105,5 +107,5 @@ def test_integers_are_refused_in_training_alone():
         layer.forward(words)
     assert_same_bits(layer.forward(words, training=False).y, layer(words)[0])
     for options, error in (({"input_dropout": 1.5}, ValueError), ({"dropout_masks": "row"}, ValueError)):
-        with pytest.raises(error, match=f"^{next(iter(options))}: expected"):
+        with pytest.raises(error, match=rf"^{next(iter(options))}: expected"):
             fastlstm.LSTM(4, 5, **options)

@@ -142,7 +142,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         lambda o: not o["bidirectional"] and "'concat' without bidirectional, as there is one direction only",
     )
 
-    # ---- Construction --------------------------------------------------------------------------------------
+    # ---- Construction -------------------------------------------------------------------------------------
 
     # Of the kinds of cell that have no options; others write theirs out.
     def __init__(
@@ -184,8 +184,8 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         super()._construct(arguments)
         if self.dropout and self.num_layers == 1:
             warn(
-                f"dropout: expected num_layers of at least 2 with it, as it acts between layers, got {self.dropout} "
-                "and one layer, which is trained without"
+                f"dropout: expected num_layers of at least 2 with it, as it acts between layers, "
+                f"got {self.dropout} and one layer, which is trained without"
             )
 
     def _further_attributes(
@@ -197,7 +197,9 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
             layout.num_directions,
             settings["batch_first"],
             needs_inner=(
-                settings["merge"] != "concat" or settings["residual"] is not None or settings["input_dropout"] > 0
+                settings["merge"] != "concat"
+                or settings["residual"] is not None
+                or settings["input_dropout"] > 0
             ),
             is_kept=False,
         )
@@ -226,7 +228,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         layout: Layout = self._parameter_set().layout
         return layout
 
-    # ---- Calls whose rows lie anywhere, or of several stacks -----------------------------------------------
+    # ---- Calls whose rows lie anywhere, or of several stacks ----------------------------------------------
 
     def _run_rows(self, given: dict[str, Any], state: Any, pad: Any, return_cells: Any, out: Any) -> Any:
         """The call of _core; `given` are the arguments that say what rows there are, by name."""
@@ -255,8 +257,8 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         drops = plan.input_dropout > 0 or (plan.dropout > 0 and self.num_layers > 1)
         if training and plan.input_dropout > 0 and batch.x.is_index:
             raise ValueError(
-                "x: expected real numbers with input_dropout, got integers: their rows would no longer be one-hot; let "
-                "an Embedding stand before the layer"
+                "x: expected real numbers with input_dropout, got integers: their rows would no longer be "
+                "one-hot; let an Embedding stand before the layer"
             )
         draws = training and (parts[0].draws or drops)
         seed = int(self.rng.integers(2**63)) if draws else 0
@@ -274,7 +276,9 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
 
     def _read_state(self, state: Any, batch: Batch) -> States:
         plan = self._plan
-        return _core.read_states(self._packed, state, "state", batch.B, batch.is_batched, plan.is_listed, False)
+        return _core.read_states(
+            self._packed, state, "state", batch.B, batch.is_batched, plan.is_listed, False
+        )
 
     def _checked_cells(self, return_cells: Any) -> bool:
         wanted = checked_flag(return_cells, "return_cells")
@@ -282,7 +286,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
             raise ValueError(f"return_cells: expected False, as {type(self).__name__} has no c, got True")
         return wanted
 
-    # ---- Streams -------------------------------------------------------------------------------------------
+    # ---- Streams ------------------------------------------------------------------------------------------
 
     def stream(self, batch_size: int = 1, *, num_threads: int | None = 1) -> Stream:
         """Return a stream: the layer with a kept state, fed step by step or block by block.

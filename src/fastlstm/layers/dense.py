@@ -114,12 +114,13 @@ class Dense(NumpyParameters):
 
     Notes
     -----
-    With `tied` the weight is that of the embedding, always (Press & Wolf, "Using the Output Embedding to Improve
-    Language Models", 2017): ``tape.backward`` adds its gradient to the embedding's, so that both are summed, and
-    an optimizer, which is given both layers, changes it once.  `params`, `grads`, `zero_grad`, `state_dict` and
-    `load_state_dict` are of the weight and the bias, as without a tie, while `flat_params`, `flat_grads` and
-    `editing` are of this layer's own parameters: the bias alone.  A deep copy or pickle of the layer has a copy of
-    the embedding, the same as that of the model where both are copied together; `copy.copy` shares it.
+    With `tied` the weight is that of the embedding, always (Press & Wolf, "Using the Output Embedding to
+    Improve Language Models", 2017): ``tape.backward`` adds its gradient to the embedding's, so that both are
+    summed, and an optimizer, which is given both layers, changes it once.  `params`, `grads`, `zero_grad`,
+    `state_dict` and `load_state_dict` are of the weight and the bias, as without a tie, while `flat_params`,
+    `flat_grads` and `editing` are of this layer's own parameters: the bias alone.  A deep copy or pickle of
+    the layer has a copy of the embedding, the same as that of the model where both are copied together;
+    `copy.copy` shares it.
 
     Examples
     --------
@@ -157,7 +158,7 @@ class Dense(NumpyParameters):
             raise ValueError(f"tied: expected an Embedding of dtype {dtype}, got {tied.dtype}")
         return _Layout(**settings, dtype=dtype)
 
-    # ---- The weight of another layer -----------------------------------------------------------------------
+    # ---- The weight of another layer ----------------------------------------------------------------------
 
     @property
     def _whole(self) -> ParameterSet:
@@ -181,7 +182,7 @@ class Dense(NumpyParameters):
 
     @property
     def grads(self) -> dict[str, NDArray[Any]]:
-        """Gradients by the names of `params`, as writeable views; that of a tied weight is the embedding's."""
+        """Gradients by the names of `params`, as writeable views; of a tied weight the embedding's."""
         own = super().grads
         return own if self.tied is None else gradient_views({**self.tied.grads, **own})
 

@@ -67,8 +67,8 @@ class Embedding(NumpyParameters):
     embedding_dim : int
         Features of each row.
     padding_idx : int, optional
-        A row, from -num_embeddings to num_embeddings - 1, that stands for no word: it is zero at first and gets no
-        gradient, so that training leaves it as it is.  The attribute counts from 0.
+        A row, from -num_embeddings to num_embeddings - 1, that stands for no word: it is zero at first and
+        gets no gradient, so that training leaves it as it is.  The attribute counts from 0.
     dtype : dtype_like
         float32 or float64.
     rng : optional

@@ -101,11 +101,12 @@ class LSTM(RecurrentLayer):
     forget_bias : float, optional
         First value of the forget gate's ``bias_ih``; that of its ``bias_hh`` is then 0.
     input_dropout : float
-        Probability, in training, of dropping an element of x, the same ones in all steps of a sequence, others
-        scaled by 1 / (1 - p) (Gal & Ghahramani 2016).  Not for integer input.
+        Probability, in training, of dropping an element of x, the same ones in all steps of a sequence,
+        others scaled by 1 / (1 - p) (Gal & Ghahramani 2016).  Not for integer input.
     dropout_masks : {"step", "sequence"}
-        Whether `dropout` between layers has a mask for each step (PyTorch), or one for all steps (Gal & Ghahramani
-        2016; with `input_dropout` and a tied `recurrent_dropout` this is their variational dropout).
+        Whether `dropout` between layers has a mask for each step (PyTorch), or one for all steps (Gal &
+        Ghahramani 2016; with `input_dropout` and a tied `recurrent_dropout` this is their variational
+        dropout).
     init : {"torch", "keras"}
         First values: all from U(-1/sqrt(H), 1/sqrt(H)), or ``weight_ih`` and ``weight_hr`` Glorot uniform,
         ``weight_hh`` orthogonal, diagonals still from that U, biases 0 but 1 for the forget gate of an LSTM.

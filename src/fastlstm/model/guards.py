@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Assignments that would do nothing raise, and name the way that does something.
 
-Attributes of an object that its class does not know are its user's own notes: copies and pickles keep them.  A name
-that says something in this package, in PyTorch or in Keras, or nearly so, is no note.
+Attributes of an object that its class does not know are its user's own notes: copies and pickles keep them.
+A name that says something in this package, in PyTorch or in Keras, or nearly so, is no note.
 """
 
 from __future__ import annotations
@@ -30,43 +30,32 @@ _TRAINING = "no mode: forward(x, training=True) draws masks, and a call of the l
 _FROZEN = "no flag: an optimizer trains those layers that it is given"
 
 _STATE = "to be given to a call, layer(x, state), or kept by layer.stream()"
-# What a name would be on a layer, by the way that takes effect.
-LAYER_WAYS: dict[str, str] = (
-    dict.fromkeys(("params", "parameters", "flat_params", "state_dict_values", "parts", "weights"), _PARAMETERS)
-    | dict.fromkeys(("grads", "grad", "gradients", "flat_grads"), _GRADIENTS)
-    | dict.fromkeys(("training", "train", "eval", "is_training", "train_mode", "eval_mode"), _TRAINING)
-    | dict.fromkeys(("requires_grad", "trainable", "frozen", "freeze"), _FROZEN)
-    | dict.fromkeys(
-        ("lengths", "mask", "reset", "offsets", "pad", "return_cells", "out", "save", "bptt")
-        + ("sequence_length", "sequence_lengths", "return_sequences", "return_state", "padding_mask"),
-        _CALL,
-    )
-    | dict.fromkeys(
-        ("state", "states", "initial_state", "hidden", "hidden_state", "hx", "cx", "h", "c", "h0", "c0")
-        + ("h_0", "c_0", "stateful"),
-        _STATE,
-    )
-    | dict.fromkeys(("lr", "learning_rate", "momentum", "betas", "weight_decay", "optimizer"), _OPTIMIZER)
-    | dict.fromkeys(
-        ("dtype", "num_directions", "units", "use_bias", "activation", "recurrent_activation", "go_backwards")
-        + ("time_major", "input_shape", "batch_input_shape", "return_sequence", "recurrent_initializer")
-        + ("kernel_initializer", "bias_initializer", "unroll", "implementation", "num_embedding", "max_norm")
-        + ("norm_type", "scale_grad_by_freq", "sparse", "init", "forget_bias", "hidden_dim", "input_dim")
-        + ("n_layers", "nlayers", "bidir", "p"),
-        _CONSTRUCTOR,
-    )
-    | dict.fromkeys(("threads", "n_threads", "n_jobs", "nthreads"), "to be set as num_threads")
-    | dict.fromkeys(("seed", "random_state", "generator"), "to be set as rng, a numpy.random.Generator")
-    | {"device": "nothing: layers are in the memory of the process", "data": _PARAMETERS}
-)
-
-
-# Names of options: the most usual ones, and those of all layers that have been imported.
-OPTIONS = {
-    *("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size"),
-    *("in_features", "out_features", "num_embeddings", "embedding_dim", "padding_idx", "nonlinearity", "peephole"),
-    *("zoneout_h", "zoneout_c", "recurrent_dropout", "layer_norm", "reset_after", "residual", "merge", "reverse"),
+# What names would be on a layer, by the way that takes effect.
+_NAMES = {
+    _PARAMETERS: "params parameters flat_params parts weights data",
+    _GRADIENTS: "grads grad gradients flat_grads",
+    _TRAINING: "training train eval is_training train_mode eval_mode",
+    _FROZEN: "requires_grad trainable frozen freeze",
+    _CALL: "lengths mask reset offsets pad return_cells out save bptt sequence_length sequence_lengths "
+    "return_sequences return_state padding_mask",
+    _STATE: "state states initial_state hidden hidden_state hx cx h c h0 c0 h_0 c_0 stateful",
+    _OPTIMIZER: "lr learning_rate momentum betas weight_decay optimizer",
+    _CONSTRUCTOR: "dtype num_directions units use_bias activation recurrent_activation go_backwards "
+    "time_major input_shape batch_input_shape return_sequence recurrent_initializer kernel_initializer bias_initializer "
+    "unroll implementation num_embedding max_norm norm_type scale_grad_by_freq sparse init forget_bias "
+    "hidden_dim input_dim n_layers nlayers bidir p",
+    "to be set as num_threads": "threads n_threads n_jobs nthreads",
+    "to be set as rng, a numpy.random.Generator": "seed random_state generator",
+    "nothing: layers are in the memory of the process": "device",
 }
+LAYER_WAYS = {name: way for way, names in _NAMES.items() for name in names.split()}
+# Names of options: the most usual ones, and those of all layers that have been imported.
+_USUAL = """
+input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size in_features out_features
+num_embeddings embedding_dim padding_idx nonlinearity peephole zoneout_h zoneout_c recurrent_dropout
+layer_norm reset_after residual merge reverse
+"""
+OPTIONS = set(_USUAL.split())
 
 
 def refuse(name: str, way: str) -> NoReturn:
@@ -112,9 +101,13 @@ class Guarded:
         if way := self._way_of(name):
             refuse(name, f"{way} (or declared by the class, if it is its own)" if is_foreign else way)
         if near := difflib.get_close_matches(name, self._known_names(), 1, 0.8):
-            raise AttributeError(f"{name}: expected an attribute of {type(self).__name__}, is {near[0]!r} meant?")
+            raise AttributeError(
+                f"{name}: expected an attribute of {type(self).__name__}, is {near[0]!r} meant?"
+            )
         if not self._has_notes and not is_foreign:
-            known = ", ".join(sorted(name for name in dir(type(self)) if _can_be_set(getattr(type(self), name))))
+            known = ", ".join(
+                sorted(name for name in dir(type(self)) if _can_be_set(getattr(type(self), name)))
+            )
             refuse(name, f"one of the attributes that can be set ({known or 'none'})")
 
     def _own_names(self) -> Iterable[str]:
@@ -171,7 +164,7 @@ class Views(dict[str, Any]):
     def __delitem__(self, name: str) -> None:
         self._refuse(f"[{name!r}]")
 
-    def __ior__(self, other: Any) -> Any:
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
         self._refuse("")
 
     def clear(self) -> None:
@@ -188,9 +181,9 @@ class Views(dict[str, Any]):
 
     def setdefault(self, name: str, default: Any = None) -> Any:
         """Return what there is, or raise."""
-        if name in self:
-            return self[name]
-        self._refuse(f"[{name!r}]")
+        if name not in self:
+            self._refuse(f"[{name!r}]")
+        return self[name]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Raise."""

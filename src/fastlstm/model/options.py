@@ -108,7 +108,7 @@ def defaults(cls: type[Any]) -> dict[str, Any]:
 
 
 def completed(cls: type[Any], config: Settings) -> dict[str, Any]:
-    """Settings that another version of the package may have written, with the defaults of those it did not know.
+    """Settings that another version may have written, with the defaults of those it did not know.
 
     Raises
     ------
@@ -123,7 +123,8 @@ def completed(cls: type[Any], config: Settings) -> dict[str, Any]:
     missing = [name for name in required if name not in config]
     if unknown or missing:
         raise ValueError(
-            f"{cls.__name__}: expected options among {list(known)}, got unknown {unknown} and none for {missing}"
+            f"{cls.__name__}: expected options among {list(known)}, "
+            f"got unknown {unknown} and none for {missing}"
         )
     return dict(config) | {name: value for name, value in known.items() if name not in config}
 
@@ -149,7 +150,7 @@ def fields(cls: type[Any], settings: Settings) -> dict[str, Any]:
     return {"kind": cls._kind, **values}
 
 
-# ---- Checks for options ------------------------------------------------------------------------------------
+# ---- Checks for options ----------------------------------------------------------------------------------
 
 
 def choice(*choices: str | None) -> Callable[[Any, str], Any]:
@@ -184,7 +185,7 @@ def hidden_sizes(settings: Settings) -> tuple[int, ...]:
     return sizes if isinstance(sizes, tuple) else (sizes,)
 
 
-# ---- Activations -------------------------------------------------------------------------------------------
+# ---- Activations -----------------------------------------------------------------------------------------
 
 # Parameters that each activation of ONNX takes, and their defaults; None must be given.
 ACTIVATIONS: dict[str, tuple[float | None, ...]] = {

@@ -31,7 +31,7 @@ __all__: list[str] = []
 _grads_lock = threading.Lock()
 
 
-# ---- A set of parameters -----------------------------------------------------------------------------------
+# ---- A set of parameters ---------------------------------------------------------------------------------
 
 
 class Layout(Protocol):
@@ -82,7 +82,9 @@ class LoadedKeys(NamedTuple):
     unexpected_keys: list[str]
 
 
-def matched(mapping: Mapping[str, ArrayLike], names: Iterable[str], prefix: object, strict: bool) -> LoadedKeys:
+def matched(
+    mapping: Mapping[str, ArrayLike], names: Iterable[str], prefix: object, strict: bool
+) -> LoadedKeys:
     """Which of `names` are missing, and what else begins with `prefix`; with `strict` neither may be.
 
     Raises
@@ -184,7 +186,7 @@ def warn(text: str) -> None:
     warnings.warn(text, UserWarning, stacklevel=depth)
 
 
-# ---- What layers inherit -----------------------------------------------------------------------------------
+# ---- What layers inherit ---------------------------------------------------------------------------------
 
 
 class Parameters(guards.Guarded):
@@ -212,7 +214,7 @@ class Parameters(guards.Guarded):
         cls._options = options.find(cls)
         guards.OPTIONS.update(cls._options)
 
-    # ---- Construction --------------------------------------------------------------------------------------
+    # ---- Construction -------------------------------------------------------------------------------------
 
     def _construct(self, arguments: Mapping[str, Any]) -> None:
         """Do what a constructor does; `arguments` are its ``locals()``, before it has others."""
@@ -271,7 +273,7 @@ class Parameters(guards.Guarded):
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 
-    # ---- Parameters and gradients --------------------------------------------------------------------------
+    # ---- Parameters and gradients -------------------------------------------------------------------------
 
     def _parameter_set(self) -> ParameterSet:
         """Return the set in force."""
@@ -298,8 +300,8 @@ class Parameters(guards.Guarded):
     def grads(self) -> dict[str, NDArray[Any]]:
         """Gradients by the names of `params`, as writeable views into `flat_grads`.
 
-        The mapping cannot be changed; ``layer.grads[name][...] = value`` and ``layer.grads[name] += value`` can
-        be written.
+        The mapping cannot be changed; ``layer.grads[name][...] = value`` and ``layer.grads[name] += value``
+        can be written.
         """
         return guards.gradient_views(views(self.flat_grads, self._parameter_set().layout))
 
@@ -419,7 +421,7 @@ class Parameters(guards.Guarded):
         keys = matched(mapping, before.views, prefix, strict)
         return keys, [(self, ParameterSet(before.layout, given(mapping, prefix, before.views)))]
 
-    # ---- Attributes ----------------------------------------------------------------------------------------
+    # ---- Attributes ---------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "rng" and not callable(getattr(value, "integers", None)):  # what training asks of it
@@ -440,7 +442,7 @@ class Parameters(guards.Guarded):
     def _way_of(self, name: str) -> str:
         return guards.parameter_way(name) or guards.option_way(name) or super()._way_of(name)
 
-    # ---- Copies --------------------------------------------------------------------------------------------
+    # ---- Copies -------------------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
         kept = {name: value for name, value in self.__dict__.items() if name not in self._not_kept}
@@ -452,7 +454,9 @@ class Parameters(guards.Guarded):
         """Attributes of a copy or pickle: those that could be set."""
         for name, value in kept.items():
             if name in self._not_kept:
-                raise ValueError(f"{type(self).__name__}: expected attributes that pickles keep, got {name!r}")
+                raise ValueError(
+                    f"{type(self).__name__}: expected attributes that pickles keep, got {name!r}"
+                )
             setattr(self, name, value)
 
     # Attributes that copies and pickles get in another way, or not at all.
@@ -527,7 +531,8 @@ class NumpyTape(guards.Guarded):
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
-            f"{type(self).__name__}: expected to be used in the process that made it; pickle the layer instead"
+            f"{type(self).__name__}: expected to be used in the process that made it; "
+            "pickle the layer instead"
         )
 
     def _check(self, dy: ArrayLike) -> NDArray[Any]:

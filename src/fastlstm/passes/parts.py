@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-# Distances of seeds from that of a pass, beside those of the C core: masks for all steps, between layers and of x.
+# Distances of seeds from that of a pass, beside those of the C core: masks for all steps, between layers and
+# of x.
 SEED_TIED, SEED_INPUT = 4, 5
 
 
@@ -109,7 +110,7 @@ class Pass:
         """Bytes that the C core keeps."""
         return sum(record.nbytes for record in self.records)
 
-    # ---- Forward -------------------------------------------------------------------------------------------
+    # ---- Forward ------------------------------------------------------------------------------------------
 
     def run(self, states: States, wants_cells: bool, out: Array | None = None) -> None:
         """Compute; `out` receives y where that is given."""
@@ -218,10 +219,10 @@ class Pass:
         seed = (recording.seed + SEED_INPUT) % 2**64
         return _core.drop_rows(rows, batch.T, batch.B, batch.lengths, p, seed, 0, is_tied=True)
 
-    # ---- Backward ------------------------------------------------------------------------------------------
+    # ---- Backward -----------------------------------------------------------------------------------------
 
     def backward(self, dy: Any, dstate: Any, dcells: Any, bptt: int) -> tuple[tuple[Any, Any], Array]:
-        """Return gradients of x and of the given state, and of the parameters, which are still to be added."""
+        """Return gradients of x and of the given state, and of the parameters, which are to be added."""
         with np.errstate(all="ignore"):
             return self._backward(dy, dstate, dcells, bptt)
 

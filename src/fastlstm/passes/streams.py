@@ -63,7 +63,16 @@ class Stream(Guarded, _core.Stream):
     _plan: Plan
     # It keeps the parameters and options that the layer had.
     _ways = dict.fromkeys(
-        [*(name for name in LAYER_WAYS if name != "state"), "batch_size", "batch_first", "input_size", "hidden_size", "num_layers", "rng", "num_threads"],
+        [
+            *(name for name in LAYER_WAYS if name != "state"),
+            "batch_size",
+            "batch_first",
+            "input_size",
+            "hidden_size",
+            "num_layers",
+            "rng",
+            "num_threads",
+        ],
         "to be changed at the layer, of which stream() then makes a new stream",
     ) | dict.fromkeys(
         ("states", "h", "c", "h0", "c0", "h_0", "c_0", "hx", "cx", "hidden", "hidden_state", "initial_state"),

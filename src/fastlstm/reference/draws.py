@@ -56,8 +56,8 @@ def variational_mask(
     """One mask for all steps: that of `dropout_mask` where T is 1, without the time: (B, features).
 
     Gal & Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks", 2016.
-    Between layers, `layer` is the one whose output it is, from 0, and the seed that of the pass plus 4; for the
-    input of the first layer 0, and the seed plus 5.
+    Between layers, `layer` is the one whose output it is, from 0, and the seed that of the pass plus 4; for
+    the input of the first layer 0, and the seed plus 5.
     """
     return np.asarray(dropout_mask(seed, layer, 1, B, features, p, dtype)[0])
 
