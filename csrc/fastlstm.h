@@ -40,7 +40,7 @@ typedef enum fl_status {
     FL_ERROR_LENGTH,      /* lengths[b] < 0 or > T */
     FL_ERROR_INDEX,       /* an integer input is < 0 or >= input_size */
     FL_ERROR_INTERRUPTED, /* the interrupt callback asked to stop; outputs are unspecified */
-    FL_ERROR_ISA          /* an instruction set that is unknown, or not built */                    
+    FL_ERROR_ISA          /* an instruction set that is unknown, or not built */
 } fl_status;
 
 /* One English sentence for a status; never null, never freed. */

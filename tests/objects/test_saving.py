@@ -124,7 +124,7 @@ def test_a_file_has_the_rights_of_any_other(tmp_path):
 @pytest.mark.parametrize(
     ("objects", "error"),
     [
-        (None, TypeError), ({}, TypeError), ([fastlstm.GRU(2, 3)], TypeError), 
+        (None, TypeError), ({}, TypeError), ([fastlstm.GRU(2, 3)], TypeError),
         ({"a.b": fastlstm.GRU(2, 3)}, ValueError),
         ({"": fastlstm.GRU(2, 3)}, ValueError), ({"a": 3}, TypeError), ({"a": fastlstm.GRU}, TypeError),
         ({"a": fastlstm.GRU(2, 3).stream()}, TypeError),

@@ -41,9 +41,9 @@ _NAMES = {
     _STATE: "state states initial_state hidden hidden_state hx cx h c h0 c0 h_0 c_0 stateful",
     _OPTIMIZER: "lr learning_rate momentum betas weight_decay optimizer",
     _CONSTRUCTOR: "dtype num_directions units use_bias activation recurrent_activation go_backwards "
-    "time_major input_shape batch_input_shape return_sequence recurrent_initializer kernel_initializer bias_initializer "
-    "unroll implementation num_embedding max_norm norm_type scale_grad_by_freq sparse init forget_bias "
-    "hidden_dim input_dim n_layers nlayers bidir p",
+    "time_major input_shape batch_input_shape return_sequence recurrent_initializer kernel_initializer "
+    "bias_initializer unroll implementation num_embedding max_norm norm_type scale_grad_by_freq sparse "
+    "init forget_bias hidden_dim input_dim n_layers nlayers bidir p",
     "to be set as num_threads": "threads n_threads n_jobs nthreads",
     "to be set as rng, a numpy.random.Generator": "seed random_state generator",
     "nothing: layers are in the memory of the process": "device",
