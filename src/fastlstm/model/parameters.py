@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-import threading
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__: list[str] = []
-
-_grads_lock = threading.Lock()
-
 
 # ---- A set of parameters ---------------------------------------------------------------------------------
 
@@ -243,8 +239,9 @@ class Parameters(guards.Guarded):
         ready = self._ready(ParameterSet(layout, values))
         further = self._further_attributes(settings, layout, given)
         kept = settings | {"dtype": layout.dtype.name}
+        self.__dict__.pop("_flat_grads", None)  # of another layout
         _core.assign_all(
-            [(self, "_settings", kept), (self, self._place, ready), (self, "_flat_grads", None)]
+            [(self, "_settings", kept), (self, self._place, ready)]
             + [(self, name, value) for name, value in further.items()]
         )
 
@@ -316,15 +313,12 @@ class Parameters(guards.Guarded):
         if flat is None:
             params = self._parameter_set().flat
             # Two threads that come here at once get the same array.
-            with _grads_lock:
-                flat = self.__dict__.get("_flat_grads")
-                if flat is None:
-                    flat = self.__dict__["_flat_grads"] = np.zeros(params.size, params.dtype)
+            flat = self.__dict__.setdefault("_flat_grads", np.zeros(params.size, params.dtype))
         return flat
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
-        if self.__dict__.get("_flat_grads") is not None:
+        if "_flat_grads" in self.__dict__:
             self.flat_grads.fill(0)
 
     @contextlib.contextmanager
