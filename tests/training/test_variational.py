@@ -100,12 +100,21 @@ def test_lists_and_packed_rows_have_the_masks_of_their_rows():
     assert_same_bits(np.concatenate(listed), packed)
 
 
-def test_integers_are_refused_in_training_alone():
-    layer = fastlstm.LSTM(4, 5, input_dropout=0.5, rng=0)
-    words = np.array([[1, 2], [3, 0]])
-    with pytest.raises(ValueError, match=r"^x: expected real numbers with input_dropout, got integers"):
-        layer.forward(words)
-    assert_same_bits(layer.forward(words, training=False).y, layer(words)[0])
+def test_integers_are_as_one_hot_rows():
+    index = np.random.default_rng(0).integers(0, 4, (5, 3))
+    results = []
+    for x in (index, np.eye(4, dtype=np.float32)[index]):
+        layer = fastlstm.LSTM(4, 5, input_dropout=0.5, rng=0)
+        tape = layer.forward(x)
+        dx, _ = tape.backward(np.ones_like(tape.y))
+        results.append((tape.y, layer.flat_grads, layer(x)[0]))
+    assert_same_bits(*[y for y, _, _ in results])
+    assert_same_bits(*[called for _, _, called in results])
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
+    assert dx is not None
+
+
+def test_options_that_do_not_fit():
     for options, error in (({"input_dropout": 1.5}, ValueError), ({"dropout_masks": "row"}, ValueError)):
         with pytest.raises(error, match=rf"^{next(iter(options))}: expected"):
             fastlstm.LSTM(4, 5, **options)

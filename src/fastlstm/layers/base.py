@@ -255,11 +255,6 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         wants_cells = self._checked_cells(return_cells)
         states = [(_core.kept(h), _core.kept(beside)) for h, beside in self._read_state(state, batch)]
         drops = plan.input_dropout > 0 or (plan.dropout > 0 and self.num_layers > 1)
-        if training and plan.input_dropout > 0 and batch.x.is_index:
-            raise ValueError(
-                "x: expected real numbers with input_dropout, got integers: their rows would no longer be "
-                "one-hot; let an Embedding stand before the layer"
-            )
         draws = training and (parts[0].draws or drops)
         seed = int(self.rng.integers(2**63)) if draws else 0
         done = Pass(self, plan, batch, Recording(save, seed, draws))

@@ -102,7 +102,7 @@ class LSTM(RecurrentLayer):
         First value of the forget gate's ``bias_ih``; that of its ``bias_hh`` is then 0.
     input_dropout : float
         Probability, in training, of dropping an element of x, the same ones in all steps of a sequence,
-        others scaled by 1 / (1 - p) (Gal & Ghahramani 2016).  Not for integer input.
+        others scaled by 1 / (1 - p) (Gal & Ghahramani 2016).  Integer input then becomes one-hot rows.
     dropout_masks : {"step", "sequence"}
         Whether `dropout` between layers has a mask for each step (PyTorch), or one for all steps (Gal &
         Ghahramani 2016; with `input_dropout` and a tied `recurrent_dropout` this is their variational
