@@ -10,6 +10,7 @@ FASTLSTM_WERROR=1 makes warnings in csrc/ errors.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -40,6 +41,18 @@ CORE_FLAGS = "-std=c11 -ffp-contract=off -fno-math-errno -Wall -Wextra -Wconvers
 # Nothing unwinds through C that throws nothing: without these tables the wheel is 23 kB smaller.
 CORE_FLAGS += " -fno-asynchronous-unwind-tables"
 COMMON_FLAGS = "-fvisibility=hidden -pthread"
+# After whatever CFLAGS and LDFLAGS say, arithmetic is exact: csrc/base/exact.h refuses what is left.  The
+# linker would add code that makes the whole process flush subnormal numbers.
+EXACT_FLAGS = (
+    "-fno-fast-math -fno-unsafe-math-optimizations -fno-finite-math-only -fno-associative-math "
+    "-fno-reciprocal-math -fsigned-zeros"
+)
+# Flags that have no opposite which all compilers know, or that only their absence undoes.
+LOOSE_FLAGS = re.compile(
+    r"-ffast-math|-funsafe-math-optimizations|-ffinite-math-only|-fassociative-math|-freciprocal-math"
+    r"|-fno-signed-zeros|-fsingle-precision-constant|-fapprox-func|-fno-honor-(nans|infinities)"
+    r"|-ffp-model=.*|-fdenormal-fp-math.*|-mrecip.*|-mdaz-ftz|-mpc(32|64|80)"
+)
 # The kernels unroll and inline what they need: -O3 is no faster, and the code a tenth larger.  Python itself
 # is often built with -g; the debug information would be larger than the code.
 DEFAULT_FLAGS = ["-O2", "-g0"]
@@ -60,12 +73,19 @@ def kernel_isa(source: Path) -> str | None:
 def compile_flags(source: Path) -> list[str]:
     """Return the flags of one C file that follow those of Python and of CFLAGS on the command line."""
     asked = shlex.split(os.environ.get("CFLAGS", ""))
-    flags = [f for f in DEFAULT_FLAGS if not any(a.startswith(f[:2]) for a in asked)] + COMMON_FLAGS.split()
+    flags = [f for f in DEFAULT_FLAGS if not any(a.startswith(f[:2]) for a in asked)]
+    flags += f"{COMMON_FLAGS} {EXACT_FLAGS}".split()
     if "csrc" in source.parts:
         flags += CORE_FLAGS.split() + ISA_FLAGS[kernel_isa(source) or "generic"].split()
         if os.environ.get("FASTLSTM_WERROR", "0") != "0":
             flags.append("-Werror")
     return flags
+
+
+def without_loose_flags(command: list[str]) -> list[str]:
+    """Return a command of a compiler or linker without what makes arithmetic inexact."""
+    strict = ["-O3" if word == "-Ofast" else word for word in command]
+    return [word for word in strict if not LOOSE_FLAGS.fullmatch(word)]
 
 
 def choose_compiler() -> None:
@@ -87,6 +107,8 @@ class BuildExt(build_ext):
         if self.compiler.compiler_type != "unix":
             kind = self.compiler.compiler_type
             raise CompileError(f"fastlstm is built with GCC or Clang, got the compiler type {kind!r}")
+        for tool in ("compiler_so", "linker_so"):
+            setattr(self.compiler, tool, without_loose_flags(getattr(self.compiler, tool)))
         # Always link: after a change of flags and back, the right objects may be older than the module.
         Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         compile_sources = self.compiler.compile
@@ -131,7 +153,7 @@ core = Extension(
     + [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
     + ([("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else []),
     libraries=["m"],
-    extra_link_args=["-pthread"],
+    extra_link_args=["-pthread", *EXACT_FLAGS.split()],
     py_limited_api=LIMITED_API,
 )
 

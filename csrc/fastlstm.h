@@ -40,7 +40,7 @@ typedef enum fl_status {
     FL_ERROR_LENGTH,      /* lengths[b] < 0 or > T */
     FL_ERROR_INDEX,       /* an integer input is < 0 or >= input_size */
     FL_ERROR_INTERRUPTED, /* the interrupt callback asked to stop; outputs are unspecified */
-    FL_ERROR_ISA          /* an instruction set that is unknown, not built, or not on this machine */
+    FL_ERROR_ISA          /* an instruction set that is unknown, or not built */
 } fl_status;
 
 /* One English sentence for a status; never null, never freed. */
@@ -59,8 +59,8 @@ typedef struct fl_isa_info {
 #define FL_ISA_COUNT 4
 /* All instruction sets that fastlstm knows, slowest first; index < FL_ISA_COUNT. */
 FL_API fl_isa_info fl_isa_get(size_t index);
-/* Choose the best available instruction set that is not above `max_isa` (null: no cap).  Call it once, before any
- * other thread uses the library and before any layer exists.  FL_ERROR_ISA: unknown name, or not available. */
+/* Choose the best available instruction set that is not above `max_isa` (null: no cap), which this machine may lack.  Call
+ * it once, before any other thread uses the library and before any layer exists.  FL_ERROR_ISA: unknown, or not built. */
 FL_API fl_status fl_isa_select(const char *max_isa);
 FL_API const char *fl_isa_active(void);
 
@@ -267,6 +267,7 @@ typedef struct fl_record_args {
     /* Outputs of all layers but the last are multiplied by 0 with this probability p, else by 1 / (1 - p); the mask is a
      * function of the seed and the place alone (fl_dropout). */
     double dropout;
+    bool dropout_tied; /* one mask for all steps of a row: the seed plus 4, places without the time */
     uint64_t seed;
     bool draws;        /* the cell's own masks, of zoneout and recurrent dropout, are drawn, likewise */
     size_t first_cell; /* their places begin with this cell: for a stack that is made of several */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include "base/exact.h"
 #include "fastlstm.h"
 
 const char *fl_status_text(fl_status status)
@@ -11,7 +12,7 @@ const char *fl_status_text(fl_status status)
     case FL_ERROR_LENGTH: return "a length is negative or longer than the sequence";
     case FL_ERROR_INDEX: return "an integer input is outside 0 <= index < input_size";
     case FL_ERROR_INTERRUPTED: return "interrupted";
-    case FL_ERROR_ISA: return "an instruction set that is unknown or not available";
+    case FL_ERROR_ISA: return "an instruction set that is unknown or not built";
     }
     return "unknown status";
 }

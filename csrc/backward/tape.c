@@ -75,6 +75,7 @@ fl_status fl_tape_prepare(fl_tape *tape, const fl_stack *stack, const fl_record_
                       .segment = segment_of(stack, args),
                       .reset = args->reset,
                       .dropout = args->dropout,
+                      .dropout_tied = args->dropout_tied,
                       .seed = args->seed,
                       .draws = args->draws,
                       .first_cell = args->first_cell,

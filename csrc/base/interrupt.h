@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <time.h>
 
+#include "base/exact.h"
 #include "base/fp_state.h"
 
 typedef struct fl_interrupt {

@@ -6,6 +6,8 @@
 #define FL_MACHINE_H
 #include <stddef.h>
 
+#include "base/exact.h"
+
 /* A bit each: a set, not a ladder.  A kernel file names those that its code needs (kernels/choose.c). */
 typedef enum fl_ability {
     FL_CAN_AVX2 = 1 << 0,   /* with FMA and F16C */

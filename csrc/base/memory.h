@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/exact.h"
+
 #define FL_ALIGNMENT 128 /* two cache lines: processors fetch them in pairs; and the widest vector */
 
 /* *total += a * b * c, false where the result does not fit ptrdiff_t. */

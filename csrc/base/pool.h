@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/exact.h"
 #include "fastlstm.h"
 
 #define FL_MAX_THREADS 64

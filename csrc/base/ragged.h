@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/exact.h"
+
 /* A batch row and its length, for sorting. */
 typedef struct fl_ranked_row {
     int64_t length;

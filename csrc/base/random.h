@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/exact.h"
 #include "fastlstm.h"
 
 /* mask[j]: one of the two values, for elements `first` and on. */

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/exact.h"
 #include "fastlstm.h"
 
 static _Atomic size_t process_limit;     /* 0: fl_cpu_count() */

@@ -72,7 +72,7 @@ fl_status fl_isa_select(const char *max_isa)
         if (strcmp(entries[n].name, max_isa) == 0)
             cap = n;
     if (max_isa != NULL) {
-        if (cap == FL_ISA_COUNT || !fl_isa_get(cap).available)
+        if (cap == FL_ISA_COUNT || !is_built(&entries[cap]))
             return FL_ERROR_ISA;
         allowed &= entries[cap].allows;
     }

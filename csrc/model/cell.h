@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/exact.h"
 #include "fastlstm.h"
 
 #define FL_MAX_GATES 4

@@ -9,6 +9,7 @@
 #define SEED_ZONEOUT_C 1
 #define SEED_ZONEOUT_H 2
 #define SEED_RECURRENT 3
+#define SEED_TIED 4
 
 void fl_fill_recurrent_masks(const fl_stack *stack, const fl_recording *recording, size_t B, void *masks)
 {
@@ -38,6 +39,9 @@ void fl_drop_row(const fl_stack *stack, const fl_recording *recording, size_t la
                  const void *in, void *out)
 {
     const size_t width = fl_output_width(stack);
-    const uint64_t step = (uint64_t)(layer - 1) * recording->mask_T + recording->mask_origin + t;
-    fl_dropout(stack->shape.dtype, recording->dropout, recording->seed, (step * B + b) * width, width, in, out);
+    const bool is_tied = recording->dropout_tied;
+    const uint64_t seed = recording->seed + (is_tied ? SEED_TIED : 0);
+    const uint64_t step =
+        is_tied ? (uint64_t)(layer - 1) : (uint64_t)(layer - 1) * recording->mask_T + recording->mask_origin + t;
+    fl_dropout(stack->shape.dtype, recording->dropout, seed, (step * B + b) * width, width, in, out);
 }

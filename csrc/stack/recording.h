@@ -21,6 +21,7 @@ typedef struct fl_recording {
     const uint8_t *reset; /* (., B), from the call's first step on: no state passes to this step from the one before */
     const uint8_t *any_reset; /* (.): whether a row has one */
     double dropout;           /* between layers */
+    bool dropout_tied;        /* one mask for all steps */
     uint64_t seed;            /* of all masks */
     bool draws;               /* the cell's own masks */
     size_t first_cell;        /* number of the first recurrence, where the stack is part of a larger one */

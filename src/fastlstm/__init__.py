@@ -4,7 +4,8 @@
 `LSTM`, `GRU` and `RNN` are the layers, with the shapes, names and meaning of ``torch.nn``; `IndRNN`, `MGU`,
 `SLSTM`, `MinGRU` and `MinLSTM` are their relatives, `LSTMCell`, `GRUCell` and `RNNCell` single steps.
 `kernels` holds the pieces they are made of, and `reference` the same in readable NumPy.  `Dense` and
-`Embedding` are layers that they are trained with; `losses` and `optim` are what trains them.  `onnx_lstm`,
+`Embedding` are layers that they are trained with; `losses`, `optim` and `schedules` are what trains them,
+`testing` looks whether gradients are right, and `save` and `load` keep them.  `onnx_lstm`,
 `onnx_gru` and `onnx_rnn` are ONNX's operators.
 """
 
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .runtime import get_num_threads, set_num_threads, show_runtime, threads
 
 if TYPE_CHECKING:
-    from . import kernels, losses, optim, reference
+    from . import kernels, losses, optim, reference, schedules, testing
     from .interop.onnx import onnx_gru, onnx_lstm, onnx_rnn
     from .layers.dense import Dense
     from .layers.embedding import Embedding
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .layers.minimal import MGU, MinGRU, MinLSTM
     from .layers.rnn import RNN, IndRNN, RNNCell
     from .layers.slstm import SLSTM
+    from .saving import load, save
 
 __version__ = "0.1.0"
 
@@ -42,14 +44,18 @@ __all__ = [
     "RNNCell",
     "get_num_threads",
     "kernels",
+    "load",
     "losses",
     "onnx_gru",
     "onnx_lstm",
     "onnx_rnn",
     "optim",
     "reference",
+    "save",
+    "schedules",
     "set_num_threads",
     "show_runtime",
+    "testing",
     "threads",
 ]
 
@@ -63,8 +69,9 @@ _HOMES = {
     ".layers.minimal": ("MGU", "MinGRU", "MinLSTM"),
     ".layers.rnn": ("RNN", "IndRNN", "RNNCell"),
     ".layers.slstm": ("SLSTM",),
+    ".saving": ("load", "save"),
 }
-_MODULES = ("kernels", "losses", "optim", "reference")
+_MODULES = ("kernels", "losses", "optim", "reference", "schedules", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .model.checks import checked_array, checked_reals
+from .model.checks import checked_array, checked_index, checked_probability, checked_reals
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -26,11 +26,19 @@ def softmax_cross_entropy(
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     batch_first: bool = False,
+    ignore_index: int | None = None,
+    weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
 ) -> tuple[float, NDArray[Any]]:
     """Mean of ``-log softmax(logits)[target]`` over the steps that count, and its gradient.
 
     With n steps that count, the gradient is ``(softmax(logits) - onehot(target)) / n`` (Bishop, "Pattern
-    Recognition and Machine Learning", 2006, equation 4.109).
+    Recognition and Machine Learning", 2006, equation 4.109).  With weights w of the classes and a label
+    smoothing
+    s, as ``torch.nn.functional.cross_entropy`` has them, it is with p = softmax(logits)::
+
+        sum over steps ((1 - s) * w[target] * -log p[target] + s / K * sum over k (w[k] * -log p[k]))
+            / sum over steps (w[target])
 
     Parameters
     ----------
@@ -44,6 +52,14 @@ def softmax_cross_entropy(
         Which steps count; with `lengths`, those that count by both.
     batch_first : bool
         Whether the batch stands before the time; matters with `lengths` alone.
+    ignore_index : int, optional
+        Steps with this target do not count; it need be no class.  (PyTorch has -100 where nothing is said;
+        here any target below 0 is an error then.)
+    weight : array_like, (K,), optional
+        How much each class counts, at least 0; None is 1.
+    label_smoothing : float
+        The part of each target that all classes share, from 0 to 1 (Szegedy et al., "Rethinking the Inception
+        Architecture for Computer Vision", 2016).
 
     Returns
     -------
@@ -66,6 +82,10 @@ def softmax_cross_entropy(
     if classes.shape != scores.shape[:-1]:
         raise ValueError(f"targets: expected shape {scores.shape[:-1]}, got {classes.shape}")
     counts = _counted(scores.shape[:-1], lengths, mask, batch_first, "logits")
+    if ignore_index is not None:
+        counts = counts & (classes != checked_index(ignore_index, "ignore_index", None))
+    weights = None if weight is None else _checked_weights(weight, scores.shape[-1])
+    smoothing = checked_probability(label_smoothing, "label_smoothing")
     is_bad = counts & ((classes < 0) | (classes >= scores.shape[-1]))
     if is_bad.any():
         place = tuple(np.argwhere(is_bad)[0].tolist())
@@ -76,13 +96,16 @@ def softmax_cross_entropy(
 
     dlogits = np.zeros(scores.shape, scores.dtype)
     number = int(counts.sum())
-    if number == 0:
-        return 0.0, dlogits
     picked, right = scores[counts], classes[counts][:, np.newaxis].astype(np.intp)
+    own = None if weights is None else weights[right]
+    scale = number if own is None else float(own.sum())
+    if scale == 0:
+        return 0.0, dlogits
     # A logit that is not finite gives NaN, as it should.
-    with np.errstate(under="ignore", invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
         picked -= picked.max(axis=1, keepdims=True)
         score = np.take_along_axis(picked, right, axis=1).astype(np.float64)
+        all_scores = _sum_of_classes(picked, weights) if smoothing else 0.0
         e = np.exp(picked, out=picked)
         right_e = np.take_along_axis(e, right, axis=1).astype(np.float64)
         # The others are summed apart: where the right class has nearly all, 1 - softmax keeps its digits so.
@@ -90,11 +113,37 @@ def softmax_cross_entropy(
         others = e.sum(axis=1, keepdims=True, dtype=np.float64)
         total = right_e + others
         each = np.where(right_e > others, np.log1p(others / right_e), np.log(total) - score)
-        value = float(each.sum()) / number
-        gradient = e / (total * number)
-        np.put_along_axis(gradient, right, -others / (total * number), axis=1)
+        value = float((each if own is None else own * each).sum()) / scale
+        gradient = e / (total * scale)
+        np.put_along_axis(gradient, right, -others / (total * scale), axis=1)
+        gradient = gradient if own is None else gradient * own
+        if smoothing:
+            all_weights = float(picked.shape[1] if weights is None else weights.sum())
+            shared = float((all_weights * np.log(total) - all_scores).sum()) / scale
+            share = smoothing / picked.shape[1]
+            value = (1 - smoothing) * value + share * shared
+            np.put_along_axis(e, right, right_e, axis=1)
+            smooth = all_weights * (e / total) - (1 if weights is None else weights)
+            gradient = (1 - smoothing) * gradient + share / scale * smooth
     dlogits[counts] = gradient
     return value, dlogits
+
+
+def _sum_of_classes(scores: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[Any]:
+    """Of each row (N, K), with its weight: (N, 1)."""
+    weighted = scores if weights is None else scores * weights
+    return np.asarray(weighted.sum(axis=1, keepdims=True, dtype=np.float64))
+
+
+def _checked_weights(weight: ArrayLike, count: int) -> NDArray[Any]:
+    weights = checked_reals(weight, "weight", np.dtype(np.float64))
+    if weights.shape != (count,):
+        raise ValueError(f"weight: expected shape ({count},), got {weights.shape}")
+    is_bad = ~((weights >= 0) & (weights < np.inf))
+    if is_bad.any():
+        place = int(np.argmax(is_bad))
+        raise ValueError(f"weight[{place}]: expected a finite number of at least 0, got {weights[place]}")
+    return weights
 
 
 def mse(
@@ -150,7 +199,7 @@ def mse(
     if number == 0:
         return 0.0, dy
     # Overflow gives inf, and infinities that meet NaN, as they should.
-    with np.errstate(under="ignore", invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         difference = got[counts] - wanted[counts]
         value = float(np.square(difference, dtype=np.float64).sum()) / number
         dy[counts] = difference * (2 / number)

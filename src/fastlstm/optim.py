@@ -8,13 +8,14 @@ layer's dtype, laid out as ``layer.flat_params``.  Formulas are those of ``torch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from . import _core
 from .model.checks import checked_flag, checked_number, checked_reals
+from .model.guards import Guarded
 from .model.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -25,15 +26,25 @@ __all__ = ["SGD", "Adam", "AdamW", "clip_grad_norm"]
 NONFINITE = ("raise", "skip", "ignore")
 
 
-# ---- What all optimizers share -----------------------------------------------------------------------------
+# ---- What all optimizers share ---------------------------------------------------------------------------
 
 
-class _Optimizer:
+class _Optimizer(Guarded):
     """Layers, the buffers kept for each, and the step, which checks all layers before it changes any."""
 
     # Names of the buffers of each layer, and of what `state_dict` holds beside them.
     _buffer_names: tuple[str, ...] = ()
     _option_names: ClassVar[tuple[str, ...]] = ()
+    _has_notes = False
+    _ways: ClassVar[dict[str, str]] = (
+        dict.fromkeys(("learning_rate", "param_groups", "base_lr"), "to be set as lr")
+        | dict.fromkeys(
+            ("weight_decay", "momentum", "nesterov", "betas", "beta1", "beta2", "eps", "nonfinite"),
+            "to be given to the constructor, of an optimizer that load_state_dict then lets go on",
+        )
+        | dict.fromkeys(("layers", "params", "parameters"), "to be given to the constructor")
+        | dict.fromkeys(("num_steps", "state", "m", "v"), "to be changed by load_state_dict")
+    )
 
     def __init__(
         self, layers: Parameters | Iterable[Parameters], lr: float, weight_decay: float, nonfinite: str
@@ -135,7 +146,8 @@ class _Optimizer:
         Parameters
         ----------
         state : mapping
-            Of an optimizer of the same kind for layers of the same sizes.
+            Of an optimizer of the same kind for layers of the same sizes.  Options that another version did
+            not have take their defaults; what is unknown is refused.
 
         Raises
         ------
@@ -146,14 +158,16 @@ class _Optimizer:
             raise TypeError(f"state: expected a mapping, got {type(state).__name__}")
         options = ("lr", "weight_decay", *self._option_names)
         expected = {"num_steps", "layers", *options}
-        if set(state) != expected:
+        if not {"num_steps", "layers", "lr"} <= set(state) <= expected:
             raise ValueError(f"state: expected the names {sorted(expected)}, got {sorted(state)}")
         num_steps = state["num_steps"]
         if isinstance(num_steps, bool) or not isinstance(num_steps, (int, np.integer)) or num_steps < 0:
             raise ValueError(f"num_steps: expected an integer of at least 0, got {num_steps!r}")
         # The constructor checks the options.
         checked = type(self)(
-            self._layers, nonfinite=self._nonfinite, **{name: state[name] for name in options}
+            self._layers,
+            nonfinite=self._nonfinite,
+            **{name: state[name] for name in options if name in state},
         )
         if not isinstance(state["layers"], (list, tuple)) or len(state["layers"]) != len(self._layers):
             raise ValueError(f"layers: expected a list of {len(self._layers)}, got {state['layers']!r:.80}")
@@ -183,6 +197,9 @@ class _Optimizer:
         """Write `new_params`, and change `buffers`, of one layer; `step` counts from 1."""
         raise NotImplementedError
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self._layers, self._nonfinite, self.state_dict())
+
     def _where_not_finite(self, index: int) -> str:
         layer = self._layers[index]
         for name, grad in layer.grads.items():
@@ -201,7 +218,16 @@ class _Optimizer:
         return f"{type(self).__name__}({len(self._layers)} layers, {options})"
 
 
-# ---- Optimizers --------------------------------------------------------------------------------------------
+def _restored(
+    cls: type[_Optimizer], layers: tuple[Parameters, ...], nonfinite: str, state: Mapping[str, Any]
+) -> _Optimizer:
+    """Make an optimizer from what `__reduce__` gave, with all checks."""
+    optimizer = cls(layers, lr=0.0, nonfinite=nonfinite)  # type: ignore[call-arg]
+    optimizer.load_state_dict(state)
+    return optimizer
+
+
+# ---- Optimizers ------------------------------------------------------------------------------------------
 
 
 class SGD(_Optimizer):
@@ -408,7 +434,7 @@ class AdamW(Adam):
         super().__init__(layers, lr, betas=betas, eps=eps, weight_decay=weight_decay, nonfinite=nonfinite)
 
 
-# ---- The arithmetic of one flat buffer ---------------------------------------------------------------------
+# ---- The arithmetic of one flat buffer -------------------------------------------------------------------
 
 
 def _sgd_update(
@@ -431,7 +457,7 @@ def _sgd_update(
     np.subtract(params, new_params, out=new_params)
 
 
-# ---- Gradients ---------------------------------------------------------------------------------------------
+# ---- Gradients -------------------------------------------------------------------------------------------
 
 
 def clip_grad_norm(layers: Parameters | Iterable[Parameters], max_norm: float) -> float:
@@ -461,12 +487,13 @@ def clip_grad_norm(layers: Parameters | Iterable[Parameters], max_norm: float) -
     with np.errstate(over="ignore", under="ignore"):
         norm = math.sqrt(sum(_sum_of_squares(flat) for flat in flats))
         if not 1e-140 < norm < math.inf:  # squares may have gone out of range where numbers are not
-            largest = float(max(np.abs(flat).max() for flat in flats))
+            largest = float(max(np.abs(flat).max(initial=0) for flat in flats))
             if 0 < largest < math.inf:
                 norm = largest * math.sqrt(sum(_sum_of_squares(flat / largest) for flat in flats))
-    if limit < norm < math.inf:
-        for flat in flats:
-            flat *= limit / norm
+        if limit < norm < math.inf:
+            scaled = [flat * (limit / norm) for flat in flats]
+            for flat, new in zip(flats, scaled, strict=True):
+                flat[...] = new
     return norm
 
 
@@ -474,24 +501,50 @@ def _sum_of_squares(flat: NDArray[Any]) -> float:
     return float(np.square(flat, dtype=np.float64).sum())
 
 
-# ---- Checks ------------------------------------------------------------------------------------------------
+# ---- Checks ----------------------------------------------------------------------------------------------
 
 
 def _checked_layers(layers: object) -> tuple[Parameters, ...]:
     """One or more layers, all different, as a tuple."""
     if isinstance(layers, Parameters):
         layers = (layers,)
-    if not isinstance(layers, Iterable):
-        raise TypeError(f"layers: expected a layer or several, got {type(layers).__name__}")
+    if not isinstance(layers, Iterable) or isinstance(layers, (str, bytes, Mapping, np.ndarray)):
+        raise TypeError(f"layers: expected a layer or several, got {_named(layers)}")
+    is_iterator = isinstance(layers, Iterator)
     checked = tuple(layers)
     if not checked:
-        raise ValueError("layers: expected at least one layer, got none")
+        got = f"{type(layers).__name__}, which is exhausted" if is_iterator else "none"
+        raise ValueError(f"layers: expected at least one layer, got {got}")
     for index, layer in enumerate(checked):
         if not isinstance(layer, Parameters):
-            raise TypeError(f"layers[{index}]: expected a layer, got {type(layer).__name__}")
+            raise TypeError(f"layers[{index}]: expected a layer, got {_named(layer)}")
+        if not hasattr(layer, "forward"):
+            raise TypeError(
+                f"layers[{index}]: expected a layer that can be trained, got {type(layer).__name__}, "
+                "which has no backward pass"
+            )
         if any(layer is other for other in checked[:index]):
             raise ValueError(f"layers[{index}]: expected each layer once, got one a second time")
+        tied = getattr(layer, "tied", None)
+        if tied is not None and not any(tied is other for other in checked):
+            raise ValueError(
+                f"layers[{index}]: expected the Embedding that it is tied to as well, which has its weight, "
+                f"got {type(layer).__name__} alone"
+            )
     return checked
+
+
+def _named(value: object) -> str:
+    """What a value is, for who takes it for a layer."""
+    kind = type(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}: make a layer of it"
+    if kind.__name__ == "Stream":
+        return "Stream, which is not trained: give its layer"
+    if isinstance(value, (Mapping, np.ndarray)):
+        return f"{kind.__name__}: give the layer, not its parameters"
+    is_foreign = kind.__module__.partition(".")[0] not in ("builtins", "fastlstm")
+    return f"{kind.__module__}.{kind.__name__}" if is_foreign else kind.__name__
 
 
 def _not_negative(value: object, name: str) -> float:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,9 @@ class Batch:
 
 
 def make_layer(name: str, cell: str, options: dict[str, Any], sizes: Sizes, dtype: str, threads: int) -> Any:
-    layer = getattr(fastlstm, cell)(sizes.I, sizes.H, dtype=dtype, num_threads=threads, rng=0, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "dropout: expected num_layers")  # of one layer
+        layer = getattr(fastlstm, cell)(sizes.I, sizes.H, dtype=dtype, num_threads=threads, rng=0, **options)
     shapes = {key: value.shape for key, value in layer.params.items()}
     layer.load_state_dict(parameters(f"{name} parameters", shapes, dtype))
     layer.rng = Draws()

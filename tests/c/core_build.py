@@ -27,6 +27,7 @@ WRAPPED = (
     "free",
     "pthread_create",
     "clock_gettime",
+    "fl_machine_abilities",
 )
 
 
@@ -45,7 +46,7 @@ def setup_constants() -> dict[str, object]:
 CONSTANTS = setup_constants()
 ISA_FLAGS: dict[str, str] = CONSTANTS["ISA_FLAGS"]  # type: ignore[assignment]
 MACHINE_ISAS: dict[str, list[str]] = CONSTANTS["MACHINE_ISAS"]  # type: ignore[assignment]
-CORE_FLAGS = [*shlex.split(str(CONSTANTS["CORE_FLAGS"])), *shlex.split(str(CONSTANTS["COMMON_FLAGS"]))]
+CORE_FLAGS = shlex.split(" ".join(str(CONSTANTS[f"{kind}_FLAGS"]) for kind in ("COMMON", "EXACT", "CORE")))
 
 
 def machine_isas(machine: str | None = None) -> list[str]:

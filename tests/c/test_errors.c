@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/machine.h"
 #include "harness/problem.h"
 #include "tests.h"
 
@@ -442,10 +443,37 @@ static void instruction_sets(void)
         const fl_isa_info info = fl_isa_get(n);
         EXPECT(info.built || !info.available, "%s is available and not built", info.name);
         EXPECT(n != 0 || (strcmp(info.name, "generic") == 0 && info.available), "the first one is %s", info.name);
-        if (!info.available)
+        if (!info.built)
             EXPECT_STATUS(fl_isa_select(info.name), FL_ERROR_ISA);
     }
     EXPECT(fl_isa_active() == active, "%s after an error", fl_isa_active());
+}
+
+/* A name is the most that may be used: a machine that has less takes the best it has. */
+static void instruction_sets_of_lesser_machines(void)
+{
+    static const unsigned lacking[] = {0, FL_CAN_AVX512, FL_CAN_AVX512 | FL_CAN_AVX2, FL_CAN_NEON, ~0U};
+    const char *before = fl_isa_active();
+    size_t less = 0;
+    for (size_t m = 0; m < sizeof lacking / sizeof *lacking; m++) {
+        machine_lacks(lacking[m]);
+        const char *best = "generic";
+        for (size_t n = 0; n < FL_ISA_COUNT; n++) {
+            const fl_isa_info info = fl_isa_get(n);
+            best = info.available ? info.name : best;
+            if (!info.built)
+                continue;
+            EXPECT_STATUS(fl_isa_select(info.name), FL_OK);
+            EXPECT(strcmp(fl_isa_active(), best) == 0, "%s for at most %s, not %s", fl_isa_active(), info.name, best);
+            less += !info.available;
+        }
+        EXPECT_STATUS(fl_isa_select(NULL), FL_OK);
+        EXPECT(strcmp(fl_isa_active(), best) == 0, "%s without a cap, not %s", fl_isa_active(), best);
+    }
+    machine_lacks(0);
+    EXPECT(less != 0 || !fl_isa_get(FL_ISA_COUNT - 1).built, "no machine was lesser");
+    EXPECT_STATUS(fl_isa_select(before), FL_OK);
+    EXPECT(strcmp(fl_isa_active(), before) == 0, "%s afterwards", fl_isa_active());
 }
 
 static void status_texts(void)
@@ -468,5 +496,6 @@ void test_errors(void)
     run_test("errors_stream", stream);
     run_test("errors_pieces", pieces);
     run_test("errors_instruction_sets", instruction_sets);
+    run_test("errors_instruction_sets_of_lesser_machines", instruction_sets_of_lesser_machines);
     run_test("status_texts", status_texts);
 }

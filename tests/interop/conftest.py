@@ -3,4 +3,4 @@
 
 import importlib.util
 
-collect_ignore = [] if importlib.util.find_spec("torch") else ["test_torch.py"]
+collect_ignore = [] if importlib.util.find_spec("torch") else ["test_torch.py", "test_torch_training.py"]

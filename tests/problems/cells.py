@@ -170,6 +170,7 @@ EVERY_OPTION: dict[str, tuple[str, dict[str, Any]]] = VARIANTS | {
     "sum of directions": ("LSTM", {"merge": "sum", "dropout": 0.3}),
     "average of directions": ("SLSTM", {"merge": "average"}),
     "residual": ("GRU", {"residual": 1, "dropout": 0.3}),
+    "variational": ("GRU", {"input_dropout": 0.3, "dropout": 0.4, "dropout_masks": "sequence"}),
     "residual of sums": ("LSTM", {"residual": 1, "merge": "sum", "peephole": True}),
 }
 

@@ -23,6 +23,11 @@ def workspace_bytes(layer: Any, T: int, B: int) -> int:
     return _core.workspace_bytes(layer, T, B)
 
 
+def streams_of(stream: Any) -> tuple[Any, ...]:
+    """The streams of a stream of several parts."""
+    return stream._streams
+
+
 def set_flat_grads(layer: Any, memory: np.ndarray) -> None:
     """Let a layer, whose gradients were never asked for, add them into `memory`."""
     layer.__dict__["_flat_grads"] = memory

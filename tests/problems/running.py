@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,11 @@ def make_layer(problem: Problem, **keywords: Any) -> Any:
     """The compiled layer of a problem; `keywords` are dtype, rng and num_threads."""
     layer_class = getattr(fastlstm, problem.config.cell)
     arguments = {"dtype": problem.dtype, "rng": 0} | constructor_arguments(problem.config)
-    layer = layer_class(**(arguments | keywords))
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "dropout: expected num_layers"
+        )  # of one layer; objects/ has the test
+        layer = layer_class(**(arguments | keywords))
     layer.load_state_dict(problem.params)
     return layer
 

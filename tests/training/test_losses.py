@@ -261,3 +261,104 @@ def test_bad_arguments_of_cross_entropy_are_named(changes, error, message):
 def test_bad_arguments_of_mse_are_named(changes, error, message):
     with pytest.raises(error, match=message):
         losses.mse(**({"y": LOGITS, "target": LOGITS} | changes))
+
+
+# ---- Weights of classes, smoothing, targets that do not count --------------------------------------------
+
+
+def as_torch_has_it(logits, targets, ignore, weight, smoothing):
+    """The definition of torch.nn.functional.cross_entropy, in float64, step by step."""
+    above = below = 0.0
+    K = logits.shape[-1]
+    w = np.ones(K) if weight is None else np.asarray(weight)
+    for z, target in zip(np.float64(logits).reshape(-1, K), targets.reshape(-1), strict=True):
+        if target == ignore:
+            continue
+        minus_log_p = math.log(math.fsum(np.exp(z - z.max()))) + z.max() - z
+        above += (1 - smoothing) * w[target] * minus_log_p[target] + smoothing / K * math.fsum(
+            w * minus_log_p
+        )
+        below += w[target]
+    return above / below
+
+
+EXTRAS = [
+    {"ignore_index": -100},
+    {"ignore_index": 2},
+    {"weight": [0.5, 2.0, 0.0, 1.0, 3.0]},
+    {"label_smoothing": 0.1},
+    {"label_smoothing": 1.0},
+    {"ignore_index": 4, "weight": [0.5, 2.0, 0.25, 1.0, 3.0], "label_smoothing": 0.3},
+]
+
+
+@pytest.mark.parametrize("extra", EXTRAS, ids=str)
+def test_weights_smoothing_and_targets_that_do_not_count(extra, rng):
+    logits, targets = 3 * rng.standard_normal((6, 3, 5)), rng.integers(0, 5, (6, 3))
+    ignore = extra.get("ignore_index")
+    if ignore == -100:
+        targets[rng.random(targets.shape) < 0.4] = ignore
+    arguments = ignore, extra.get("weight"), extra.get("label_smoothing", 0.0)
+
+    def loss(logits):
+        return losses.softmax_cross_entropy(logits, targets, **extra)
+
+    value, gradient = loss(logits)
+    assert value == pytest.approx(as_torch_has_it(logits, targets, *arguments), rel=1e-13)
+    assert_is_gradient(loss, logits, gradient)
+    assert not gradient[targets == ignore].any()
+    logits[targets == ignore] = np.nan
+    assert losses.softmax_cross_entropy(logits, targets, **extra)[0] == value
+    single, of_single = losses.softmax_cross_entropy(np.float32(logits), targets, **extra)
+    assert of_single.dtype == np.float32
+    assert single == pytest.approx(value, rel=1e-5)
+    np.testing.assert_allclose(of_single, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_said_and_the_usual_is_as_nothing_said(rng):
+    logits, targets = rng.standard_normal((4, 5)), rng.integers(0, 5, 4)
+    plain = losses.softmax_cross_entropy(logits, targets)
+    for extra in ({"ignore_index": -1}, {"label_smoothing": 0}, {"weight": np.ones(5)}):
+        value, gradient = losses.softmax_cross_entropy(logits, targets, **extra)
+        assert value == plain[0]
+        np.testing.assert_array_equal(gradient, plain[1])
+    lengths = losses.softmax_cross_entropy(logits, targets, lengths=[2], ignore_index=int(targets[0]))
+    counts = (np.arange(4) < 2) & (targets != targets[0])
+    assert lengths[0] == pytest.approx(cross_entropy_by_hand(logits, targets, counts))
+
+
+def test_where_no_target_counts_the_value_is_zero(rng):
+    logits, targets = rng.standard_normal((4, 3)), np.zeros(4, int)
+    for extra in ({"ignore_index": 0}, {"weight": [0, 1, 1]}, {"weight": [0, 1, 1], "label_smoothing": 0.5}):
+        value, gradient = losses.softmax_cross_entropy(logits, targets, **extra)
+        assert value == 0.0
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize(
+    ("extra", "error", "message"),
+    [
+        ({"ignore_index": 1.0}, TypeError, "ignore_index: expected an integer"),
+        ({"ignore_index": True}, TypeError, "ignore_index: expected an integer"),
+        ({"weight": [1, 2]}, ValueError, r"weight: expected shape \(3,\), got \(2,\)"),
+        ({"weight": [1, -2, 1]}, ValueError, r"weight\[1\]: expected a finite number"),
+        ({"weight": [1, 2, np.nan]}, ValueError, r"weight\[2\]"),
+        ({"label_smoothing": 1.5}, ValueError, "label_smoothing"),
+        ({"label_smoothing": "0"}, TypeError, "label_smoothing"),
+        ({}, ValueError, r"targets\[1\]: expected an index from 0 to 2, got -100"),
+    ],
+)
+def test_extras_that_do_not_fit(extra, error, message):
+    with pytest.raises(error, match=message):
+        losses.softmax_cross_entropy(np.zeros((2, 3)), [0, -100], **extra)
+
+
+@pytest.mark.parametrize("state", ["raise", "warn"])
+def test_losses_do_not_look_at_numpys_error_state(state):
+    logits = np.float32([[3e38, -3e38, 0], [1e-45, 0, -1e-45]])
+    expected = losses.softmax_cross_entropy(logits, [1, 0]), losses.mse(logits, -logits)
+    with np.errstate(all=state):
+        found = losses.softmax_cross_entropy(logits, [1, 0]), losses.mse(logits, -logits)
+    for (a, da), (b, db) in zip(expected, found, strict=True):
+        assert a == b
+        np.testing.assert_array_equal(da, db)

@@ -37,7 +37,7 @@ def everything(layers, optimizer):
     return [layer.flat_params.tobytes() for layer in layers], kept, state
 
 
-# ---- Formulas ----------------------------------------------------------------------------------------------
+# ---- Formulas --------------------------------------------------------------------------------------------
 
 
 def sgd_by_hand(p, grads, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
@@ -128,7 +128,7 @@ def test_the_learning_rate_can_be_set():
         before = layer.flat_params[0]
         optimizer.step()
         assert layer.flat_params[0] == before - lr
-    with pytest.raises(ValueError, match="lr: expected a finite number of at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"lr: expected a finite number of at least 0, got -1"):
         optimizer.lr = -1
 
 
@@ -173,7 +173,7 @@ def test_zero_grad_is_that_of_all_layers(rng):
     assert optimizer.layers == tuple(layers)
 
 
-# ---- Gradients that are not finite -------------------------------------------------------------------------
+# ---- Gradients that are not finite -----------------------------------------------------------------------
 
 KINDS = [
     lambda layers, **o: optim.SGD(layers, 0.1, momentum=0.9, **o),
@@ -218,7 +218,7 @@ def test_a_gradient_that_is_not_finite_can_be_ignored(make):
     assert np.flatnonzero(np.isnan(layer.flat_params)).tolist() == [3]
 
 
-# ---- Going on ----------------------------------------------------------------------------------------------
+# ---- Going on --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", KINDS)
@@ -328,7 +328,7 @@ def test_momentum_is_part_of_the_state():
     assert list(plain.state_dict()["layers"][0]) == ["momentum"]
 
 
-# ---- Arguments ---------------------------------------------------------------------------------------------
+# ---- Arguments -------------------------------------------------------------------------------------------
 
 DENSE = fastlstm.Dense(2, 2, rng=0)
 
@@ -370,7 +370,7 @@ def test_bad_arguments_are_named(make, error, message):
         make()
 
 
-# ---- Clipping ----------------------------------------------------------------------------------------------
+# ---- Clipping --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -412,7 +412,7 @@ def test_a_norm_whose_squares_are_out_of_range(scale):
     np.testing.assert_allclose(layer.flat_grads, np.array([0.6, 0.8]) * scale, rtol=1e-14)
 
 
-# ---- Training ----------------------------------------------------------------------------------------------
+# ---- Training --------------------------------------------------------------------------------------------
 
 
 def test_a_model_learns(rng):
@@ -438,3 +438,134 @@ def test_a_model_learns(rng):
     assert values[0] > 1.4
     # One step may draw unlucky masks (0.31 has been seen): of 150 seeds the worst of these medians was 0.024.
     assert np.median(values[-20:]) < 0.1
+
+
+# ---- What would do nothing -------------------------------------------------------------------------------
+
+
+class Module:
+    """As a module of another framework, which is iterable."""
+
+    def __iter__(self):
+        return iter([Module()])
+
+
+USED_UP = iter([DENSE])
+next(USED_UP)
+EMBEDDING = fastlstm.Embedding(5, 3)
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        (USED_UP, ValueError, "layers: expected at least one layer, got list_iterator, which is exhausted"),
+        ((layer for layer in ()), ValueError, "got generator, which is exhausted"),
+        ((), ValueError, "layers: expected at least one layer, got none"),
+        (
+            fastlstm.LSTM(2, 3).stream(),
+            TypeError,
+            "layers: .*got Stream, which is not trained: give its layer",
+        ),
+        (
+            [DENSE, fastlstm.LSTM(2, 3).stream()],
+            TypeError,
+            r"layers\[1\]: .*got Stream, which is not trained",
+        ),
+        (fastlstm.LSTM, TypeError, "got the class LSTM"),
+        ([fastlstm.LSTM], TypeError, r"layers\[0\]: .*got the class LSTM"),
+        (DENSE.params, TypeError, "give the layer, not its parameters"),
+        (DENSE.flat_params, TypeError, "give the layer, not its parameters"),
+        (list(DENSE.params.values()), TypeError, r"layers\[0\]: .*give the layer"),
+        ("LSTM", TypeError, "layers: expected a layer or several, got str"),
+        (None, TypeError, "got NoneType"),
+        (Module(), TypeError, r"layers\[0\]: expected a layer, got tests\.training\.test_optim\.Module"),
+        (fastlstm.LSTMCell(2, 3), TypeError, r"layers\[0\]: .*got LSTMCell, which has no backward pass"),
+        ([DENSE, EMBEDDING, DENSE], ValueError, r"layers\[2\]: expected each layer once"),
+        (
+            fastlstm.Dense(3, 5, tied=EMBEDDING),
+            ValueError,
+            r"layers\[0\]: expected the Embedding that it is tied to",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_by_name(layers, error, message):
+    for take in (
+        lambda given: optim.SGD(given, 0.1),
+        optim.Adam,
+        lambda given: optim.clip_grad_norm(given, 1.0),
+    ):
+        with pytest.raises(error, match=message):
+            take(layers)
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
+def test_attributes_of_an_optimizer_take_effect_or_raise(kind):
+    optimizer = kind(DENSE, 0.1)
+    names = "learning_rate param_groups weight_decay momentum betas eps layers num_steps nonfinite m note lrr"
+    for name in names.split():
+        with pytest.raises(AttributeError, match=rf"^{name}: expected"):
+            setattr(optimizer, name, 0.5)
+    optimizer.lr = 0.25
+    assert (optimizer.lr, optimizer.weight_decay) == (0.25, kind(DENSE, 0.1).weight_decay)
+
+
+def test_states_of_versions_with_less_options_take_the_defaults():
+    layers = some_layers()
+    for optimizer in (optim.Adam(layers, 0.1), optim.SGD(layers, 0.1), optim.AdamW(layers, 0.1)):
+        state = optimizer.state_dict()
+        short = {name: state[name] for name in ("num_steps", "lr", "layers")}
+        twin = type(optimizer)(layers, 0.5)
+        twin.load_state_dict(short)
+        assert repr(twin) == repr(optimizer)
+        with pytest.raises(ValueError, match=r"sparkle"):
+            twin.load_state_dict(state | {"sparkle": 1})
+        function, arguments = optimizer.__reduce__()
+        assert repr(function(*arguments[:-1], short)) == repr(optimizer)
+
+
+def test_a_copy_of_an_optimizer_has_moments_of_its_own(rng):
+    layers = some_layers()
+    optimizer = optim.Adam(layers)
+    draw_grads(layers, rng)
+    optimizer.step()
+    twin = copy.copy(optimizer)
+    assert twin.layers == optimizer.layers
+    before = twin.state_dict()["layers"][1]["m"].copy()
+    optimizer.step()
+    assert_same_bits(twin.state_dict()["layers"][1]["m"], before)
+
+
+# ---- All or nothing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["raise", "warn", "ignore"])
+def test_numpys_error_state_neither_stops_nor_changes_a_step_or_clipping(state, rng):
+    found = []
+    for each in ("ignore", state):
+        layers = some_layers("float32")
+        optimizers = [optim.SGD(layers, 1e-3, momentum=0.5), optim.Adam(layers)]
+        scales = 1e3, 1e-40, 1e-30
+        with np.errstate(all=each):
+            for layer, scale in zip(layers, scales, strict=True):
+                layer.flat_grads[...] = np.float32(scale)
+            for optimizer in optimizers:
+                optimizer.step()
+            optim.clip_grad_norm(layers, 1.0)
+        found.append([(layer.flat_params.copy(), layer.flat_grads.copy()) for layer in layers])
+    for one, other in zip(*found, strict=True):
+        assert_same_bits(one[0], other[0])
+        assert_same_bits(one[1], other[1])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam])
+def test_a_bad_gradient_of_any_layer_changes_none(kind, place, rng):
+    layers = some_layers()
+    optimizer = kind(layers, 0.1)
+    draw_grads(layers, rng)
+    optimizer.step()
+    layers[place].flat_grads[-1] = np.nan
+    before = everything(layers, optimizer)
+    with pytest.raises(FloatingPointError, match=rf"layers\[{place}\]"):
+        optimizer.step()
+    assert everything(layers, optimizer) == before

@@ -125,6 +125,7 @@ cdef extern from "fastlstm.h" nogil:
         size_t save
         const uint8_t *reset
         double dropout
+        bint dropout_tied
         uint64_t seed
         bint draws
         size_t first_cell
@@ -245,6 +246,7 @@ cdef extern from "Python.h" nogil:
     ctypedef struct PyThreadState:
         pass
 
+    int PyObject_GenericSetAttr(object owner, object name, object value) except -1
     PyThreadState *PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState *state)
     int PyErr_CheckSignals() noexcept

@@ -24,9 +24,8 @@ from numpy cimport (
     NPY_ARRAY_CARRAY_RO, NPY_ARRAY_ENSURECOPY, NPY_ARRAY_FORCECAST, NPY_CORDER, NPY_FLOAT16, NPY_FLOAT32,
     NPY_FLOAT64, NPY_INT64, NPY_INTP, NPY_UINT8, NPY_ARRAY_OWNDATA, PyArray_CHKFLAGS, PyArray_Check,
     PyArray_CheckExact, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_IS_C_CONTIGUOUS,
-    PyArray_ISBEHAVED_RO, PyArray_ISCARRAY, PyArray_ISWRITEABLE, PyArray_ITEMSIZE,
-    PyArray_NDIM, PyArray_NewCopy, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray,
-    npy_intp,
+    PyArray_ISBEHAVED_RO, PyArray_ISCARRAY, PyArray_ISWRITEABLE, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_NewCopy,
+    PyArray_SimpleNewFromData, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
 from _capi cimport *
@@ -112,8 +111,8 @@ compiler = FL_COMPILER.decode()
 cdef select_isa(str max_isa):
     cdef bytes name = (max_isa or "").encode()
     if fl_isa_select(<const char *>name if max_isa else NULL) != FL_OK:
-        names = ", ".join(name for name, _, available in isa_table() if available)
-        raise ImportError(f"FASTLSTM_MAX_ISA: expected one of {names} on this machine, got {max_isa!r}")
+        names = ", ".join(name for name, is_built, _ in isa_table() if is_built)
+        raise ImportError(f"FASTLSTM_MAX_ISA: expected one of {names}, the most that may be used, got {max_isa!r}")
 
 
 cdef int threads_asked(str text):

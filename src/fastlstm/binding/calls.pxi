@@ -13,21 +13,16 @@ cdef class Layer:
     cdef size_t _num_threads  # 0: the limit of the process or thread
 
     @property
-    def parts(self):
+    def _packed(self):
         """The packed weights in use: of the stack, or of each of its layers."""
         return self._parts
 
-    @parts.setter
-    def parts(self, tuple parts not None):
+    @_packed.setter
+    def _packed(self, tuple parts not None):
         for part in parts:
             if not isinstance(part, Weights):
-                raise TypeError(f"parts: expected Weights, got {type(part).__name__}")
+                raise TypeError(f"_packed: expected Weights, got {type(part).__name__}")
         self._parts, self._weights = parts, <Weights?>parts[0]
-
-    @property
-    def weights(self):
-        """The packed weights in use, of the first part."""
-        return self.ready()
 
     @property
     def num_threads(self):
@@ -156,16 +151,20 @@ cdef class Recurrent(Layer):
 
     cdef bint _batch_first
     cdef double _dropout
+    cdef bint _is_tied              # one mask for all steps
     cdef bint _is_direct            # one part, forward or bidirectional
     cdef Record _spare              # the first of those whose tapes have been used
     cdef size_t _spare_count
     cdef ndarray _gradient_scratch  # of a backward pass that is done
 
-    def configure(self, bint batch_first, double dropout, bint is_direct):
-        """Set what the weights do not say."""
-        self._batch_first = batch_first
-        self._dropout = dropout
-        self._is_direct = is_direct
+    @property
+    def _direct(self):
+        """What the weights do not say: whether the batch is first, dropout, one mask for all steps, direct calls."""
+        return self._batch_first, self._dropout, self._is_tied, self._is_direct
+
+    @_direct.setter
+    def _direct(self, tuple values not None):
+        self._batch_first, self._dropout, self._is_tied, self._is_direct = values
 
     def __call__(self, x, state=None, *, lengths=None, mask=None, reset=None, offsets=None, pad="zero",
                  return_cells=False, out=None):
@@ -253,6 +252,7 @@ cdef class Recurrent(Layer):
         call.args.save = save
         if training and (weights.draws or self._dropout > 0 and weights.shape.num_layers > 1):
             call.args.dropout = self._dropout
+            call.args.dropout_tied = self._is_tied
             call.args.draws = weights.draws
             call.args.seed = self.rng.integers(2**63)
 
@@ -306,15 +306,15 @@ cdef class Step(Layer):
     """The call of `fastlstm.LSTMCell` and its relatives: one step of one layer with at most one state beside h."""
 
     @property
-    def parts(self):
+    def _packed(self):
         """The packed weights in use."""
         return self._parts
 
-    @parts.setter
-    def parts(self, tuple parts not None):
+    @_packed.setter
+    def _packed(self, tuple parts not None):
         cdef Weights weights = <Weights?>parts[0]
         if len(parts) != 1 or weights.rows() != 1 or weights.states > 1 or weights.width != weights.shape.hidden_size:
-            raise ValueError("parts: expected those of one layer and direction, got others")
+            raise ValueError("_packed: expected those of one layer and direction, got others")
         self._parts, self._weights = parts, weights
 
     def __call__(self, x, state=None, out=None):

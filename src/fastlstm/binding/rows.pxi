@@ -319,6 +319,7 @@ cdef class StackCall:
         args.call.num_threads = layer._num_threads
         args.save = save
         args.dropout = dropout
+        args.dropout_tied = layer._is_tied
         args.seed = seed
         args.draws = draws
         args.first_cell = first
@@ -430,26 +431,31 @@ cpdef int add_gradients(Recurrent layer, ndarray scratch) except -1:
     return 0
 
 
-def drop_rows(ndarray rows not None, size_t T, size_t B, lengths, double p, uint64_t seed, size_t layer):
+def drop_rows(ndarray rows not None, size_t T, size_t B, lengths, double p, uint64_t seed, size_t layer,
+              bint is_tied=False):
     """A copy of the output of a layer, (N, W), with the dropout that the C core puts between layers.
 
+    With `is_tied` all steps of a row have one mask, whose places are without the time.
     Rows are (T, B) where `lengths` is None, else the steps of each row of the batch one behind the other.
     """
     cdef size_t width = <size_t>PyArray_DIMS(rows)[1], count = <size_t>PyArray_DIMS(rows)[0], b, t, at = 0
     cdef size_t real_size = <size_t>PyArray_ITEMSIZE(rows)
     cdef fl_dtype dtype = FL_F32 if PyArray_TYPE(rows) == NPY_FLOAT32 else FL_F64
-    cdef uint64_t first = <uint64_t>layer * T * B * width
+    cdef size_t steps = 1 if is_tied else T
+    cdef uint64_t first = <uint64_t>layer * steps * B * width
     cdef ndarray result = PyArray_NewCopy(rows, NPY_CORDER)
     cdef char *data = <char *>PyArray_DATA(result)
     if lengths is None:
         with nogil:
-            fl_dropout(dtype, p, seed, first, count * width, data, data)
+            for t in range(T if is_tied else 1):
+                fl_dropout(dtype, p, seed, first, count * width // (T if is_tied else 1), data, data)
+                data += B * width * real_size
         return result
     for b in range(B):
         for t in range(length_of(lengths, T, b)):
             if at == count:
                 raise ValueError(f"lengths: expected a sum of {count}, got more")
-            fl_dropout(dtype, p, seed, first + (<uint64_t>t * B + b) * width, width, data, data)
+            fl_dropout(dtype, p, seed, first + ((0 if is_tied else <uint64_t>t) * B + b) * width, width, data, data)
             data += width * real_size
             at += 1
     return result

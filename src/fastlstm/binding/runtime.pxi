@@ -32,6 +32,13 @@ def real_array(value, name, shape, dtype):
     return read_operand(value, name, typenum, nd, dims)
 
 
+def assign_all(assignments):
+    """Set attributes, ``(object, name, value)`` each, without a look at signals in between."""
+    cdef list ready = list(assignments)
+    for owner, name, value in ready:
+        PyObject_GenericSetAttr(owner, name, value)
+
+
 def set_num_threads(size_t num_threads):
     """fl_set_num_threads."""
     fl_set_num_threads(num_threads)

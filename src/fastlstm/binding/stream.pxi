@@ -2,6 +2,32 @@
 # Included by _core.pyx: a layer that keeps its state.
 
 
+cdef bint is_one_row(object rows):
+    return not isinstance(rows, slice) and np.ndim(rows) == 0
+
+
+cdef object read_rows(object rows, size_t batch_size):
+    """Which rows of a batch are meant: their numbers, (n,)."""
+    if isinstance(rows, slice):
+        return np.arange(batch_size)[rows]
+    cdef object given = read_array(rows, "rows")
+    if given.dtype == np.bool_:
+        if given.shape != (batch_size,):
+            raise ValueError(f"rows: expected booleans of shape ({batch_size},), got {given.shape}")
+        return np.flatnonzero(given)
+    if given.size == 0 and given.ndim == 1:
+        return np.empty(0, np.intp)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"rows: expected integers, booleans or a slice, got dtype {given.dtype}")
+    if given.ndim > 1:
+        raise ValueError(f"rows: expected an integer, or one dimension, got shape {given.shape}")
+    numbers = given.reshape(-1)
+    wrong = numbers[(numbers < 0) | (numbers >= batch_size)]
+    if len(wrong) > 0:
+        raise ValueError(f"rows: expected numbers from 0 to {batch_size - 1}, got {wrong[0]}")
+    return numbers.astype(np.intp)
+
+
 cdef class Stream:
     """The calls of a stream, which ``stream`` of a layer makes.
 
@@ -22,7 +48,7 @@ cdef class Stream:
     cdef tuple parts
     cdef Weights _weights        # the first of them
     cdef fl_stream *stream       # of the one stack
-    cdef readonly tuple streams  # of each, else
+    cdef tuple several           # of each, else
     cdef bint busy  # a call has released the GIL, or is in one of several streams
     cdef bint is_listed
     cdef readonly bint batch_first
@@ -41,7 +67,7 @@ cdef class Stream:
             raise ValueError("stream: expected a unidirectional layer, got a bidirectional one, which needs "
                              "the end of a sequence first")
         if len(parts) > 1 or joins:
-            self.streams = tuple([Stream((part,), batch_size, num_threads, batch_first) for part in parts])
+            self.several = tuple([Stream((part,), batch_size, num_threads, batch_first) for part in parts])
         else:
             check(fl_stream_create(first.stack, self.batch_size, self._num_threads, &self.stream))
 
@@ -49,7 +75,7 @@ cdef class Stream:
         fl_stream_destroy(self.stream)
 
     @property
-    def weights(self):
+    def _first(self):
         """The packed weights of the layer at the time when the stream was made, of the first stack."""
         return self._weights
 
@@ -57,6 +83,11 @@ cdef class Stream:
     def num_threads(self):
         """Most threads of a call; None: as many as other calls may have."""
         return self._num_threads or None
+
+    @property
+    def _streams(self):
+        """The streams of each stack, where there are several or more than a stack."""
+        return self.several
 
     # ---- Calls -------------------------------------------------------------------------------------------------
 
@@ -222,16 +253,110 @@ cdef class Stream:
 
     cdef tuple each(self):
         """The streams of one stack."""
-        return (self,) if self.streams is None else self.streams
+        return (self,) if self.several is None else self.several
 
-    def reset(self):
-        """Set the state to zero."""
+    cdef tuple views(self):
+        """``(h, beside)`` of the one stack, in its own memory: no longer than a call that nobody interrupts."""
+        cdef Weights weights = self._weights
+        cdef npy_intp[3] dims
+        cdef ndarray beside = None
+        dims[0], dims[1], dims[2] = <npy_intp>weights.rows(), <npy_intp>self.batch_size, <npy_intp>weights.width
+        h = PyArray_SimpleNewFromData(3, dims, weights.typenum, fl_stream_h(self.stream))
+        if self.width_beside() != 0:
+            dims[2] = <npy_intp>self.width_beside()
+            beside = PyArray_SimpleNewFromData(3, dims, weights.typenum, fl_stream_c(self.stream))
+        return h, beside
+
+    def reset(self, rows=None):
+        """Set the state to zero.
+
+        Parameters
+        ----------
+        rows : int, slice, or array_like of integers, or of bool (B,), optional
+            Which of the B sequences begin anew; None is all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `rows` does not name sequences of the batch.
+        RuntimeError
+            Another thread is in a call of this stream.
+        """
         cdef Stream stream
+        if rows is not None:
+            numbers = read_rows(rows, self.batch_size)
+            self.check_idle()
+            for stream in self.each():
+                for view in stream.views():
+                    if view is not None:
+                        view[:, numbers] = 0
+            return
         self.check_idle()
         for stream in self.each():
             memset(fl_stream_h(stream.stream), 0, stream.bytes_of(stream._weights.width))
             if stream.width_beside() != 0:
                 memset(fl_stream_c(stream.stream), 0, stream.bytes_of(stream.width_beside()))
+
+    def read_rows(self, rows):
+        """The states of some sequences of the batch.
+
+        Parameters
+        ----------
+        rows : int, slice, or array_like of integers, or of bool (B,)
+            Which.
+
+        Returns
+        -------
+        ndarray, or tuple of ndarray or of tuples of ndarray
+            As `state` with as many sequences as there are rows, in their order; without B for an int.  Copies.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `rows` does not name sequences of the batch.
+        RuntimeError
+            Another thread is in a call of this stream.
+        """
+        cdef Stream stream
+        numbers = read_rows(rows, self.batch_size)
+        self.check_idle()
+        states = []
+        for stream in self.each():
+            h, beside = stream.views()
+            states.append((np.ascontiguousarray(h[:, numbers]),
+                           None if beside is None else np.ascontiguousarray(beside[:, numbers])))
+        return states_as_given(self.parts, states, not is_one_row(rows), self.is_listed)
+
+    def write_rows(self, rows, state):
+        """Set the states of some sequences of the batch; the others stay what they are.
+
+        Parameters
+        ----------
+        rows : int, slice, or array_like of integers, or of bool (B,)
+            Which, each once.
+        state : as of `read_rows`
+            Their states.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument does not fit; nothing has changed.
+        RuntimeError
+            Another thread is in a call of this stream.
+        """
+        cdef Stream stream
+        numbers = read_rows(rows, self.batch_size)
+        if len(np.unique(numbers)) != len(numbers):
+            raise ValueError(f"rows: expected each row once, got {numbers.tolist()}")
+        if state is None:
+            raise TypeError("state: expected arrays, got None (reset sets zeros)")
+        states = read_states(self.parts, state, "state", len(numbers), not is_one_row(rows), self.is_listed, False)
+        self.check_idle()
+        for stream, (h, beside) in zip(self.each(), states):
+            own, own_beside = stream.views()
+            own[:, numbers] = h
+            if beside is not None:
+                own_beside[:, numbers] = beside
 
     @property
     def state(self):

@@ -85,17 +85,23 @@ cdef class Tape:
             if dcells is not None and self.cells is None:
                 raise ValueError("dcells: expected None without return_cells, got a gradient of cells")
             if self._record is not None:
-                result = self.run_back(dy, dstate)
+                records = [self._record]
+                result, scratch = self.run_back(dy, dstate)
             else:
-                result = self._rows.backward(dy, dstate, dcells, self._bptt)
+                records = self._rows.records
+                result, scratch = self._rows.backward(dy, dstate, dcells, self._bptt)
+            # All that can fail is done: nothing is raised once gradients have changed.
+            add_gradients(self._layer, scratch)
             self._is_used = True
             self._record = self._rows = None
+            for record in records:
+                give_back(self._layer, record)
             return result
         finally:
             self._is_busy = False
 
     cdef tuple run_back(self, dy, dstate):
-        """Of one stack, where x is one array."""
+        """Of one stack, where x is one array: the results, and gradients of parameters to be added."""
         cdef Recurrent layer = self._layer
         cdef Record record = self._record
         cdef Weights weights = record.weights
@@ -132,6 +138,4 @@ cdef class Tape:
         args.num_threads = layer._num_threads
         scratch = gradient_scratch(layer)
         record.run_back(&args, scratch)
-        add_gradients(layer, scratch)
-        give_back(layer, record)
-        return dx, final_state(weights, dh_0, dc_0)
+        return (dx, final_state(weights, dh_0, dc_0)), scratch

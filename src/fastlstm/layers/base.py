@@ -9,7 +9,7 @@ the stacks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..model import layouts, options
 from ..model.checks import checked_choice, checked_flag, checked_index, checked_probability
 from ..model.layouts import Layout
 from ..model.options import Option, choice
-from ..model.parameters import Parameters, ParameterSet, Values
+from ..model.parameters import Parameters, ParameterSet, Values, warn
 from ..passes.batch import Batch, Order, read_batch
 from ..passes.parts import Pass, Plan, Recording
 from ..passes.streams import Origin, Stream
@@ -38,11 +38,13 @@ class Recurrent(Parameters):
     _kind: ClassVar[str]  # as fl_cell_set_option takes it
     _keras_forget_bias: ClassVar[float | None] = None  # as Keras' layer of this kind has it at first
     _is_numbered: ClassVar[bool]  # whether names of parameters carry their layer and direction
+    _place = "_packed"
+    _other_settings = Parameters._other_settings | {"num_threads": None}
     _not_kept = Parameters._not_kept | {"_plan"}
 
     if TYPE_CHECKING:
         num_threads: int | None
-        parts: tuple[_core.Weights, ...]
+        _packed: tuple[_core.Weights, ...]
 
     input_size = Option(_core.count)
     bias = Option(checked_flag, True, is_shown=True)
@@ -63,17 +65,19 @@ class Recurrent(Parameters):
             is_numbered=self._is_numbered,
         )
 
-    def _set_up(self, values: Values, **given: Any) -> None:
-        super()._set_up(values, **given)
-        self.num_threads = given["num_threads"]
+    def _further_attributes(
+        self, settings: dict[str, Any], layout: Layout, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        threads = given["num_threads"]
+        return {"num_threads": None if threads is None else _core.count(threads, "num_threads")}
 
-    def _put_in_force(self, parameter_set: ParameterSet) -> None:
+    def _ready(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
         layout: Layout = parameter_set.layout
-        self.parts = layout.packed(parameter_set)
+        return layout.packed(parameter_set)
 
     def _parameter_set(self) -> ParameterSet:
         self._own_settings()  # or an exception
-        source: ParameterSet = self.parts[0].source
+        source: ParameterSet = self._packed[0].source
         return source
 
     def _config(self) -> dict[str, Any]:
@@ -129,6 +133,8 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         "aligned",
         lambda o: not o["reverse"] and "'aligned' without reverse, as time is the order of processing",
     )
+    input_dropout: Option[float] = Option(checked_probability, 0.0)
+    dropout_masks: Option[str] = Option(choice("step", "sequence"), "step")
     residual = Option(_checked_residual, None, _refused_residual)
     merge = Option(
         choice("concat", "sum", "average"),
@@ -136,7 +142,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         lambda o: not o["bidirectional"] and "'concat' without bidirectional, as there is one direction only",
     )
 
-    # ---- Construction --------------------------------------------------------------------------------------
+    # ---- Construction -------------------------------------------------------------------------------------
 
     # Of the kinds of cell that have no options; others write theirs out.
     def __init__(
@@ -149,6 +155,8 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        input_dropout: float = 0.0,
+        dropout_masks: str = "step",
         init: str = "torch",
         reverse: bool = False,
         reverse_order: str = "aligned",
@@ -172,19 +180,43 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
                 )
         return layout
 
-    def _set_up(self, values: Values, **given: Any) -> None:
-        super()._set_up(values, **given)
+    def _construct(self, arguments: Mapping[str, Any]) -> None:
+        super()._construct(arguments)
+        if self.dropout and self.num_layers == 1:
+            warn(
+                f"dropout: expected num_layers of at least 2 with it, as it acts between layers, "
+                f"got {self.dropout} and one layer, which is trained without"
+            )
+
+    def _further_attributes(
+        self, settings: dict[str, Any], layout: Layout, given: dict[str, Any]
+    ) -> dict[str, Any]:
         order = Order(
-            self.reverse,
-            self.reverse_order == "processing",
-            self.num_directions,
-            self.batch_first,
-            needs_inner=self.merge != "concat" or self.residual is not None,
+            settings["reverse"],
+            settings["reverse_order"] == "processing",
+            layout.num_directions,
+            settings["batch_first"],
+            needs_inner=(
+                settings["merge"] != "concat"
+                or settings["residual"] is not None
+                or settings["input_dropout"] > 0
+            ),
             is_kept=False,
         )
-        is_listed = isinstance(self.hidden_size, tuple)
-        self._plan = Plan(self.num_directions, self.merge, self.residual, self.dropout, is_listed, order)
-        self.configure(self.batch_first, self.dropout, not self._layout.in_parts and not self.reverse)
+        is_listed = isinstance(settings["hidden_size"], tuple)
+        plan = Plan(
+            layout.num_directions,
+            settings["merge"],
+            settings["residual"],
+            settings["dropout"],
+            settings["dropout_masks"] == "sequence",
+            settings["input_dropout"],
+            is_listed,
+            order,
+        )
+        is_direct = not layout.in_parts and not settings["reverse"] and not settings["input_dropout"]
+        direct = settings["batch_first"], plan.dropout, plan.is_tied, is_direct
+        return super()._further_attributes(settings, layout, given) | {"_plan": plan, "_direct": direct}
 
     @property
     def num_directions(self) -> int:
@@ -196,7 +228,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         layout: Layout = self._parameter_set().layout
         return layout
 
-    # ---- Calls whose rows lie anywhere, or of several stacks -----------------------------------------------
+    # ---- Calls whose rows lie anywhere, or of several stacks ----------------------------------------------
 
     def _run_rows(self, given: dict[str, Any], state: Any, pad: Any, return_cells: Any, out: Any) -> Any:
         """The call of _core; `given` are the arguments that say what rows there are, by name."""
@@ -218,18 +250,19 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         self, given: dict[str, Any], state: Any, pad: Any, return_cells: Any, training: bool, save: int
     ) -> Pass:
         """``forward`` of _core; `given` are the arguments that say what rows there are, by name."""
-        plan, parts = self._plan, self.parts
+        plan, parts = self._plan, self._packed
         batch = self._read_batch(dataclasses.replace(plan.order, is_kept=True), given, pad)
         wants_cells = self._checked_cells(return_cells)
         states = [(_core.kept(h), _core.kept(beside)) for h, beside in self._read_state(state, batch)]
-        draws = training and (parts[0].draws or (plan.dropout > 0 and self.num_layers > 1))
+        drops = plan.input_dropout > 0 or (plan.dropout > 0 and self.num_layers > 1)
+        draws = training and (parts[0].draws or drops)
         seed = int(self.rng.integers(2**63)) if draws else 0
         done = Pass(self, plan, batch, Recording(save, seed, draws))
         done.run(states, wants_cells)
         return done
 
     def _read_batch(self, order: Order, given: dict[str, Any], pad: Any) -> Batch:
-        batch = read_batch(self.parts[0], order, given, pad)
+        batch = read_batch(self._packed[0], order, given, pad)
         if pad == "hold" and self._plan.joins:
             raise ValueError(
                 "pad: expected 'zero' with residual or merged directions, whose sums are no state, got 'hold'"
@@ -238,7 +271,9 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
 
     def _read_state(self, state: Any, batch: Batch) -> States:
         plan = self._plan
-        return _core.read_states(self.parts, state, "state", batch.B, batch.is_batched, plan.is_listed, False)
+        return _core.read_states(
+            self._packed, state, "state", batch.B, batch.is_batched, plan.is_listed, False
+        )
 
     def _checked_cells(self, return_cells: Any) -> bool:
         wanted = checked_flag(return_cells, "return_cells")
@@ -246,7 +281,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
             raise ValueError(f"return_cells: expected False, as {type(self).__name__} has no c, got True")
         return wanted
 
-    # ---- Streams -------------------------------------------------------------------------------------------
+    # ---- Streams ------------------------------------------------------------------------------------------
 
     def stream(self, batch_size: int = 1, *, num_threads: int | None = 1) -> Stream:
         """Return a stream: the layer with a kept state, fed step by step or block by block.
@@ -276,7 +311,7 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         if self.reverse:
             raise ValueError("stream: expected a layer that runs forward in time, got one with reverse=True")
         plan = self._plan
-        stream = Stream(self.parts, batch_size, num_threads, self.batch_first, plan.is_listed, plan.joins)
+        stream = Stream(self._packed, batch_size, num_threads, self.batch_first, plan.is_listed, plan.joins)
         stream._origin = Origin(type(self), self._config() | {"num_threads": None})
         stream._plan = plan
         return stream

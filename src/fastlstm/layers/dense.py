@@ -3,14 +3,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import _core
 from ..model.checks import checked_flag, checked_reals
-from ..model.options import Option
-from ..model.parameters import NumpyParameters, NumpyTape, ParameterSet, Values, kept_for_backward, uniform
+from ..model.guards import gradient_views, parameter_views
+from ..model.options import Option, Settings
+from ..model.parameters import (
+    LoadedKeys,
+    NumpyParameters,
+    NumpyTape,
+    Parameters,
+    ParameterSet,
+    Values,
+    kept_for_backward,
+    matched,
+    uniform,
+)
+from .embedding import Embedding
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -24,6 +37,7 @@ class _Layout(NamedTuple):
     in_features: int
     out_features: int
     bias: bool
+    tied: Any  # the layer that has the weight, or None
     dtype: np.dtype[Any]
 
     @property
@@ -35,11 +49,26 @@ class _Layout(NamedTuple):
         return "in_features, out_features"
 
     def size(self) -> int:
-        return self.out_features * (self.in_features + self.bias)
+        return self.out_features * (self.in_features * (self.tied is None) + self.bias)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.tied is None:
+            shapes["weight"] = (self.out_features, self.in_features)
         return shapes | ({"bias": (self.out_features,)} if self.bias else {})
+
+
+def _checked_tied(value: Any, name: str) -> Embedding | None:
+    if value is not None and not isinstance(value, Embedding):
+        raise TypeError(f"{name}: expected an Embedding or None, got {type(value).__name__}")
+    return value
+
+
+def _refused_tied(o: Settings) -> str | bool:
+    table = o["tied"]._parameter_set().layout
+    return (table.num_embeddings, table.embedding_dim) != (o["out_features"], o["in_features"]) and (
+        f"an Embedding of {o['out_features']} rows, which are out_features, of {o['in_features']} features"
+    )
 
 
 class Dense(NumpyParameters):
@@ -56,6 +85,9 @@ class Dense(NumpyParameters):
         Features of the output.
     bias : bool
         Whether there is a bias.
+    tied : Embedding, optional
+        The layer whose table is the weight of this one: one parameter for both, (out_features, in_features).
+        See the notes.
     dtype : dtype_like
         float32 or float64.
     rng : optional
@@ -64,7 +96,7 @@ class Dense(NumpyParameters):
 
     Attributes
     ----------
-    in_features, out_features, bias, dtype
+    in_features, out_features, bias, tied, dtype
         As above; read-only.
     params : dict of str to ndarray
         ``weight`` (out_features, in_features) and ``bias`` (out_features,): read-only views.
@@ -80,6 +112,16 @@ class Dense(NumpyParameters):
     TypeError, ValueError, OverflowError
         An argument does not fit; the message names it, what was expected and what came.
 
+    Notes
+    -----
+    With `tied` the weight is that of the embedding, always (Press & Wolf, "Using the Output Embedding to
+    Improve Language Models", 2017): ``tape.backward`` adds its gradient to the embedding's, so that both are
+    summed, and an optimizer, which is given both layers, changes it once.  `params`, `grads`, `zero_grad`,
+    `state_dict` and `load_state_dict` are of the weight and the bias, as without a tie, while `flat_params`,
+    `flat_grads` and `editing` are of this layer's own parameters: the bias alone.  A deep copy or pickle of
+    the layer has a copy of the embedding, the same as that of the model where both are copied together;
+    `copy.copy` shares it.
+
     Examples
     --------
     >>> import numpy as np
@@ -93,6 +135,7 @@ class Dense(NumpyParameters):
     in_features = Option(_core.count)
     out_features = Option(_core.count)
     bias = Option(checked_flag, True, is_shown=True)
+    tied: Option[Embedding | None] = Option(_checked_tied, None, _refused_tied)
 
     def __init__(
         self,
@@ -100,6 +143,7 @@ class Dense(NumpyParameters):
         out_features: int,
         bias: bool = True,
         *,
+        tied: Embedding | None = None,
         dtype: DTypeLike = np.float32,
         rng: Any = None,
     ) -> None:
@@ -109,7 +153,62 @@ class Dense(NumpyParameters):
         return uniform(self.rng)
 
     def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> _Layout:
+        tied = settings["tied"]
+        if tied is not None and tied.dtype != dtype:
+            raise ValueError(f"tied: expected an Embedding of dtype {dtype}, got {tied.dtype}")
         return _Layout(**settings, dtype=dtype)
+
+    # ---- The weight of another layer ----------------------------------------------------------------------
+
+    @property
+    def _whole(self) -> ParameterSet:
+        """Weight and bias in force, as one set: the same object as long as neither changes."""
+        own, tied = self._parameter_set(), self.tied
+        if tied is None:
+            return own
+        table = tied._parameter_set()
+        joined: _Joined | None = self.__dict__.get("_joined")
+        if joined is None or joined.own is not own or joined.table is not table:
+            layout = own.layout._replace(tied=None)
+            joined = _Joined(own, table, ParameterSet(layout, np.concatenate([table.flat, own.flat])))
+            self.__dict__["_joined"] = joined
+        return joined.whole
+
+    @property
+    def params(self) -> dict[str, NDArray[Any]]:
+        """Weight and bias by name, as read-only views; see `editing` and `load_state_dict`."""
+        own = super().params
+        return own if self.tied is None else parameter_views({**self.tied.params, **own})
+
+    @property
+    def grads(self) -> dict[str, NDArray[Any]]:
+        """Gradients by the names of `params`, as writeable views; of a tied weight the embedding's."""
+        own = super().grads
+        return own if self.tied is None else gradient_views({**self.tied.grads, **own})
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero, that of a tied weight too."""
+        super().zero_grad()
+        if self.tied is not None:
+            self.tied.zero_grad()
+
+    def state_dict(self, *, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """Return copies of weight and bias, as of other layers; a tied weight is the embedding's."""
+        own = super().state_dict(prefix=prefix)
+        return own if self.tied is None else self.tied.state_dict(prefix=prefix) | own
+
+    def _loaded(
+        self, mapping: Mapping[str, ArrayLike], prefix: str, strict: bool
+    ) -> tuple[LoadedKeys, list[tuple[Parameters, ParameterSet]]]:
+        tied = self.tied
+        if tied is None:
+            return super()._loaded(mapping, prefix, strict)
+        keys = matched(mapping, self.params, prefix, strict)
+        _, own = super()._loaded(mapping, prefix, False)
+        _, table = tied._loaded(mapping, prefix, False)
+        # An embedding whose weight is not there, or the same, keeps its set, and its tapes.
+        is_same = np.array_equal(table[0][1].flat, tied.flat_params, equal_nan=True)
+        return keys, own if is_same else own + table
 
     def __call__(self, x: ArrayLike) -> NDArray[Any]:
         """Return y.
@@ -129,7 +228,7 @@ class Dense(NumpyParameters):
         TypeError, ValueError
             `x` does not hold real numbers, or its last dimension is not `in_features`.
         """
-        return _apply(self._parameter_set(), self._read(x))
+        return _apply(self._whole, self._read(x))
 
     def forward(self, x: ArrayLike) -> DenseTape:
         """Return a tape with y, for one backward.
@@ -144,7 +243,7 @@ class Dense(NumpyParameters):
         DenseTape
             With `y`.
         """
-        params, checked = self._parameter_set(), self._read(x)
+        params, checked = self._whole, self._read(x)
         return DenseTape(self, params, _apply(params, checked), kept_for_backward(checked, x))
 
     def _read(self, x: ArrayLike) -> NDArray[Any]:
@@ -152,6 +251,14 @@ class Dense(NumpyParameters):
         if checked.ndim < 1 or checked.shape[-1] != self.in_features:
             raise ValueError(f"x: expected shape (..., {self.in_features}), got {checked.shape}")
         return checked
+
+
+class _Joined(NamedTuple):
+    """The sets of two layers, and what is made of them."""
+
+    own: ParameterSet
+    table: ParameterSet
+    whole: ParameterSet
 
 
 class DenseTape(NumpyTape):
@@ -168,6 +275,10 @@ class DenseTape(NumpyTape):
     def __init__(self, layer: Dense, params: ParameterSet, y: NDArray[Any], x: NDArray[Any]) -> None:
         super().__init__(layer, params, y)
         self._x = x
+
+    def _is_in_force(self) -> bool:
+        layer: Any = self._layer
+        return layer._whole is self._params
 
     @property
     def nbytes(self) -> int:
@@ -198,10 +309,11 @@ class DenseTape(NumpyTape):
         views, sums = self._params.views, self._layer.grads
         dx: NDArray[Any] = (rows @ views["weight"]).reshape(x.shape)
         dweight, dbias = rows.T @ _as_matrix(x), rows.sum(axis=0)
-        self._is_used = True
-        sums["weight"] += dweight
-        if "bias" in sums:
-            sums["bias"] += dbias
+        with np.errstate(all="ignore"):  # nothing is raised once a gradient has changed
+            self._is_used = True
+            sums["weight"] += dweight
+            if "bias" in sums:
+                sums["bias"] += dbias
         return dx
 
 

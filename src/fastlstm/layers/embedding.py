@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import _core
-from ..model.checks import checked_array
-from ..model.options import Option
+from ..model.checks import checked_array, checked_index
+from ..model.options import Option, Settings
 from ..model.parameters import NumpyParameters, NumpyTape, ParameterSet, Values, normal
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class _Layout(NamedTuple):
 
     num_embeddings: int
     embedding_dim: int
+    padding_idx: int | None
     dtype: np.dtype[Any]
 
     @property
@@ -43,6 +45,15 @@ class _Layout(NamedTuple):
         return {"weight": (self.num_embeddings, self.embedding_dim)}
 
 
+def _checked_padding(value: Any, name: str) -> int | None:
+    return None if value is None else checked_index(value, name, None)
+
+
+def _refused_padding(o: Settings) -> str | bool:
+    count = o["num_embeddings"]
+    return not -count <= o["padding_idx"] < count and f"a row from {-count} to {count - 1}"
+
+
 class Embedding(NumpyParameters):
     """A table of vectors, ``y = weight[x]``, with the shapes and meaning of ``torch.nn.Embedding``.
 
@@ -55,6 +66,9 @@ class Embedding(NumpyParameters):
         Rows of the table.
     embedding_dim : int
         Features of each row.
+    padding_idx : int, optional
+        A row, from -num_embeddings to num_embeddings - 1, that stands for no word: it is zero at first and
+        gets no gradient, so that training leaves it as it is.  The attribute counts from 0.
     dtype : dtype_like
         float32 or float64.
     rng : optional
@@ -62,7 +76,7 @@ class Embedding(NumpyParameters):
 
     Attributes
     ----------
-    num_embeddings, embedding_dim, dtype
+    num_embeddings, embedding_dim, padding_idx, dtype
         As above; read-only.
     params : dict of str to ndarray
         ``weight`` (num_embeddings, embedding_dim): a read-only view.
@@ -90,11 +104,13 @@ class Embedding(NumpyParameters):
 
     num_embeddings = Option(_core.count)
     embedding_dim = Option(_core.count)
+    padding_idx: Option[int | None] = Option(_checked_padding, None, _refused_padding)
 
     def __init__(
         self,
         num_embeddings: int,
         embedding_dim: int,
+        padding_idx: int | None = None,
         *,
         dtype: DTypeLike = np.float32,
         rng: Any = None,
@@ -102,9 +118,19 @@ class Embedding(NumpyParameters):
         self._construct(locals())
 
     def _first_values(self, given: dict[str, Any]) -> Values:
-        return normal(self.rng)
+        draws = normal(self.rng)
+
+        def values(layout: _Layout) -> Iterable[NDArray[Any]]:
+            (table,) = draws(layout)
+            if layout.padding_idx is not None:
+                table[layout.padding_idx] = 0
+            return (table,)
+
+        return values
 
     def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> _Layout:
+        if settings["padding_idx"] is not None:
+            settings["padding_idx"] %= settings["num_embeddings"]
         return _Layout(**settings, dtype=dtype)
 
     def __call__(self, x: ArrayLike) -> NDArray[Any]:
@@ -199,10 +225,14 @@ class EmbeddingTape(NumpyTape):
         checked = self._check(dy)
         rows, place = np.unique(self._index, return_inverse=True)
         sums = np.zeros((rows.size, checked.shape[-1]), checked.dtype)
-        _add_rows(sums, place.reshape(-1), checked.reshape(place.size, checked.shape[-1]))
-        grad = self._layer.grads["weight"]
+        grad, padding = self._layer.grads["weight"], self._params.layout.padding_idx
+        with np.errstate(all="ignore"):  # what overflows or is not finite gives what it gives
+            _add_rows(sums, place.reshape(-1), checked.reshape(place.size, checked.shape[-1]))
+            if padding is not None:
+                sums[rows == padding] = 0
+            sums += grad[rows]
         self._is_used = True
-        grad[rows] += sums
+        grad[rows] = sums
 
 
 def _apply(params: ParameterSet, index: NDArray[np.intp]) -> NDArray[Any]:

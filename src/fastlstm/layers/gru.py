@@ -40,7 +40,7 @@ class GRU(RecurrentLayer):
         f of the gates, g of the candidate; as of `LSTM`.
     gate_clip : float, optional
         Limit of what goes into the activations.
-    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+    input_dropout, dropout_masks, init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
         As of `LSTM`.
 
     Attributes
@@ -86,6 +86,8 @@ class GRU(RecurrentLayer):
         reset_after: bool = True,
         activations: Sequence[Any] | None = None,
         gate_clip: float | None = None,
+        input_dropout: float = 0.0,
+        dropout_masks: str = "step",
         init: str = "torch",
         reverse: bool = False,
         reverse_order: str = "aligned",

@@ -62,7 +62,7 @@ class LSTM(RecurrentLayer):
         Whether `x` and `y` are (B, T, features) instead of (T, B, features).  States are always (L*D, B, H).
     dropout : float
         Probability from 0 to 1 of dropping an output between layers.  It acts in ``forward`` unless told
-        otherwise, and not in a call.
+        otherwise, and not in a call.  One layer alone has nothing between: then there is a UserWarning.
     bidirectional : bool
         Whether each layer has a second direction, from the end to the start: D = 2, else D = 1.
     proj_size : int
@@ -100,6 +100,13 @@ class LSTM(RecurrentLayer):
         Softsign, Softplus.
     forget_bias : float, optional
         First value of the forget gate's ``bias_ih``; that of its ``bias_hh`` is then 0.
+    input_dropout : float
+        Probability, in training, of dropping an element of x, the same ones in all steps of a sequence,
+        others scaled by 1 / (1 - p) (Gal & Ghahramani 2016).  Integer input then becomes one-hot rows.
+    dropout_masks : {"step", "sequence"}
+        Whether `dropout` between layers has a mask for each step (PyTorch), or one for all steps (Gal &
+        Ghahramani 2016; with `input_dropout` and a tied `recurrent_dropout` this is their variational
+        dropout).
     init : {"torch", "keras"}
         First values: all from U(-1/sqrt(H), 1/sqrt(H)), or ``weight_ih`` and ``weight_hr`` Glorot uniform,
         ``weight_hh`` orthogonal, diagonals still from that U, biases 0 but 1 for the forget gate of an LSTM.
@@ -319,6 +326,8 @@ class LSTM(RecurrentLayer):
         recurrent_dropout_masks: str = "gate",
         activations: Sequence[Any] | None = None,
         forget_bias: float | None = None,
+        input_dropout: float = 0.0,
+        dropout_masks: str = "step",
         init: str = "torch",
         reverse: bool = False,
         reverse_order: str = "aligned",

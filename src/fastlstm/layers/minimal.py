@@ -22,7 +22,7 @@ class MGU(RecurrentLayer):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
         As of `LSTM`.
-    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+    input_dropout, dropout_masks, init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
         As of `LSTM`.
 
     Attributes
@@ -63,7 +63,7 @@ class MinGRU(RecurrentLayer):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
         As of `LSTM`.
-    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+    input_dropout, dropout_masks, init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
         As of `LSTM`.
 
     Attributes
@@ -105,7 +105,7 @@ class MinLSTM(RecurrentLayer):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
         As of `LSTM`.
-    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+    input_dropout, dropout_masks, init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
         As of `LSTM`.
 
     Attributes

@@ -35,7 +35,7 @@ class RNN(RecurrentLayer):
         f as of `LSTM`, in place of `nonlinearity`.
     gate_clip : float, optional
         Limit of what goes into f.
-    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+    input_dropout, dropout_masks, init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
         As of `LSTM`.
 
     Attributes
@@ -83,6 +83,8 @@ class RNN(RecurrentLayer):
         nonlinearity: str = "tanh",
         activations: Sequence[Any] | None = None,
         gate_clip: float | None = None,
+        input_dropout: float = 0.0,
+        dropout_masks: str = "step",
         init: str = "torch",
         reverse: bool = False,
         reverse_order: str = "aligned",
@@ -108,7 +110,7 @@ class IndRNN(RecurrentLayer):
         As of `LSTM`.
     nonlinearity : {"relu", "tanh"}
         f.
-    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+    input_dropout, dropout_masks, init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
         As of `LSTM`.
 
     Attributes
@@ -148,6 +150,8 @@ class IndRNN(RecurrentLayer):
         bidirectional: bool = False,
         *,
         nonlinearity: str = "relu",
+        input_dropout: float = 0.0,
+        dropout_masks: str = "step",
         init: str = "torch",
         reverse: bool = False,
         reverse_order: str = "aligned",

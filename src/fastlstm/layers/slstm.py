@@ -53,7 +53,7 @@ class SLSTM(RecurrentLayer):
         Blocks of U; divides H.
     n_floor : float
         Least value of n; 1 is that of FlashRNN, 0 that of the paper.
-    init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
+    input_dropout, dropout_masks, init, reverse, reverse_order, residual, merge, dtype, num_threads, rng
         As of `LSTM`.
 
     Attributes
@@ -96,6 +96,8 @@ class SLSTM(RecurrentLayer):
         *,
         heads: int = 1,
         n_floor: float = 0.0,
+        input_dropout: float = 0.0,
+        dropout_masks: str = "step",
         init: str = "torch",
         reverse: bool = False,
         reverse_order: str = "aligned",

@@ -101,15 +101,15 @@ def checked_limit(value: object, name: str) -> float | None:
     return checked_number(value, name, "None or a number above 0", lambda limit: limit > 0)
 
 
-def checked_index(value: object, name: str, least: int) -> int:
-    """`value` as an int of at least `least`."""
+def checked_index(value: object, name: str, least: int | None) -> int:
+    """`value` as an int of at least `least`, or any."""
     if isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got bool")
     try:
         index = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
-    if index < least:
+    if least is not None and index < least:
         raise ValueError(f"{name}: expected at least {least}, got {index}")
     return index
 

@@ -19,6 +19,9 @@ T = TypeVar("T")
 Settings = Mapping[str, Any]
 
 
+NO_DEFAULT: Any = object()
+
+
 class Option(Generic[T]):
     """An argument of a layer's constructor, and a read-only attribute of the layer.
 
@@ -27,7 +30,7 @@ class Option(Generic[T]):
     check : callable
         Takes what is given and the name; returns the value, or raises.
     default : optional
-        As in the constructor's signature.
+        As in the constructor's signature; where there is none, the argument is required.
     refusal : callable, optional
         Takes all options of the layer; where the value does not go with the others, it returns what is
         expected instead, and why.  A value that is the default is never refused.
@@ -38,13 +41,14 @@ class Option(Generic[T]):
     def __init__(
         self,
         check: Callable[[Any, str], T],
-        default: Any = None,
+        default: Any = NO_DEFAULT,
         refusal: Callable[[Settings], str | bool | None] | None = None,
         *,
         is_shown: bool = False,
     ) -> None:
         self.check = check
-        self.default = default
+        self.is_required = default is NO_DEFAULT
+        self.default = None if self.is_required else default
         self.refusal = refusal
         self.is_shown = is_shown
 
@@ -103,6 +107,28 @@ def defaults(cls: type[Any]) -> dict[str, Any]:
     return {name: option.default for name, option in cls._options.items()}
 
 
+def completed(cls: type[Any], config: Settings) -> dict[str, Any]:
+    """Settings that another version may have written, with the defaults of those it did not know.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `config` is no mapping, or one of its names is unknown here, or one without a default is missing.
+    """
+    if not isinstance(config, Mapping):
+        raise TypeError(f"{cls.__name__}: expected a mapping of options, got {type(config).__name__}")
+    known = defaults(cls) | cls._other_settings
+    unknown = [name for name in config if name not in known]
+    required = [name for name, option in cls._options.items() if option.is_required]
+    missing = [name for name in required if name not in config]
+    if unknown or missing:
+        raise ValueError(
+            f"{cls.__name__}: expected options among {list(known)}, "
+            f"got unknown {unknown} and none for {missing}"
+        )
+    return dict(config) | {name: value for name, value in known.items() if name not in config}
+
+
 def checked(cls: type[Any], given: Settings) -> dict[str, Any]:
     """Check options, each and all together; their order is that of `given`, which may hold more."""
     options = cls._options
@@ -124,7 +150,7 @@ def fields(cls: type[Any], settings: Settings) -> dict[str, Any]:
     return {"kind": cls._kind, **values}
 
 
-# ---- Checks for options ------------------------------------------------------------------------------------
+# ---- Checks for options ----------------------------------------------------------------------------------
 
 
 def choice(*choices: str | None) -> Callable[[Any, str], Any]:
@@ -159,7 +185,7 @@ def hidden_sizes(settings: Settings) -> tuple[int, ...]:
     return sizes if isinstance(sizes, tuple) else (sizes,)
 
 
-# ---- Activations -------------------------------------------------------------------------------------------
+# ---- Activations -----------------------------------------------------------------------------------------
 
 # Parameters that each activation of ONNX takes, and their defaults; None must be given.
 ACTIVATIONS: dict[str, tuple[float | None, ...]] = {

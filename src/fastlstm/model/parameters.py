@@ -11,22 +11,23 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from .. import _core
-from . import options
-from .checks import checked_dtype, checked_reals, checked_rng
+from . import guards, options
+from .checks import checked_dtype, checked_flag, checked_reals, checked_rng
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__: list[str] = []
 
-
-# ---- A set of parameters -----------------------------------------------------------------------------------
+# ---- A set of parameters ---------------------------------------------------------------------------------
 
 
 class Layout(Protocol):
@@ -70,20 +71,57 @@ def normal(rng: np.random.Generator) -> Values:
     return lambda layout: (rng.standard_normal(shape) for shape in layout.shapes().values())
 
 
-def given(mapping: Mapping[str, ArrayLike]) -> Values:
-    """What a caller gives, all checked and converted before any is used."""
+class LoadedKeys(NamedTuple):
+    """What ``load_state_dict`` found, as PyTorch says it: names with their prefix."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def matched(
+    mapping: Mapping[str, ArrayLike], names: Iterable[str], prefix: object, strict: bool
+) -> LoadedKeys:
+    """Which of `names` are missing, and what else begins with `prefix`; with `strict` neither may be.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `mapping` is no mapping, or `strict` and something is missing or unknown.
+    """
     if not isinstance(mapping, Mapping):
         raise TypeError(f"mapping: expected a mapping of names to arrays, got {type(mapping).__name__}")
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix: expected a str, got {type(prefix).__name__}")
+    own = [prefix + name for name in names]
+    unexpected = [
+        name for name in mapping if name not in own and (not isinstance(name, str) or name.startswith(prefix))
+    ]
+    keys = LoadedKeys([name for name in own if name not in mapping], unexpected)
+    if strict and any(keys):
+        raise ValueError(
+            f"mapping: expected the names {own}, "
+            f"got none for {keys.missing_keys} and unknown {keys.unexpected_keys}"
+        )
+    return keys
+
+
+def given(
+    mapping: Mapping[str, ArrayLike], prefix: str = "", others: Mapping[str, NDArray[Any]] | None = None
+) -> Values:
+    """What a caller gives, all checked and converted before any is used; `others` has what is not given."""
 
     def values(layout: Layout) -> Iterable[NDArray[Any]]:
         shapes = layout.shapes()
-        missing = [name for name in shapes if name not in mapping]
-        unexpected = [name for name in mapping if name not in shapes]
-        if missing or unexpected:
-            raise ValueError(
-                f"mapping: expected the names {list(shapes)}, got none for {missing} and unknown {unexpected}"
-            )
-        return [_core.real_array(mapping[name], name, shape, layout.dtype) for name, shape in shapes.items()]
+        if others is None:
+            matched(mapping, shapes, prefix, True)
+        result = []
+        for name, shape in shapes.items():
+            own = prefix + name
+            if others is not None and own not in mapping:
+                result.append(others[name])
+            else:
+                result.append(_core.real_array(mapping[own], own, shape, layout.dtype))
+        return result
 
     return values
 
@@ -134,14 +172,24 @@ def views(flat: NDArray[Any], layout: Layout) -> dict[str, NDArray[Any]]:
     return named
 
 
-# ---- What layers inherit -----------------------------------------------------------------------------------
+def warn(text: str) -> None:
+    """Warn whoever called the package, or made an object of a subclass."""
+    depth = 2
+    frame: types.FrameType | None = sys._getframe(1)
+    package = __name__.partition(".")[0]
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=depth)
 
 
-class Parameters:
+# ---- What layers inherit ---------------------------------------------------------------------------------
+
+
+class Parameters(guards.Guarded):
     """Mixin of the layers: options, and access to parameters and gradients.
 
-    A layer gives its options (see `options.Option`), `_first_values`, `_make_layout`, `_parameter_set` and
-    `_put_in_force`.
+    A layer gives its options (see `options.Option`), `_first_values`, `_make_layout`, `_parameter_set`,
+    `_place` and `_ready`.
 
     Attributes
     ----------
@@ -152,19 +200,29 @@ class Parameters:
 
     rng: np.random.Generator
     _options: ClassVar[dict[str, options.Option[Any]]] = {}
+    _other_settings: ClassVar[dict[str, Any]] = {"dtype": "float32"}  # of `_config`, beside options
+    _ways = guards.LAYER_WAYS
+    _place: ClassVar[str]  # name of the attribute that holds what `_ready` returns
     _settings: dict[str, Any]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls._options = options.find(cls)
+        guards.OPTIONS.update(cls._options)
 
-    # ---- Construction --------------------------------------------------------------------------------------
+    # ---- Construction -------------------------------------------------------------------------------------
 
     def _construct(self, arguments: Mapping[str, Any]) -> None:
         """Do what a constructor does; `arguments` are its ``locals()``, before it has others."""
         given = {name: value for name, value in arguments.items() if name != "self"}
+        before = self.__dict__.get("rng")
         self.rng = checked_rng(given.pop("rng"))
-        self._set_up(self._first_values(given), **given)
+        try:
+            self._set_up(self._first_values(given), **given)
+        except BaseException:
+            if before is not None:
+                self.rng = before
+            raise
 
     def _first_values(self, given: dict[str, Any]) -> Values:
         """What the parameters are at first; takes out of `given` the arguments that only this needs."""
@@ -178,10 +236,20 @@ class Parameters:
         """Do what a constructor does, with values of the parameters; `given` is as `_config`."""
         settings = options.checked(type(self), given)
         layout = self._make_layout(settings, checked_dtype(given["dtype"]))
-        parameter_set = ParameterSet(layout, values)
-        self._settings = settings | {"dtype": layout.dtype.name}
-        self._put_in_force(parameter_set)
+        ready = self._ready(ParameterSet(layout, values))
+        further = self._further_attributes(settings, layout, given)
+        kept = settings | {"dtype": layout.dtype.name}
         self.__dict__.pop("_flat_grads", None)  # of another layout
+        _core.assign_all(
+            [(self, "_settings", kept), (self, self._place, ready)]
+            + [(self, name, value) for name, value in further.items()]
+        )
+
+    def _further_attributes(
+        self, settings: dict[str, Any], layout: Any, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What else a constructor sets, by name; `given` has what is no option."""
+        return {}
 
     def _own_settings(self) -> dict[str, Any]:
         try:
@@ -202,19 +270,23 @@ class Parameters:
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 
-    # ---- Parameters and gradients --------------------------------------------------------------------------
+    # ---- Parameters and gradients -------------------------------------------------------------------------
 
     def _parameter_set(self) -> ParameterSet:
         """Return the set in force."""
         raise NotImplementedError
 
-    def _put_in_force(self, parameter_set: ParameterSet) -> None:
+    def _ready(self, parameter_set: ParameterSet) -> Any:
+        """Make of a set what puts it in force once it is the value of `_place`."""
         raise NotImplementedError
 
     @property
     def params(self) -> dict[str, NDArray[Any]]:
-        """Parameters by name, as read-only views into `flat_params`; see `editing` and `load_state_dict`."""
-        return dict(self._parameter_set().views)
+        """Parameters by name, as read-only views into `flat_params`; see `editing` and `load_state_dict`.
+
+        The mapping cannot be changed.
+        """
+        return guards.parameter_views(self._parameter_set().views)
 
     @property
     def flat_params(self) -> NDArray[Any]:
@@ -223,8 +295,12 @@ class Parameters:
 
     @property
     def grads(self) -> dict[str, NDArray[Any]]:
-        """Gradients by the names of `params`, as writeable views into `flat_grads`."""
-        return views(self.flat_grads, self._parameter_set().layout)
+        """Gradients by the names of `params`, as writeable views into `flat_grads`.
+
+        The mapping cannot be changed; ``layer.grads[name][...] = value`` and ``layer.grads[name] += value``
+        can be written.
+        """
+        return guards.gradient_views(views(self.flat_grads, self._parameter_set().layout))
 
     @property
     def flat_grads(self) -> NDArray[Any]:
@@ -275,20 +351,29 @@ class Parameters:
 
     def _replace(self, flat: NDArray[Any]) -> None:
         """Put these values in force; from here on the array belongs to the layer, and is read-only."""
-        self._put_in_force(ParameterSet(self._parameter_set().layout, flat))
+        put_in_force([(self, ParameterSet(self._parameter_set().layout, flat))])
 
-    def state_dict(self) -> dict[str, NDArray[Any]]:
+    def state_dict(self, *, prefix: str = "") -> dict[str, NDArray[Any]]:
         """Return copies of all parameters by PyTorch's names, in PyTorch's order.
+
+        Parameters
+        ----------
+        prefix : str
+            What stands before each name, as ``"encoder."``: parameters of several layers in one mapping.
 
         Returns
         -------
         dict of str to ndarray
             Arrays of the layer's dtype, which the caller may change.
         """
-        return {name: view.copy() for name, view in self._parameter_set().views.items()}
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix: expected a str, got {type(prefix).__name__}")
+        return {prefix + name: view.copy() for name, view in self._parameter_set().views.items()}
 
-    def load_state_dict(self, mapping: Mapping[str, ArrayLike]) -> None:
-        """Replace all parameters.
+    def load_state_dict(
+        self, mapping: Mapping[str, ArrayLike], strict: bool = True, *, prefix: str = ""
+    ) -> LoadedKeys:
+        """Replace all parameters, or those that are given.
 
         All names, shapes and dtypes are checked before anything changes.  Calls that run in other threads,
         and streams made before, keep the parameters they began with; a tape made before can no longer be
@@ -299,37 +384,101 @@ class Parameters:
         mapping : mapping of str to array_like
             By PyTorch's names, in any order; arrays, tensors, or anything else that NumPy or DLPack reads.
             Values are cast as NumPy does with ``casting="same_kind"``.
+        strict : bool
+            Whether all names must be there, and no others; else parameters that are missing stay what they
+            are, and what is unknown is not looked at.
+        prefix : str
+            What stands before each name in `mapping`.  Names that do not begin with it are of other layers,
+            and not looked at.
+
+        Returns
+        -------
+        LoadedKeys
+            ``(missing_keys, unexpected_keys)``, lists of names with their prefix, as PyTorch returns them.
 
         Raises
         ------
         TypeError
             `mapping` is no mapping, or a parameter does not hold real numbers.
         ValueError
-            Names are missing or unknown, or a shape is wrong.
+            Names are missing or unknown, and `strict`; or a shape is wrong.
         """
-        self._put_in_force(ParameterSet(self._parameter_set().layout, given(mapping)))
+        keys, changes = self._loaded(mapping, prefix, checked_flag(strict, "strict"))
+        put_in_force(changes)
+        return keys
 
-    # ---- Copies --------------------------------------------------------------------------------------------
+    def _loaded(
+        self, mapping: Mapping[str, ArrayLike], prefix: str, strict: bool
+    ) -> tuple[LoadedKeys, list[tuple[Parameters, ParameterSet]]]:
+        """What `load_state_dict` returns, and the sets that it puts in force."""
+        before = self._parameter_set()
+        keys = matched(mapping, before.views, prefix, strict)
+        return keys, [(self, ParameterSet(before.layout, given(mapping, prefix, before.views)))]
+
+    # ---- Attributes ---------------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "rng" and not callable(getattr(value, "integers", None)):  # what training asks of it
+            raise TypeError(f"rng: expected a numpy.random.Generator, got {type(value).__name__}")
+        if name == "flat_grads" and value is self.__dict__.get("_flat_grads"):
+            return  # after layer.flat_grads *= value, which has changed the array itself
+        super().__setattr__(name, value)
+
+    def _check_assignment(self, name: str) -> None:
+        is_there = "_settings" in self.__dict__ and name in self.params
+        if is_there and isinstance(getattr(type(self), name, None), options.Option):  # as the bias of Dense
+            guards.refuse(name, self._way_of(name))
+        super()._check_assignment(name)
+
+    def _own_names(self) -> Iterable[str]:
+        return ("rng",)
+
+    def _way_of(self, name: str) -> str:
+        return guards.parameter_way(name) or guards.option_way(name) or super()._way_of(name)
+
+    # ---- Copies -------------------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
         kept = {name: value for name, value in self.__dict__.items() if name not in self._not_kept}
-        return restore, (type(self), self._config(), self.state_dict()), kept or None
+        views = self._parameter_set().views
+        params = {name: view.copy() for name, view in views.items()}  # of a tied layer: its own
+        return restore, (type(self), self._config(), params), kept or None
+
+    def __setstate__(self, kept: Mapping[str, Any]) -> None:
+        """Attributes of a copy or pickle: those that could be set."""
+        for name, value in kept.items():
+            if name in self._not_kept:
+                raise ValueError(
+                    f"{type(self).__name__}: expected attributes that pickles keep, got {name!r}"
+                )
+            setattr(self, name, value)
 
     # Attributes that copies and pickles get in another way, or not at all.
-    _not_kept = frozenset({"_flat_grads", "_set", "_settings"})
+    _not_kept = frozenset({"_flat_grads", "_set", "_settings", "_joined"})
 
 
-def restore(cls: type[Parameters], config: dict[str, Any], params: dict[str, NDArray[Any]]) -> Parameters:
-    """Make a layer from what `Parameters.__reduce__` gave, with all the checks of its constructor."""
+def restore(cls: type[Parameters], config: Mapping[str, Any], params: Mapping[str, ArrayLike]) -> Parameters:
+    """Make a layer from what `Parameters.__reduce__` gave, with all the checks of its constructor.
+
+    Options that a pickle of another version lacks take their defaults; what is unknown is refused.
+    """
     layer = cls.__new__(cls)
-    layer._set_up(given(params), **config)
+    layer.rng = np.random.default_rng()  # unless the pickle has another
+    layer._set_up(given(params), **options.completed(cls, config))
     return layer
+
+
+def put_in_force(changes: Iterable[tuple[Parameters, ParameterSet]]) -> None:
+    """Put sets of one or more layers in force: of all layers or, after any exception, of none."""
+    ready = [(layer, layer._place, layer._ready(parameter_set)) for layer, parameter_set in changes]
+    _core.assign_all(ready)  # no signal handler runs in between
 
 
 class NumpyParameters(Parameters):
     """Mixin of layers in NumPy, whose parameters are used as they lie."""
 
     _set: ParameterSet
+    _place = "_set"
 
     def _parameter_set(self) -> ParameterSet:
         try:
@@ -337,8 +486,8 @@ class NumpyParameters(Parameters):
         except AttributeError:
             raise RuntimeError(f"{type(self).__name__}: __init__ has not been called") from None
 
-    def _put_in_force(self, parameter_set: ParameterSet) -> None:
-        self._set = parameter_set
+    def _ready(self, parameter_set: ParameterSet) -> ParameterSet:
+        return parameter_set
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -347,7 +496,7 @@ class NumpyParameters(Parameters):
         return layout.dtype
 
 
-class NumpyTape:
+class NumpyTape(guards.Guarded):
     """What tapes of layers in NumPy share: they are for one use, and for the parameters of their call.
 
     Attributes
@@ -356,20 +505,35 @@ class NumpyTape:
         Result of the call, read-only.
     """
 
-    y: NDArray[Any]
+    _has_notes = False
 
     def __init__(self, layer: NumpyParameters, params: ParameterSet, y: NDArray[Any]) -> None:
         y.flags.writeable = False
-        self.y = y
+        self._y = y
         self._layer = layer
         self._params = params
         self._is_used = False
+
+    @property
+    def y(self) -> NDArray[Any]:
+        """Result of the call, read-only."""
+        return self._y
+
+    def _is_in_force(self) -> bool:
+        """Whether the layer still has the parameters of the call."""
+        return self._layer._parameter_set() is self._params
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            f"{type(self).__name__}: expected to be used in the process that made it; "
+            "pickle the layer instead"
+        )
 
     def _check(self, dy: ArrayLike) -> NDArray[Any]:
         """`dy` in the shape and dtype of `y`, if the tape can still be used."""
         if self._is_used:
             raise RuntimeError("tape: expected one backward for each forward, got a second one")
-        if self._layer._parameter_set() is not self._params:
+        if not self._is_in_force():
             raise RuntimeError(
                 "tape: expected the parameters of its forward, got others since: call forward again"
             )

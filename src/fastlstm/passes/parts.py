@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
+# Distances of seeds from that of a pass, beside those of the C core: masks for all steps, between layers and
+# of x.
+SEED_TIED, SEED_INPUT = 4, 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -33,6 +37,8 @@ class Plan:
     merge: str
     residual: int | None
     dropout: float
+    is_tied: bool  # one mask of dropout for all steps
+    input_dropout: float  # one mask for all steps
     is_listed: bool  # whether states are lists, as layers differ in size
     order: Order
 
@@ -81,6 +87,8 @@ class Pass:
         Final states as a call gives them.
     nbytes : int
         Bytes that are kept beside copies of the arguments and outputs of layers.
+    records : list of Record
+        What the C core keeps of each part.
     """
 
     y: Any
@@ -94,22 +102,30 @@ class Pass:
         if recording is None and batch.reset is not None:  # the C core knows resets of recorded passes only
             recording = Recording(max(batch.T, 1), 0, False)
         self._layer, self._plan, self._batch, self._recording = layer, plan, batch, recording
-        self._parts = layer.parts
-        self._records: list[_core.Record] = []
+        self._parts = layer._packed
+        self.records: list[_core.Record] = []
 
     @property
     def nbytes(self) -> int:
         """Bytes that the C core keeps."""
-        return sum(record.nbytes for record in self._records)
+        return sum(record.nbytes for record in self.records)
 
-    # ---- Forward -------------------------------------------------------------------------------------------
+    # ---- Forward ------------------------------------------------------------------------------------------
 
     def run(self, states: States, wants_cells: bool, out: Array | None = None) -> None:
         """Compute; `out` receives y where that is given."""
+        # As in the C core: what overflows or is not finite gives what it gives.
+        with np.errstate(all="ignore"):
+            self._run(states, wants_cells, out)
+
+    def _run(self, states: States, wants_cells: bool, out: Array | None) -> None:
         plan, batch, parts = self._plan, self._batch, self._parts
         source, below = batch.x, None
         if plan.is_residual(0):
             below = _as_features(batch.gathered(), parts[0])
+        if self._drops_input:
+            below = self._dropped_input(_as_features(batch.gathered(), parts[0]))
+            source = _inner_input(parts[0], batch, below)
         finals, y, c_steps = [], np.empty(0), None
         for index, part in enumerate(parts):
             is_last = index == len(parts) - 1
@@ -164,7 +180,7 @@ class Pass:
         dropout = self._plan.dropout if recording.draws and part.num_layers > 1 else 0.0
         draws = recording.draws and part.draws
         first = index * self._plan.num_directions
-        self._records.append(
+        self.records.append(
             call.record(layer, self._batch.reset, recording.save, dropout, recording.seed, draws, first)
         )
 
@@ -185,12 +201,32 @@ class Pass:
         recording, batch, p = self._recording, self._batch, self._plan.dropout
         if recording is None or not recording.draws or not p:
             return rows
-        return _core.drop_rows(rows, batch.T, batch.B, batch.lengths, p, recording.seed, index)
+        seed = recording.seed + SEED_TIED * self._plan.is_tied
+        return _core.drop_rows(
+            rows, batch.T, batch.B, batch.lengths, p, seed % 2**64, index, is_tied=self._plan.is_tied
+        )
 
-    # ---- Backward ------------------------------------------------------------------------------------------
+    @property
+    def _drops_input(self) -> bool:
+        recording = self._recording
+        return recording is not None and recording.draws and self._plan.input_dropout > 0
 
-    def backward(self, dy: Any, dstate: Any, dcells: Any, bptt: int) -> tuple[Any, Any]:
-        """Add the gradients of parameters; return those of x and of the given state."""
+    def _dropped_input(self, rows: Array) -> Array:
+        """Inner rows of x, or their gradient, with what dropout leaves of them."""
+        recording, batch, p = self._recording, self._batch, self._plan.input_dropout
+        if recording is None or not self._drops_input:
+            return rows
+        seed = (recording.seed + SEED_INPUT) % 2**64
+        return _core.drop_rows(rows, batch.T, batch.B, batch.lengths, p, seed, 0, is_tied=True)
+
+    # ---- Backward -----------------------------------------------------------------------------------------
+
+    def backward(self, dy: Any, dstate: Any, dcells: Any, bptt: int) -> tuple[tuple[Any, Any], Array]:
+        """Return gradients of x and of the given state, and of the parameters, which are to be added."""
+        with np.errstate(all="ignore"):
+            return self._backward(dy, dstate, dcells, bptt)
+
+    def _backward(self, dy: Any, dstate: Any, dcells: Any, bptt: int) -> tuple[tuple[Any, Any], Array]:
         layer, plan, batch, parts = self._layer, self._plan, self._batch, self._parts
         D = plan.num_directions
         if dy is not None:
@@ -217,11 +253,8 @@ class Pass:
         last = dinitial[-1][1]
         if dgiven_cells is not None and last is not None:
             last[-D:, :, : parts[-1].hidden_size] += dgiven_cells
-        _core.add_gradients(layer, scratch)
-        for record in self._records:
-            _core.give_back(layer, record)
         state = _core.states_as_given(parts, dinitial, batch.is_batched, plan.is_listed)
-        return None if dx is None else batch.as_given(dx), state
+        return (None if dx is None else batch.as_given(dx), state), scratch
 
     def _back_through(
         self,
@@ -235,7 +268,7 @@ class Pass:
         """Gradients of the input of a part, which is the output of the one below, and of its given state."""
         plan, batch, part = self._plan, self._batch, self._parts[index]
         dtype = self._layer.dtype
-        direct = batch.dx if index == 0 and not plan.is_residual(0) else None
+        direct = batch.dx if index == 0 and not plan.is_residual(0) and not self._drops_input else None
         if index == 0 and batch.x.is_index:
             dx = None
         elif direct is None:
@@ -245,13 +278,13 @@ class Pass:
         dpart = None if dy is None else plan.merged_back(dy)
         frame = batch.inner if direct is None else direct
         threads = self._layer.num_threads or 0
-        dinitial = self._records[index].backward(dpart, dcells, dstate, frame, dx, scratch, bptt, threads)
+        dinitial = self.records[index].backward(dpart, dcells, dstate, frame, dx, scratch, bptt, threads)
         if dx is not None and plan.is_residual(index) and dy is not None:
             dx = dx + dy
         if dx is not None and index > 0:
             dx = self._dropped(dx, index - 1)
         elif dx is not None and direct is None:
-            dx = batch.place_dx(dx)
+            dx = batch.place_dx(self._dropped_input(dx))
         return dx, dinitial
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _core
+from ..model.guards import LAYER_WAYS, Guarded, option_way, parameter_way
 from ..model.parameters import Parameters, ParameterSet, restore
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Origin(NamedTuple):
     config: dict[str, Any]
 
 
-class Stream(_core.Stream):
+class Stream(Guarded, _core.Stream):
     """A unidirectional layer that keeps its state between calls; made by ``stream`` of a layer.
 
     A stream is for one thread at a time.  Its steps give the same bits as a call of the layer on the whole
@@ -41,7 +42,8 @@ class Stream(_core.Stream):
     batch_first : bool
         Whether `process` takes and gives (B, T, features).
     state : ndarray, or tuple of ndarray or of tuples of ndarray
-        As a call of the layer gives it, each array (L, B, width): copies when read; can be set.
+        As a call of the layer gives it, each array (L, B, width): copies when read; can be set.  `read_rows`,
+        `write_rows` and ``reset(rows)`` are of single sequences of the batch, for servers with many callers.
 
     Examples
     --------
@@ -59,10 +61,31 @@ class Stream(_core.Stream):
 
     _origin: Origin
     _plan: Plan
+    # It keeps the parameters and options that the layer had.
+    _ways = dict.fromkeys(
+        [
+            *(name for name in LAYER_WAYS if name != "state"),
+            "batch_size",
+            "batch_first",
+            "input_size",
+            "hidden_size",
+            "num_layers",
+            "rng",
+            "num_threads",
+        ],
+        "to be changed at the layer, of which stream() then makes a new stream",
+    ) | dict.fromkeys(
+        ("states", "h", "c", "h0", "c0", "h_0", "c_0", "hx", "cx", "hidden", "hidden_state", "initial_state"),
+        "to be set as state",
+    )
+
+    def _way_of(self, name: str) -> str:
+        is_of_layer = parameter_way(name) or option_way(name)
+        return self._ways["weights"] if is_of_layer else super()._way_of(name)
 
     def _through(self, x: Any, out: NDArray[Any] | None, has_time: bool) -> NDArray[Any]:
         """Lead x through the streams of all layers, as `step` or `process` do."""
-        plan, streams, weights = self._plan, self.streams, self.weights
+        plan, streams, weights = self._plan, self._streams, self._first
         if has_time:
             below: Any = _core.read_sequence(weights, x, self.batch_first)[0]
         else:
@@ -72,20 +95,21 @@ class Stream(_core.Stream):
             layout: Layout = self._source.layout
             width = layout.output(len(streams) - 1)
             _core.check_result(out, (*shape, width), weights.dtype, {"x": x})
-        before = [stream.state for stream in streams] if has_time else []
+        before = [stream.state for stream in streams]
         try:
             for layer, stream in enumerate(streams):
                 is_last = layer == len(streams) - 1
                 direct = out if is_last and not plan.is_residual(layer) else None
                 y = stream.process(below, direct) if has_time else stream.step(below, direct)
                 if plan.is_residual(layer):
-                    y = y + self._features(below)
+                    with np.errstate(all="ignore"):
+                        y = y + self._features(below)
                     if is_last and out is not None:
                         out[...] = y
                         y = out
                 below = y
         except BaseException:
-            for stream, state in zip(streams, before, strict=False):
+            for stream, state in zip(streams, before, strict=True):
                 stream.state = state
             raise
         result: NDArray[Any] = below
@@ -93,19 +117,19 @@ class Stream(_core.Stream):
 
     @property
     def _source(self) -> ParameterSet:
-        source: ParameterSet = self.weights.source
+        source: ParameterSet = self._first.source
         return source
 
     def _is_index(self, x: Any) -> bool:
         """Whether x has been read as indices."""
-        return np.asarray(x).dtype != self.weights.dtype
+        return np.asarray(x).dtype != self._first.dtype
 
     def _features(self, x: Any) -> NDArray[Any]:
         """Features of x as it has been read; of indices, one-hot rows."""
         array = np.asarray(x)
         if not self._is_index(array):
             return array
-        rows = np.zeros((*array.shape, self.weights.input_size), self.weights.dtype)
+        rows = np.zeros((*array.shape, self._first.input_size), self._first.dtype)
         np.put_along_axis(rows, array[..., np.newaxis], 1, axis=-1)
         return rows
 

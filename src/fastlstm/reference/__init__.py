@@ -47,7 +47,7 @@ time (Werbos 1990).
 from .activations import Activation, activation, sigmoid, tanh
 from .batches import pad_ragged
 from .config import CELL_OPTIONS, Config, param_shapes
-from .draws import dropout_mask, recurrent_dropout_mask, zoneout_mask
+from .draws import dropout_mask, recurrent_dropout_mask, variational_mask, zoneout_mask
 from .plain import cell_update, gate_matmul, lstm, lstm_backward, lstm_cell
 from .stack import Result, backward, forward
 
@@ -70,5 +70,6 @@ __all__ = [
     "recurrent_dropout_mask",
     "sigmoid",
     "tanh",
+    "variational_mask",
     "zoneout_mask",
 ]

@@ -16,7 +16,7 @@ __all__ = ["CELL_OPTIONS", "Config", "param_shapes"]
 # Options that every cell has, and those of the LSTM.
 _COMMON = (
     *("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"),
-    *("init", "reverse", "reverse_order", "residual", "merge"),
+    *("input_dropout", "dropout_masks", "init", "reverse", "reverse_order", "residual", "merge"),
 )
 _LSTM = (
     *("proj_size", "proj_bias", "proj_clip", "peephole", "coupled", "forget_gate", "forget_bias"),
@@ -52,6 +52,7 @@ _CHOICES = {
     "layer_norm": (None, "gate", "haste"),
     "zoneout_eval": ("expectation", "off"),
     "recurrent_dropout_masks": ("gate", "tied"),
+    "dropout_masks": ("step", "sequence"),
     "init": ("torch", "keras"),
     "reverse_order": ("aligned", "processing"),
     "merge": ("concat", "sum", "average"),
@@ -82,6 +83,8 @@ class Config:
         Whether sequences are (B, T, features) in place of (T, B, features); `mask` and `reset` too.
     dropout : float
         Probability of dropping an element of a layer's output before the next layer reads it, in training.
+    input_dropout, dropout_masks : float, {"step", "sequence"}
+        Likewise of x, with one mask for all steps; whether `dropout` has a mask for each step or one for all.
     bidirectional : bool
         Whether each layer has a second direction, from the end to the start.
     proj_size, proj_bias, proj_clip : int, bool, float or None
@@ -161,6 +164,8 @@ class Config:
     reverse_order: str = "aligned"
     residual: int | None = None
     merge: str = "concat"
+    input_dropout: float = 0.0
+    dropout_masks: str = "step"
 
     def __post_init__(self) -> None:
         if self.cell not in CELL_OPTIONS:
@@ -286,7 +291,7 @@ def _usual(cell: str) -> str:
     return "relu" if cell == "IndRNN" else "tanh"
 
 
-# ---- Checks ------------------------------------------------------------------------------------------------
+# ---- Checks ----------------------------------------------------------------------------------------------
 
 
 def _check_values(config: Config) -> None:
@@ -298,7 +303,7 @@ def _check_values(config: Config) -> None:
             raise ValueError(f"{name}: no option of {config.cell}, got {value!r}")
         if name in _CHOICES and value not in (*_CHOICES[name], field.default):
             raise ValueError(f"{name}: expected one of {_CHOICES[name]}, got {value!r}")
-    for name in ("dropout", "recurrent_dropout", "zoneout_c", "zoneout_h"):
+    for name in ("dropout", "input_dropout", "recurrent_dropout", "zoneout_c", "zoneout_h"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name}: expected a number from 0 to 1, got {getattr(config, name)}")
     for name in ("gate_clip", "cell_clip", "proj_clip"):

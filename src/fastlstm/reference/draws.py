@@ -13,10 +13,10 @@ from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 
-__all__ = ["dropout_mask", "recurrent_dropout_mask", "zoneout_mask"]
+__all__ = ["dropout_mask", "recurrent_dropout_mask", "variational_mask", "zoneout_mask"]
 
 # Each kind of mask has a seed of its own, which is that of the pass plus this.
-ZONEOUT_C, ZONEOUT_H, RECURRENT = 1, 2, 3
+ZONEOUT_C, ZONEOUT_H, RECURRENT, TIED, INPUT = 1, 2, 3, 4, 5
 
 
 def dropout_mask(
@@ -48,6 +48,18 @@ def dropout_mask(
     """
     is_kept = _is_kept(seed, layer, (T, B, features), p)
     return np.where(is_kept, _scale(p), 0).astype(dtype)
+
+
+def variational_mask(
+    seed: int, layer: int, B: int, features: int, p: float, dtype: DTypeLike = np.float64
+) -> Array:
+    """One mask for all steps: that of `dropout_mask` where T is 1, without the time: (B, features).
+
+    Gal & Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks", 2016.
+    Between layers, `layer` is the one whose output it is, from 0, and the seed that of the pass plus 4; for
+    the input of the first layer 0, and the seed plus 5.
+    """
+    return np.asarray(dropout_mask(seed, layer, 1, B, features, p, dtype)[0])
 
 
 def zoneout_mask(seed: int, cell: int, T: int, B: int, H: int, p: float, dtype: DTypeLike) -> Array:

@@ -21,7 +21,7 @@ from .cell_rnn import IndRNNCell, RNNCell
 from .cell_slstm import SLSTMCell
 from .config import Config, cell_shapes, param_shapes
 from .direction import Direction, draw_noise
-from .draws import dropout_mask
+from .draws import INPUT, TIED, dropout_mask, variational_mask
 
 Array = NDArray[Any]
 
@@ -198,7 +198,7 @@ def backward(
     return dx, state_as_given(config, dinitial, run.batch), grads
 
 
-# ---- One pass ----------------------------------------------------------------------------------------------
+# ---- One pass --------------------------------------------------------------------------------------------
 
 
 class _Run:
@@ -323,11 +323,15 @@ class _Run:
 
     def _dropout(self, layer: int) -> Any:
         """What the input of a layer is multiplied with."""
-        p = self.config.dropout
-        if not (layer and p and self.training):
+        p = self.config.dropout if layer else self.config.input_dropout
+        if not (p and self.training):
             return 1
         T, B = self.batch.is_real.shape
         width = self.config.input_width(layer)
+        if layer == 0:
+            return variational_mask(self.seed + INPUT, 0, B, width, p, self.dtype)
+        if self.config.dropout_masks == "sequence":
+            return variational_mask(self.seed + TIED, layer - 1, B, width, p, self.dtype)
         return self._as_walked(dropout_mask(self.seed, layer - 1, T, B, width, p, self.dtype))
 
     def _as_walked(self, mask: Any) -> Any:

@@ -82,5 +82,7 @@ void thread_starts_left(size_t count);
  * with which each test starts.  Not while the core computes. */
 void clock_pace(int64_t nanoseconds);
 #define CLOCK_HURRIES 100000000 /* more than anything in the core waits for */
+/* Let the machine be without these abilities; 0 gives them back. */
+void machine_lacks(unsigned abilities);
 
 #endif

@@ -32,6 +32,8 @@ int __wrap_posix_memalign(void **, size_t, size_t);
 void __wrap_free(void *);
 int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 int __wrap_clock_gettime(clockid_t, struct timespec *);
+unsigned __real_fl_machine_abilities(void);
+unsigned __wrap_fl_machine_abilities(void);
 
 atomic_long allocations_live, allocations_made;
 atomic_size_t allocation_bytes;
@@ -39,6 +41,10 @@ static _Thread_local size_t until_failure;
 static atomic_size_t starts_left = SIZE_MAX;
 
 void allocation_fail(size_t nth) { until_failure = nth; }
+
+static unsigned abilities_lacking;
+
+void machine_lacks(unsigned abilities) { abilities_lacking = abilities; }
 
 void thread_starts_left(size_t count) { atomic_store(&starts_left, count); }
 
@@ -189,3 +195,4 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *now)
     now->tv_nsec = (long)(shown % SECOND);
     return 0;
 }
+unsigned __wrap_fl_machine_abilities(void) { return __real_fl_machine_abilities() & ~abilities_lacking; }
