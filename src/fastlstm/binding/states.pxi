@@ -28,6 +28,8 @@ cdef inline tuple read_pair(object value, str name):
 cdef tuple read_members(object state, str name, Weights weights):
     """The members of a state: h, and those beside it."""
     if weights.states == 0:
+        if isinstance(state, tuple) and any([member is None or np.ndim(member) > 1 for member in state]):
+            raise TypeError(f"{name}: expected an array, as there is one state h, got a tuple of {len(state)}")
         return (state,)
     if weights.states == 1:
         return read_pair(state, name)
@@ -105,7 +107,7 @@ cdef int check_listed(member, str name, size_t count, bint may_lack) except -1:
     return 0
 
 
-cdef tuple members_of(Weights weights, h, beside):
+cdef tuple split_members(Weights weights, h, beside):
     """The states of one stack, each an array."""
     if weights.states == 0:
         return (h,)
@@ -118,13 +120,13 @@ cdef inline object final_state(Weights weights, h, beside):
     """The state of one stack as a caller has it, with B or without."""
     if weights.states == 1:
         return h, beside
-    return h if weights.states == 0 else members_of(weights, h, beside)
+    return h if weights.states == 0 else split_members(weights, h, beside)
 
 
 def states_as_given(tuple parts not None, list states not None, bint batched, bint is_listed):
     """What `read_states` reads, from ``(h, beside)`` of each stack."""
     result = []
-    for members in zip(*[members_of(<Weights?>part, h, beside) for part, (h, beside) in zip(parts, states)]):
+    for members in zip(*[split_members(<Weights?>part, h, beside) for part, (h, beside) in zip(parts, states)]):
         arrays = [np.ascontiguousarray(array if batched else array[:, 0]) for array in members]
         if is_listed:
             result.append(tuple(arrays))

@@ -150,13 +150,24 @@ class Parameters:
         state.
     """
 
-    rng: np.random.Generator
     _options: ClassVar[dict[str, options.Option[Any]]] = {}
     _settings: dict[str, Any]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls._options = options.find(cls)
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """What the parameters were drawn from, and what training draws from."""
+        generator: np.random.Generator = self.__dict__["rng"]
+        return generator
+
+    @rng.setter
+    def rng(self, value: np.random.Generator) -> None:
+        if not isinstance(value, np.random.Generator):
+            raise TypeError(f"rng: expected a numpy.random.Generator, got {type(value).__name__}")
+        self.__dict__["rng"] = value
 
     # ---- Construction --------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ class Stream(_core.Stream):
             shape = np.shape(below) if self._is_index(below) else np.shape(below)[:-1]
             layout: Layout = self._source.layout
             width = layout.output(len(streams) - 1)
-            _core.check_result(out, (*shape, width), weights.dtype, {"x": x})
+            _core.check_result(out, (*shape, width), weights.dtype, [("x", x), ("x", below)])
         before = [stream.state for stream in streams] if has_time else []
         try:
             for layer, stream in enumerate(streams):
@@ -77,7 +77,8 @@ class Stream(_core.Stream):
                 direct = out if is_last and not plan.is_residual(layer) else None
                 y = stream.process(below, direct) if has_time else stream.step(below, direct)
                 if plan.is_residual(layer):
-                    y = y + self._features(below)
+                    with np.errstate(all="ignore"):
+                        y = y + self._features(below)
                     if is_last and out is not None:
                         out[...] = y
                         y = out
