@@ -79,7 +79,7 @@ cdef ndarray convert(ndarray array, str name, int typenum):
     """Real numbers of any dtype as a C-contiguous ndarray of this one; casts as NumPy's "same_kind" does."""
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    with np.errstate(all="ignore"):  # too large is inf and too small is 0, whatever the caller has set
+    with np.errstate(under="ignore", invalid="ignore"):  # overflow is for the caller to ignore or raise, as in NumPy
         return PyArray_FROM_OTF(array, typenum, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_FORCECAST)
 
 
@@ -206,20 +206,23 @@ cdef ndarray read_lengths(object lengths, size_t T, size_t B, bint batched):
     if is_plain(lengths, NPY_INT64) and PyArray_NDIM(<ndarray>lengths) == 1 and (
             <size_t>PyArray_DIMS(<ndarray>lengths)[0] == B):
         return as_int64(<ndarray>lengths)
-    cdef object array = read_array(lengths, "lengths")
-    if array.dtype.kind not in "iu" and array.size != 0:
+    cdef object array = read_one(lengths, "lengths")
+    kind = array.dtype.kind
+    if kind not in "iuf":
         raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
     if not batched and np.shape(array) == ():
         array = array.reshape(1)
     if np.shape(array) != (B,):
         raise ValueError(f"lengths: expected shape ({B},), got {np.shape(array)}")
+    if kind == "f" and not np.all((array >= 0) & (array <= T) & (array == np.floor(array))):
+        raise wrong_length(array, T)
     return as_int64(array)
 
 
 cdef wrong_length(object lengths, size_t T):
     array = np.reshape(read_array(lengths, "lengths"), -1)
     for row, length in enumerate(array.tolist()):
-        if not 0 <= length <= T:
+        if not (0 <= length <= T and length == int(length)):
             return ValueError(f"lengths[{row}]: expected an integer from 0 to T = {T}, got {length}")
     return ValueError("lengths: changed while they were being read")
 

@@ -25,10 +25,15 @@ cdef inline tuple read_pair(object value, str name):
     return pair
 
 
-cdef tuple read_members(object state, str name, Weights weights):
+cdef bint is_whole(object member) except -1:
+    """Whether a member of a tuple is a state by itself: an array, or its absence."""
+    return member is None or is_array_object(member) and PyArray_NDIM(read_array(member, "state")) > 1
+
+
+cdef tuple read_members(object state, str name, Weights weights, bint is_listed=False):
     """The members of a state: h, and those beside it."""
     if weights.states == 0:
-        if isinstance(state, tuple) and any([member is None or np.ndim(member) > 1 for member in state]):
+        if not is_listed and isinstance(state, tuple) and any([is_whole(member) for member in state]):
             raise TypeError(f"{name}: expected an array, as there is one state h, got a tuple of {len(state)}")
         return (state,)
     if weights.states == 1:
@@ -72,7 +77,7 @@ def read_states(tuple parts not None, state, str name, size_t B, bint batched, b
     cdef tuple members, names = names_of(name, "")
     if state is None:
         return [(None, None)] * len(parts)
-    members = read_members(state, name, first)
+    members = read_members(state, name, first, is_listed)
     dims[1] = <npy_intp>B
     if not is_listed:
         dims[0] = sum([(<Weights?>each).rows() for each in parts])

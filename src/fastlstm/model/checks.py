@@ -53,14 +53,19 @@ def checked_array(value: ArrayLike, name: str) -> NDArray[Any]:
     return _core.read_array(value, name)
 
 
+def checked_one(value: ArrayLike, name: str) -> NDArray[Any]:
+    """`checked_array`, where a batch of sequences has no meaning."""
+    return _core.read_one(value, name)
+
+
 def checked_reals(value: ArrayLike, name: str, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
     """Real numbers as an ndarray of `dtype`; None keeps a floating dtype and makes integers float64."""
-    array = checked_array(value, name)
+    array = checked_one(value, name)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if dtype is None:
         dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float64)
-    with np.errstate(all="ignore"):  # too large is inf and too small is 0, whatever the caller has set
+    with np.errstate(under="ignore", invalid="ignore"):  # overflow is for the caller to ignore or raise, as in NumPy
         return array.astype(dtype, copy=False)
 
 

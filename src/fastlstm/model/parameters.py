@@ -165,7 +165,7 @@ class Parameters:
 
     @rng.setter
     def rng(self, value: np.random.Generator) -> None:
-        if not isinstance(value, np.random.Generator):
+        if not callable(getattr(value, "integers", None)):
             raise TypeError(f"rng: expected a numpy.random.Generator, got {type(value).__name__}")
         self.__dict__["rng"] = value
 
@@ -367,7 +367,7 @@ class NumpyTape:
         Result of the call, read-only.
     """
 
-    y: NDArray[Any]
+    y: Any
 
     def __init__(self, layer: NumpyParameters, params: ParameterSet, y: NDArray[Any]) -> None:
         y.flags.writeable = False
@@ -378,16 +378,19 @@ class NumpyTape:
 
     def _check(self, dy: ArrayLike) -> NDArray[Any]:
         """`dy` in the shape and dtype of `y`, if the tape can still be used."""
+        self._check_unused()
+        checked = checked_reals(dy, "dy", self.y.dtype)
+        if checked.shape != self.y.shape:
+            raise ValueError(f"dy: expected shape {self.y.shape}, got {checked.shape}")
+        return checked
+
+    def _check_unused(self) -> None:
         if self._is_used:
             raise RuntimeError("tape: expected one backward for each forward, got a second one")
         if self._layer._parameter_set() is not self._params:
             raise RuntimeError(
                 "tape: expected the parameters of its forward, got others since: call forward again"
             )
-        checked = checked_reals(dy, "dy", self.y.dtype)
-        if checked.shape != self.y.shape:
-            raise ValueError(f"dy: expected shape {self.y.shape}, got {checked.shape}")
-        return checked
 
 
 def kept_for_backward(x: NDArray[Any], value: ArrayLike) -> NDArray[Any]:
