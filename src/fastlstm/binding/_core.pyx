@@ -8,6 +8,7 @@ It knows parameters by the names of fl_weights alone (model/layouts.py has the o
 than the arithmetic of a small step, hence cdef classes with checks inline, ndarrays instead of typed memoryviews, and
 no wrappers in Python.
 """
+import inspect
 import os
 import sys
 
@@ -20,6 +21,7 @@ from cpython.list cimport PyList_CheckExact
 from cpython.tuple cimport PyTuple_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
+from cpython.object cimport PyObject_GenericGetAttr
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (

@@ -38,6 +38,15 @@ cdef class Layer:
     def num_threads(self, value):
         self._num_threads = 0 if value is None else as_count(value, "num_threads")
 
+    def __getattribute__(self, name):
+        # The slot of a call has no signature to tell, and a method in its place would make small calls slower by a
+        # fifth: who asks for the attribute gets a method, who calls the layer the slot.
+        if name == "__call__":
+            return PyObject_GenericGetAttr(self, "_call")
+        if name == "__signature__":
+            return inspect.signature(PyObject_GenericGetAttr(self, "_call"))
+        return PyObject_GenericGetAttr(self, name)
+
     @property
     def dtype(self):
         return self.ready().dtype
@@ -154,7 +163,6 @@ cdef class Recurrent(Layer):
 
     def __call__(self, x, state=None, *, lengths=None, mask=None, reset=None, offsets=None, pad="zero",
                  return_cells=False, out=None):
-        """Run the layer over whole sequences; the class says what arguments and results are."""
         if (self._is_direct and mask is None and reset is None and offsets is None and return_cells is False
                 and pad is ZERO):
             if PyArray_CheckExact(x):
@@ -165,6 +173,12 @@ cdef class Recurrent(Layer):
         self.ready()
         given = {"x": x, "lengths": lengths, "mask": mask, "reset": reset, "offsets": offsets}
         return self._run_rows(given, state, pad, return_cells, out)
+
+    def _call(self, x, state=None, *, lengths=None, mask=None, reset=None, offsets=None, pad="zero",
+              return_cells=False, out=None):
+        """Run the layer over whole sequences; the class says what arguments and results are."""
+        return self(x, state, lengths=lengths, mask=mask, reset=reset, offsets=offsets, pad=pad,
+                    return_cells=return_cells, out=out)
 
     cdef tuple call_direct(self, x, state, lengths, out):
         cdef Weights weights = self.ready()
@@ -307,7 +321,6 @@ cdef class Step(Layer):
         self._parts, self._weights = parts, weights
 
     def __call__(self, x, state=None, out=None):
-        """One step; the class says what arguments and results are."""
         cdef Weights weights = self.ready()
         cdef bint has_c = weights.states != 0
         cdef input_view view
@@ -370,3 +383,7 @@ cdef class Step(Layer):
                 raise wrong_index(x, weights, None, False)
             check(status)
         return (h_n, c_n) if has_c else h_n
+
+    def _call(self, x, state=None, out=None):
+        """One step; the class says what arguments and results are."""
+        return self(x, state, out)
