@@ -64,15 +64,15 @@ def numbers(*shape):
     return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 
-def is_right_or_refused(call, memory, want, out=None):
-    """`call` writes to `memory`, which is also where one of its arguments lies."""
+def is_right_or_refused(call, want):
+    """`call` writes to memory where one of its arguments lies, too."""
     try:
         got = call()
     except ValueError as error:
-        assert "expected memory apart from" in str(error)
+        assert any(text in str(error) for text in ("expected memory apart from", "expected None with a list"))
         return
     except TypeError as error:
-        assert "batch of sequences" in str(error) or "expected" in str(error)
+        assert "which is a batch of sequences" in str(error)
         return
     np.testing.assert_array_equal(got, want)
 
@@ -115,7 +115,7 @@ def test_out_in_the_memory_of_x(name, feature, view):
     x = numbers(*((B, T, H) if layer.batch_first else (T, B, H)))
     want = layer(x, **given)[0].copy()
     memory = x.copy()
-    is_right_or_refused(lambda: layer(VIEWS[view](memory), out=memory, **given)[0], memory, want)
+    is_right_or_refused(lambda: layer(VIEWS[view](memory), out=memory, **given)[0], want)
 
 
 @pytest.mark.parametrize("view", [name for name in VIEWS if "of" not in name])
@@ -143,7 +143,7 @@ def test_out_in_the_memory_of_another_argument(kind, argument, view):
         return {argument: value}
 
     want = layer(x, **given(values))[0].copy()
-    is_right_or_refused(lambda: layer(x, **given(VIEWS[view](shared)), out=out)[0], raw, want)
+    is_right_or_refused(lambda: layer(x, **given(VIEWS[view](shared)), out=out)[0], want)
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -153,9 +153,9 @@ def test_out_of_a_stream(options, view):
     x = numbers(T, B, H)
     want = layer.stream(B).process(x)
     memory = x.copy()
-    is_right_or_refused(lambda: layer.stream(B).process(VIEWS[view](memory), memory), memory, want)
+    is_right_or_refused(lambda: layer.stream(B).process(VIEWS[view](memory), memory), want)
     memory = x[0].copy()
-    is_right_or_refused(lambda: layer.stream(B).step(VIEWS[view](memory), memory), memory, want[0])
+    is_right_or_refused(lambda: layer.stream(B).step(VIEWS[view](memory), memory), want[0])
 
 
 @pytest.mark.parametrize("view", [name for name in VIEWS if "of" not in name])
@@ -177,7 +177,6 @@ def test_outs_of_a_cell(cell, view):
                     if has_c
                     else step(given[0], given[1], out[0])
                 ),
-                memory[place],
                 want[which] if has_c else want,
             )
 
@@ -216,7 +215,7 @@ def test_out_of_a_piece(name, shift, view):
                 got = piece(*given, out=outs if len(outs) == 2 else outs[0])
                 return got[which] if isinstance(got, tuple) else got
 
-            is_right_or_refused(call, memory, result)
+            is_right_or_refused(call, result)
 
 
 def test_a_packed_weight_leaves_the_state_of_a_product():
