@@ -169,7 +169,9 @@ def mse(
         if not np.isfinite(difference).all():  # halves of finite numbers have a difference that is finite
             difference, scale = picked / 2 - right / 2, 2.0
         value = _mean(np.square(difference, dtype=np.float64), number, scale * scale)
-        if not np.isfinite(value) and np.isfinite(difference).all():  # squares may not fit where their mean does
+        if (
+            not np.isfinite(value) and np.isfinite(difference).all()
+        ):  # squares may not fit where their mean does
             most = float(np.abs(difference).max())
             value = float(np.square(difference / most, dtype=np.float64).mean()) * scale * scale * most * most
         dy[counts] = difference * (2 * scale / number)
@@ -194,7 +196,9 @@ def _listed(
 ) -> tuple[float, list[NDArray[Any]]]:
     """A loss of a list of sequences: the mean is over the steps of all."""
     if lengths is not None:
-        raise ValueError("lengths: expected None with a list of arrays, which says what rows there are, got a value")
+        raise ValueError(
+            "lengths: expected None with a list of arrays, which says what rows there are, got a value"
+        )
     wanted = [
         checked_one(row, f"{names[1]}[{b}]")
         for b, row in enumerate(checked_sequences(targets, names[1], len(rows)))

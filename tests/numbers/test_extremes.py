@@ -78,7 +78,9 @@ def test_the_norm_of_a_large_row(form, scale):
 
 def test_averages_fit_where_their_sums_do_not():
     layer = fastlstm.RNN(1, 1, nonlinearity="relu", bidirectional=True, merge="average")
-    layer.load_state_dict({name: np.ones_like(value) * (name[:9] == "weight_ih") for name, value in layer.params.items()})
+    layer.load_state_dict(
+        {name: np.ones_like(value) * (name[:9] == "weight_ih") for name, value in layer.params.items()}
+    )
     x = np.full((1, 1, 1), 3e38, np.float32)
     np.testing.assert_array_equal(layer(x)[0], x)
 

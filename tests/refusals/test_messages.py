@@ -74,7 +74,9 @@ def test_a_generator_is_refused_at_the_assignment(kind):
 
 
 def test_a_stream_of_too_many_rows():
-    with pytest.raises((MemoryError, OverflowError), match=r"^batch_size: expected .* got 1099511627776 rows"):
+    with pytest.raises(
+        (MemoryError, OverflowError), match=r"^batch_size: expected .* got 1099511627776 rows"
+    ):
         fastlstm.LSTM(3, 4).stream(2**40)
 
 
@@ -89,7 +91,12 @@ def test_one_rule_for_lengths():
     for call in calls:
         for good in ([2], [2.0], np.array([1], np.uint8), (0,)):
             call(good)
-        for bad, name in (([1.5], r"lengths\[0\]"), ([np.nan], r"lengths\[0\]"), ([3], r"lengths\[0\]"), ([1, 1], "lengths")):
+        for bad, name in (
+            ([1.5], r"lengths\[0\]"),
+            ([np.nan], r"lengths\[0\]"),
+            ([3], r"lengths\[0\]"),
+            ([1, 1], "lengths"),
+        ):
             refuses(ValueError, name, call, bad)
         for bad in ([True], ["1"], [1j], [None]):
             with pytest.raises(TypeError, match=r"^lengths(\[0\])?: expected .* got "):

@@ -85,7 +85,7 @@ def gru(**options):
 @pytest.mark.parametrize("options", [{}, {"reverse": True}, {"bidirectional": True, "merge": "sum"}])
 @pytest.mark.parametrize("lengths", [(5, 5), (5, 2), (0, 4), (0, 0)])
 @pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize(("first", "second"), itertools.product(MEMBERS, MEMBERS))
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(MEMBERS, MEMBERS)))
 def test_arrays_with_time_are_sequences(first, second, container, lengths, options):
     layer = gru(**options)
     rows = [row[:n] for row, n in zip(NUMBERS, lengths, strict=True)]
@@ -171,11 +171,17 @@ def test_a_list_that_holds_itself_is_refused():
 
 
 def test_packed_sequences_are_named():
-    PackedSequence = collections.namedtuple(  # noqa: PYI024
+    PackedSequence = collections.namedtuple(
         "PackedSequence", ["data", "batch_sizes", "sorted_indices", "unsorted_indices"]
     )
     packed = PackedSequence(a, np.array([1] * 5), None, None)
-    calls = (gru(), gru().forward, gru().stream().process, fastlstm.Embedding(3, 2), lambda x: losses.mse(x, x))
+    calls = (
+        gru(),
+        gru().forward,
+        gru().stream().process,
+        fastlstm.Embedding(3, 2),
+        lambda x: losses.mse(x, x),
+    )
     for call in calls:
         with pytest.raises(TypeError, match="^(x|y): expected .* got a PackedSequence"):
             call(packed)

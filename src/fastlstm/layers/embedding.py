@@ -13,7 +13,7 @@ from ..model.options import Option
 from ..model.parameters import NumpyParameters, NumpyTape, ParameterSet, Values, normal
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["Embedding", "EmbeddingTape"]
 

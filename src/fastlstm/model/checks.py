@@ -65,7 +65,9 @@ def checked_reals(value: ArrayLike, name: str, dtype: np.dtype[Any] | None = Non
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if dtype is None:
         dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float64)
-    with np.errstate(under="ignore", invalid="ignore"):  # overflow is for the caller to ignore or raise, as in NumPy
+    with np.errstate(
+        under="ignore", invalid="ignore"
+    ):  # overflow is for the caller to ignore or raise, as in NumPy
         return array.astype(dtype, copy=False)
 
 
