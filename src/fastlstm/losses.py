@@ -210,10 +210,9 @@ def _listed(
     for b, (row, other) in enumerate(zip(got, wanted, strict=True)):
         if row.ndim != 2 or row.shape[1] != got[0].shape[1]:
             raise ValueError(f"{names[0]}[{b}]: expected shape (T, {got[0].shape[-1]}), got {row.shape}")
-        if other.shape != (row.shape[:1] if is_class else row.shape):
-            raise ValueError(
-                f"{names[1]}[{b}]: expected shape {row.shape[:1] if is_class else row.shape}, got {other.shape}"
-            )
+        expected = row.shape[:1] if is_class else row.shape
+        if other.shape != expected:
+            raise ValueError(f"{names[1]}[{b}]: expected shape {expected}, got {other.shape}")
         if is_class and len(other) == 0:  # NumPy has no dtype for nothing
             wanted[b] = np.empty(0, np.intp)
     flags = None

@@ -164,8 +164,8 @@ class Embedding(NumpyParameters):
         if is_bad.any():
             place = tuple(np.argwhere(is_bad)[0].tolist())
             raise ValueError(
-                f"{name}{list(place) if place else ''}: expected an index from 0 to {self.num_embeddings - 1}, "
-                f"got {given[place]}"
+                f"{name}{list(place) if place else ''}: expected an index from 0 to "
+                f"{self.num_embeddings - 1}, got {given[place]}"
             )
         return given.astype(np.intp, order="C")
 
@@ -216,10 +216,7 @@ class EmbeddingTape(NumpyTape):
         TypeError, ValueError
             `dy` does not fit; nothing has changed, and the tape can still be used.
         """
-        if self._bounds is not None:
-            checked = self._check_listed(dy)
-        else:
-            checked = self._check(dy)
+        checked = self._check_listed(dy) if self._bounds is not None else self._check(dy)
         rows, place = np.unique(self._index, return_inverse=True)
         sums = np.zeros((rows.size, checked.shape[-1]), checked.dtype)
         _add_rows(sums, place.reshape(-1), checked.reshape(place.size, checked.shape[-1]))
