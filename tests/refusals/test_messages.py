@@ -67,7 +67,7 @@ def test_a_generator_is_refused_at_the_assignment(kind):
     layer = build(kind)
     before = layer.rng
     for bad in (3, None, "a", np.random):
-        with pytest.raises(TypeError, match="^rng: expected a numpy.random.Generator, got "):
+        with pytest.raises(TypeError, match=r"^rng: expected a numpy.random.Generator, got "):
             layer.rng = bad
     assert layer.rng is before
     layer.rng = np.random.default_rng(1)

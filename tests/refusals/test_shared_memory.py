@@ -69,7 +69,7 @@ def is_right_or_refused(call, want):
     try:
         got = call()
     except ValueError as error:
-        assert any(text in str(error) for text in ("expected memory apart from", "expected None with a list"))
+        assert any(text in str(error) for text in ("expected memory apart from", "expected None with a list"))  # noqa: PT017  # noqa: PT017
         return
     except TypeError as error:
         assert "which is a batch of sequences" in str(error) or "expected a list of arrays, as x" in str(
@@ -226,7 +226,7 @@ def test_a_packed_weight_leaves_the_state_of_a_product():
     weights = kernels.packed(numbers(4, 4), numbers(4, 1))
     h = Tensor(numbers(4, 1))
     memory = np.zeros((4, 4), np.float32)
-    with pytest.raises(ValueError, match="^out: expected memory apart from h"):
+    with pytest.raises(ValueError, match=r"^out: expected memory apart from h"):
         kernels.gate_matmul(numbers(4, 4), Tensor(memory[:, :1]), weights, out=memory)
     assert kernels.gate_matmul(numbers(4, 4), h, weights, out=memory) is memory
 

@@ -166,7 +166,7 @@ def test_what_is_neither_is_refused_by_name(x):
 def test_a_list_that_holds_itself_is_refused():
     x = []
     x.append(x)
-    with pytest.raises((TypeError, ValueError), match="^x"):
+    with pytest.raises((TypeError, ValueError), match=r"^x"):
         gru()(x)
 
 
@@ -183,7 +183,7 @@ def test_packed_sequences_are_named():
         lambda x: losses.mse(x, x),
     )
     for call in calls:
-        with pytest.raises(TypeError, match="^(x|y): expected .* got a PackedSequence"):
+        with pytest.raises(TypeError, match=r"^(x|y): expected .* got a PackedSequence"):
             call(packed)
 
 

@@ -192,8 +192,9 @@ class EmbeddingTape(NumpyTape):
         super().__init__(layer, params, y)
         self._index, self._bounds = index, bounds
         self._nbytes = y.nbytes + index.nbytes
+        self._width = layer.embedding_dim
         if bounds is not None:
-            self.y = _core.split_sequences(y, bounds)
+            self.y = _core.split_sequences(y, bounds)  # type: ignore[assignment]
 
     @property
     def nbytes(self) -> int:
@@ -228,8 +229,8 @@ class EmbeddingTape(NumpyTape):
     def _check_listed(self, dy: Any) -> NDArray[Any]:
         """Gradients of a list of sequences, as one array."""
         self._check_unused()
-        width = self._layer.embedding_dim
-        counts = np.diff(self._bounds).tolist()
+        width = self._width
+        counts = np.diff(np.asarray(self._bounds)).tolist()
         rows = checked_sequences(dy, "dy", len(counts))
         dtype = self._layer.dtype
         arrays = [

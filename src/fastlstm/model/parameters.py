@@ -367,7 +367,7 @@ class NumpyTape:
         Result of the call, read-only.
     """
 
-    y: Any
+    y: NDArray[Any]
 
     def __init__(self, layer: NumpyParameters, params: ParameterSet, y: NDArray[Any]) -> None:
         y.flags.writeable = False
