@@ -7,11 +7,20 @@ False, has a gradient of exactly 0 and is not looked at, NaN included.  Where no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .model.checks import checked_array, checked_index, checked_probability, checked_reals
+from . import _core
+from .model.checks import (
+    checked_index,
+    checked_lengths,
+    checked_one,
+    checked_probability,
+    checked_reals,
+    checked_sequences,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -29,7 +38,7 @@ def softmax_cross_entropy(
     ignore_index: int | None = None,
     weight: ArrayLike | None = None,
     label_smoothing: float = 0.0,
-) -> tuple[float, NDArray[Any]]:
+) -> tuple[float, Any]:
     """Mean of ``-log softmax(logits)[target]`` over the steps that count, and its gradient.
 
     With n steps that count, the gradient is ``(softmax(logits) - onehot(target)) / n`` (Bishop, "Pattern
@@ -43,7 +52,8 @@ def softmax_cross_entropy(
     Parameters
     ----------
     logits : array_like, (T, B, K), or (B, T, K) if `batch_first`; or (..., K) without `lengths`
-        Scores of K classes, before the softmax.
+        Scores of K classes, before the softmax.  Or a list of arrays (T_b, K), as a ragged call returns; then
+        `targets`, `mask` and the gradient are lists, too, and there are no `lengths`.
     targets : array_like of integers, shaped as `logits` without K
         The right class of each step, from 0 to K - 1.
     lengths : array_like of integers, (B,), or (1,) where `logits` is (T, K), optional
@@ -65,7 +75,7 @@ def softmax_cross_entropy(
     -------
     value : float
         Summed in float64.
-    dlogits : ndarray, shaped as `logits`
+    dlogits : ndarray, or list of ndarray, shaped as `logits`
         Of the dtype of `logits` if that is floating, else float64.
 
     Raises
@@ -73,10 +83,13 @@ def softmax_cross_entropy(
     TypeError, ValueError
         An argument does not fit; the message names it, what was expected and what came.
     """
+    rows = _core.read_sequences(logits, "logits")
+    if rows is not None:
+        return _listed(softmax_cross_entropy, ("logits", "targets"), rows, targets, lengths, mask)
     scores = checked_reals(logits, "logits")
     if scores.ndim < 1 or scores.shape[-1] < 1:
         raise ValueError(f"logits: expected shape (..., K) with K at least 1, got {scores.shape}")
-    classes = checked_array(targets, "targets")
+    classes = checked_one(targets, "targets")
     if classes.dtype.kind not in "iu":
         raise TypeError(f"targets: expected integers, got dtype {classes.dtype}")
     if classes.shape != scores.shape[:-1]:
@@ -103,9 +116,11 @@ def softmax_cross_entropy(
         return 0.0, dlogits
     # A logit that is not finite gives NaN, as it should.
     with np.errstate(all="ignore"):
-        picked -= picked.max(axis=1, keepdims=True)
-        score = np.take_along_axis(picked, right, axis=1).astype(np.float64)
-        all_scores = _sum_of_classes(picked, weights) if smoothing else 0.0
+        most = picked.max(axis=1, keepdims=True)
+        # In float64: between finite logits of float32 there may be more than float32 holds.
+        score = np.take_along_axis(picked, right, axis=1).astype(np.float64) - most
+        all_scores = _sum_of_classes(picked.astype(np.float64) - most, weights) if smoothing else 0.0
+        picked -= most
         e = np.exp(picked, out=picked)
         right_e = np.take_along_axis(e, right, axis=1).astype(np.float64)
         # The others are summed apart: where the right class has nearly all, 1 - softmax keeps its digits so.
@@ -113,7 +128,7 @@ def softmax_cross_entropy(
         others = e.sum(axis=1, keepdims=True, dtype=np.float64)
         total = right_e + others
         each = np.where(right_e > others, np.log1p(others / right_e), np.log(total) - score)
-        value = float((each if own is None else own * each).sum()) / scale
+        value = _mean(each if own is None else own * each, scale)
         gradient = e / (total * scale)
         np.put_along_axis(gradient, right, -others / (total * scale), axis=1)
         gradient = gradient if own is None else gradient * own
@@ -125,7 +140,7 @@ def softmax_cross_entropy(
             np.put_along_axis(e, right, right_e, axis=1)
             smooth = all_weights * (e / total) - (1 if weights is None else weights)
             gradient = (1 - smoothing) * gradient + share / scale * smooth
-    dlogits[counts] = gradient
+        dlogits[counts] = gradient
     return value, dlogits
 
 
@@ -153,7 +168,7 @@ def mse(
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     batch_first: bool = False,
-) -> tuple[float, NDArray[Any]]:
+) -> tuple[float, Any]:
     """Mean of ``(y - target)**2`` over the elements that count, and its gradient.
 
     With n elements that count, the gradient is ``2 (y - target) / n``.
@@ -161,7 +176,8 @@ def mse(
     Parameters
     ----------
     y : array_like, (T, B, F), or (B, T, F) if `batch_first`; or any shape without `lengths`
-        What came.
+        What came.  Or a list of arrays (T_b, F), as a ragged call returns; then `target`, `mask` and the
+        gradient are lists, too, and there are no `lengths`.
     target : array_like, shaped as `y`
         What should have come.
     lengths : array_like of integers, (B,), or (1,) where `y` is (T, F), optional
@@ -175,7 +191,7 @@ def mse(
     -------
     value : float
         Summed in float64.
-    dy : ndarray, shaped as `y`
+    dy : ndarray, or list of ndarray, shaped as `y`
         Of the dtype of `y` if that is floating, else float64.
 
     Raises
@@ -183,6 +199,9 @@ def mse(
     TypeError, ValueError
         An argument does not fit; the message names it, what was expected and what came.
     """
+    rows = _core.read_sequences(y, "y")
+    if rows is not None:
+        return _listed(mse, ("y", "target"), rows, target, lengths, mask)
     got = checked_reals(y, "y")
     wanted = checked_reals(target, "target", got.dtype)
     if wanted.shape != got.shape:
@@ -198,12 +217,70 @@ def mse(
     number = int(counts.sum())
     if number == 0:
         return 0.0, dy
-    # Overflow gives inf, and infinities that meet NaN, as they should.
+    # What does not fit gives inf, and infinities that meet NaN, as they should.
     with np.errstate(all="ignore"):
-        difference = got[counts] - wanted[counts]
-        value = float(np.square(difference, dtype=np.float64).sum()) / number
-        dy[counts] = difference * (2 / number)
+        picked, right = got[counts], wanted[counts]
+        difference = picked - right
+        scale = 1.0
+        if not np.isfinite(difference).all():  # halves of finite numbers have a difference that is finite
+            difference, scale = picked / 2 - right / 2, 2.0
+        value = _mean(np.square(difference, dtype=np.float64), number, scale * scale)
+        # Squares may not fit where their mean does.
+        if not np.isfinite(value) and np.isfinite(difference).all():
+            most = float(np.abs(difference).max())
+            value = float(np.square(difference / most, dtype=np.float64).mean()) * scale * scale * most * most
+        dy[counts] = difference * (2 * scale / number)
     return value, dy
+
+
+def _mean(values: NDArray[Any], number: float, factor: float = 1.0) -> float:
+    """`factor` times the sum over `number`, also where the sum alone would not fit."""
+    total = float(values.sum())
+    if np.isinf(total) and np.isfinite(values).all():
+        return float((values / number).sum()) * factor
+    return total * factor / number
+
+
+def _listed(
+    loss: Callable[..., tuple[float, NDArray[Any]]],
+    names: tuple[str, str],
+    rows: list[Any],
+    targets: Any,
+    lengths: Any,
+    mask: Any,
+) -> tuple[float, list[NDArray[Any]]]:
+    """A loss of a list of sequences: the mean is over the steps of all."""
+    if lengths is not None:
+        raise ValueError(
+            "lengths: expected None with a list of arrays, which says what rows there are, got a value"
+        )
+    wanted = [
+        checked_one(row, f"{names[1]}[{b}]")
+        for b, row in enumerate(checked_sequences(targets, names[1], len(rows)))
+    ]
+    got = [checked_reals(row, f"{names[0]}[{b}]") for b, row in enumerate(rows)]
+    if not rows:
+        return 0.0, []
+    is_class = loss is softmax_cross_entropy
+    for b, (row, other) in enumerate(zip(got, wanted, strict=True)):
+        if row.ndim != 2 or row.shape[1] != got[0].shape[1]:
+            raise ValueError(f"{names[0]}[{b}]: expected shape (T, {got[0].shape[-1]}), got {row.shape}")
+        expected = row.shape[:1] if is_class else row.shape
+        if other.shape != expected:
+            raise ValueError(f"{names[1]}[{b}]: expected shape {expected}, got {other.shape}")
+        if is_class and len(other) == 0:  # NumPy has no dtype for nothing
+            wanted[b] = np.empty(0, np.intp)
+    flags = None
+    if mask is not None:
+        given = checked_sequences(mask, "mask", len(rows))
+        flags = np.concatenate(
+            [
+                _checked_mask(flag, row.shape[: max(1, np.ndim(flag))], f"mask[{b}]")
+                for b, (flag, row) in enumerate(zip(given, got, strict=True))
+            ]
+        )
+    value, gradient = loss(np.concatenate(got), np.concatenate(wanted), mask=flags)
+    return value, np.split(gradient, np.cumsum([len(row) for row in got])[:-1])
 
 
 def _counted(
@@ -222,26 +299,16 @@ def _counted(
                 f"{name}: expected 2 or 3 dimensions where lengths are given, got {len(shape) + 1}"
             )
         T, B = (*shape, 1)[:2] if len(shape) == 1 or not batch_first else (shape[1], shape[0])
-        ends = checked_array(lengths, "lengths")
-        if ends.dtype.kind not in "iu" and ends.size:
-            raise TypeError(f"lengths: expected integers, got dtype {ends.dtype}")
-        if len(shape) == 1 and ends.shape == ():
-            ends = ends.reshape(1)
-        if ends.shape != (B,):
-            raise ValueError(f"lengths: expected shape ({B},), got {ends.shape}")
-        is_bad = (ends < 0) | (ends > T)
-        if is_bad.any():
-            row = int(np.argmax(is_bad))
-            raise ValueError(f"lengths[{row}]: expected an integer from 0 to T = {T}, got {ends[row]}")
+        ends = checked_lengths(lengths, T, B, len(shape) == 2)
         counts = np.arange(T)[:, np.newaxis] < ends
         counts = counts.reshape(shape) if len(shape) == 1 or not batch_first else counts.T
     return counts if mask is None else counts & _checked_mask(mask, shape)
 
 
-def _checked_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    given = checked_array(mask, "mask")
+def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], name: str = "mask") -> NDArray[np.bool_]:
+    given = checked_one(mask, name)
     if given.dtype != np.bool_:
-        raise TypeError(f"mask: expected booleans, got dtype {given.dtype}")
+        raise TypeError(f"{name}: expected booleans, got dtype {given.dtype}")
     if given.shape != shape:
-        raise ValueError(f"mask: expected shape {shape}, got {given.shape}")
+        raise ValueError(f"{name}: expected shape {shape}, got {given.shape}")
     return given

@@ -21,7 +21,7 @@ BAD_MAPPINGS = [
     (GOOD | {"weight_ih_l1": GOOD["weight_ih_l0"]}, ValueError, "weight_ih_l1"),
     (GOOD | {"bias_hh_l1": GOOD["bias_hh_l1"].astype(complex)}, TypeError, "bias_hh_l1"),
     (GOOD | {"bias_hh_l1": ["zero"] * 16}, TypeError, "bias_hh_l1"),
-    (GOOD | {"bias_hh_l1": None}, ValueError, "bias_hh_l1"),
+    (GOOD | {"bias_hh_l1": None}, TypeError, "bias_hh_l1"),
     ({}, ValueError, "weight_ih_l0"),
     (list(GOOD.items()), TypeError, "mapping"),
     (None, TypeError, "mapping"),

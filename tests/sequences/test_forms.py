@@ -62,7 +62,7 @@ def variants_of(x):
     yield "byte order", x.astype(x.dtype.newbyteorder())
     yield "misaligned", misaligned
     yield "list", x.tolist()
-    yield "tuple of arrays", tuple(x)
+    yield "tuple of lists", tuple(x.tolist())
     yield "subclass", x.view(type("Subclass", (np.ndarray,), {}))
     yield "memoryview", memoryview(x)
     yield "object with __array__", type("Array", (), {"__array__": lambda self, dtype=None, copy=None: x})()

@@ -227,7 +227,7 @@ LOGITS, TARGETS = np.zeros((4, 2, 3)), np.zeros((4, 2), int)
         ({"lengths": [1, 2, 3]}, ValueError, r"lengths: expected shape \(2,\), got \(3,\)"),
         ({"lengths": [1, 5]}, ValueError, r"lengths\[1\]: expected an integer from 0 to T = 4, got 5"),
         ({"lengths": [-1, 4]}, ValueError, r"lengths\[0\]: expected an integer from 0 to T = 4, got -1"),
-        ({"lengths": [1.0, 2.0]}, TypeError, "lengths: expected integers, got dtype float64"),
+        ({"lengths": [1.5, 2.0]}, ValueError, r"lengths\[0\]: expected an integer from 0 to T = 4, got 1.5"),
         ({"lengths": [1, 3], "batch_first": True}, ValueError, r"lengths: expected shape \(4,\), got \(2,\)"),
         ({"mask": np.ones((4, 2), int)}, TypeError, "mask: expected booleans, got dtype int64"),
         ({"mask": np.ones((2, 4), bool)}, ValueError, r"mask: expected shape \(4, 2\), got \(2, 4\)"),

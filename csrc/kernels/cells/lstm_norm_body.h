@@ -54,9 +54,9 @@ typedef struct norm_row {
     const real *x, *h, *p, *c;
 } norm_row;
 
-/* norm(z) = (z - mean) * scale, each in all lanes. */
+/* norm(z) = (z pre - mean) * scale, each in all lanes; pre is 1 where squares fit, else a power of two that makes them. */
 typedef struct norm_stats {
-    vf mean, scale;
+    vf pre, mean, scale;
 } norm_stats;
 
 typedef struct norm_terms {
@@ -75,18 +75,20 @@ FL_INLINE vf norm_input(const norm_row *row, size_t unit, size_t lanes)
     return z;
 }
 
-FL_INLINE vf normalised(const norm_stats *stats, vf z) { return vf_mul(vf_sub(z, stats->mean), stats->scale); }
+FL_INLINE vf centred(const norm_stats *stats, vf z) { return vf_sub(vf_mul(z, stats->pre), stats->mean); }
+
+FL_INLINE vf normalised(const norm_stats *stats, vf z) { return vf_mul(centred(stats, z), stats->scale); }
 
 FL_INLINE vf input_term(const void *context, size_t unit, size_t lanes)
 {
     const norm_terms *terms = context;
-    return norm_input(terms->row, unit, lanes);
+    return vf_mul(norm_input(terms->row, unit, lanes), terms->stats.pre);
 }
 
 FL_INLINE vf square_term(const void *context, size_t unit, size_t lanes)
 {
     const norm_terms *terms = context;
-    const vf z = vf_sub(norm_input(terms->row, unit, lanes), terms->stats.mean);
+    const vf z = centred(&terms->stats, norm_input(terms->row, unit, lanes));
     return vf_mul(z, z);
 }
 
@@ -103,18 +105,32 @@ FL_INLINE vf product_term(const void *context, size_t unit, size_t lanes)
     return vf_mul(gradient_term(context, unit, lanes), normalised(&terms->stats, norm_input(terms->row, unit, lanes)));
 }
 
-static __attribute__((noinline)) norm_stats norm_stats_of(const norm_row *row, size_t n, real eps)
+/* The variance of the row times `pre`, whose mean it leaves behind. */
+FL_INLINE vf scaled_variance(norm_terms *terms, size_t n, real pre)
 {
     const vf count = vf_set1((real)n);
+    terms->stats.pre = vf_set1(pre);
+    terms->stats.mean = vf_div(sum_over_row(n, terms, input_term), count);
+    return vf_div(sum_over_row(n, terms, square_term), count);
+}
+
+static __attribute__((noinline)) norm_stats norm_stats_of(const norm_row *row, size_t n, real eps)
+{
     norm_terms terms = {.row = row};
-    terms.stats.mean = vf_div(sum_over_row(n, &terms, input_term), count);
-    const vf variance = vf_div(sum_over_row(n, &terms, square_term), count);
+    real lanes[VF_LANES];
+    vf variance = scaled_variance(&terms, n, 1);
+    vf_store(lanes, variance);
+    if (!__builtin_isfinite(lanes[0])) { /* or the norm of large numbers would be 0 */
+        const real pre = sizeof(real) == 4 ? REAL(0x1p-80) : REAL(0x1p-600);
+        variance = scaled_variance(&terms, n, pre);
+        eps = eps * pre * pre;
+    }
     terms.stats.scale = vf_div(vf_set1(1), vf_sqrt(vf_add(variance, vf_set1(eps))));
     return terms.stats;
 }
 
 /* From `d`, the gradient of gamma norm(z) + b, those of z and gamma:
- *     dn = gamma d,  dz = scale (dn - mean(dn) - norm(z) mean(dn norm(z))),  dgamma = d norm(z). */
+ *     dn = gamma d,  dz = pre scale (dn - mean(dn) - norm(z) mean(dn norm(z))),  dgamma = d norm(z). */
 static __attribute__((noinline)) void norm_back(const norm_row *row, const norm_stats *stats, const real *gamma,
                                                 size_t n, const real *d, real *dz, real *dgamma)
 {
@@ -126,7 +142,7 @@ static __attribute__((noinline)) void norm_back(const norm_row *row, const norm_
         const size_t lanes = lanes_at(n, unit);
         const vf z = normalised(stats, norm_input(row, unit, lanes));
         const vf dn = vf_sub(gradient_term(&terms, unit, lanes), mean);
-        store_lanes(dz + unit, vf_mul(stats->scale, vf_fnma(slope, z, dn)), lanes);
+        store_lanes(dz + unit, vf_mul(stats->pre, vf_mul(stats->scale, vf_fnma(slope, z, dn))), lanes);
         store_lanes(dgamma + unit, vf_mul(load_lanes(d + unit, lanes), z), lanes);
     }
 }

@@ -39,7 +39,7 @@ cdef inline bint has_row_strides(ndarray array) noexcept:
             or PyArray_SIZE(array) == 0)
 
 
-cdef ndarray read_array(object value, str name):
+cpdef ndarray read_array(object value, str name):
     """Any array-like as an ndarray, without a copy where there is one already."""
     if PyArray_CheckExact(value):
         return <ndarray>value
@@ -48,8 +48,14 @@ cdef ndarray read_array(object value, str name):
         if masked is not None and isinstance(value, masked.MaskedArray):
             raise TypeError(f"{name}: expected an array without a mask, got a masked array (fill it first)")
         return np.asarray(value)
+    if value is None:
+        raise TypeError(f"{name}: expected an array, got None")
+    cdef list members = members_of(value, name)
+    if members is not None:
+        return stacked(members, name)
     try:
         if hasattr(value, "__dlpack__"):
+            value = without_lazy_bits(value)
             try:
                 return np.from_dlpack(value)
             except (BufferError, RuntimeError, TypeError, ValueError):
@@ -61,11 +67,20 @@ cdef ndarray read_array(object value, str name):
         raise TypeError(f"{name}: expected an array, got {type(value).__name__}: {error}") from error
 
 
+cdef without_lazy_bits(value):
+    """A tensor of torch whose sign or conjugate is a note beside the memory: an export would lose the note."""
+    for is_lazy, resolve in (("is_neg", "resolve_neg"), ("is_conj", "resolve_conj")):
+        if hasattr(value, is_lazy) and hasattr(value, resolve) and getattr(value, is_lazy)():
+            value = getattr(value, resolve)()
+    return value
+
+
 cdef ndarray convert(ndarray array, str name, int typenum):
     """Real numbers of any dtype as a C-contiguous ndarray of this one; casts as NumPy's "same_kind" does."""
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    return PyArray_FROM_OTF(array, typenum, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_FORCECAST)
+    with np.errstate(under="ignore", invalid="ignore"):  # overflow is for the caller to ignore or raise, as in NumPy
+        return PyArray_FROM_OTF(array, typenum, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_FORCECAST)
 
 
 cdef ndarray as_int64(ndarray array):
@@ -107,6 +122,7 @@ cdef ndarray read_input(object x, Weights weights, bint has_time, bint batch_fir
     cdef ndarray array
     cdef int nd, axis_t, axis_b
     cdef npy_intp itemsize
+    cdef object given = None
     view.T = view.B = 1
     view.stride_t = view.stride_b = 0
     if is_plain(x, weights.typenum) and has_row_strides(<ndarray>x):
@@ -122,7 +138,8 @@ cdef ndarray read_input(object x, Weights weights, bint has_time, bint batch_fir
         array = as_int64(<ndarray>x)
         view.is_index = True
     else:
-        array = read_array(x, "x")
+        array = read_one(x, "x")
+        given = array.dtype
         view.is_index = array.dtype.kind in "iu"
         if view.is_index:
             array = as_int64(array)
@@ -132,7 +149,7 @@ cdef ndarray read_input(object x, Weights weights, bint has_time, bint batch_fir
     view.batched = nd == 2 + has_time
     if (not view.batched and nd != 1 + has_time or
             not view.is_index and <size_t>PyArray_DIMS(array)[nd - 1] != weights.shape.input_size):
-        raise wrong_input(array, weights, has_time, batch_first, view.is_index)
+        raise wrong_input(array, given or array.dtype, weights, has_time, batch_first, view.is_index)
     itemsize = PyArray_ITEMSIZE(array)
     axis_t = view.batched and batch_first
     axis_b = 1 - axis_t if has_time else 0
@@ -157,7 +174,7 @@ cdef inline void put_input(fl_forward_args *args, const input_view *view) noexce
     args.x_stride_b = view.stride_b
 
 
-cdef wrong_input(ndarray array, Weights weights, bint has_time, bint batch_first, bint is_index):
+cdef wrong_input(ndarray array, given, Weights weights, bint has_time, bint batch_first, bint is_index):
     letters = ("B, T" if batch_first else "T, B") if has_time else "B"
     unbatched = "T" if has_time else ""
     if is_index:
@@ -165,7 +182,7 @@ cdef wrong_input(ndarray array, Weights weights, bint has_time, bint batch_first
     else:
         unbatched = f"T, {weights.shape.input_size}" if has_time else f"{weights.shape.input_size},"
         expected = f"shape ({letters}, {weights.shape.input_size}) or ({unbatched})"
-    return ValueError(f"x: expected {expected}, got {np.shape(array)} of {array.dtype}")
+    return ValueError(f"x: expected {expected}, got {np.shape(array)} of {given}")
 
 
 cdef wrong_index(object x, Weights weights, object lengths, bint batch_first):
@@ -189,7 +206,7 @@ cdef ndarray read_lengths(object lengths, size_t T, size_t B, bint batched):
     if is_plain(lengths, NPY_INT64) and PyArray_NDIM(<ndarray>lengths) == 1 and (
             <size_t>PyArray_DIMS(<ndarray>lengths)[0] == B):
         return as_int64(<ndarray>lengths)
-    cdef object array = read_array(lengths, "lengths")
+    cdef object array = read_one(lengths, "lengths")
     kind = array.dtype.kind
     if kind not in "iuf":
         raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
@@ -212,7 +229,7 @@ cdef wrong_length(object lengths, size_t T):
 
 cpdef ndarray read_flags(value, str name, size_t T, size_t B, bint batched, bint batch_first):
     """Booleans as uint8 (T, B), C-contiguous; a copy."""
-    cdef object array = read_array(value, name)
+    cdef object array = read_one(value, name)
     cdef bint swapped = batch_first and batched
     if array.dtype != np.bool_:
         raise TypeError(f"{name}: expected booleans, got dtype {array.dtype}")
@@ -224,14 +241,35 @@ cpdef ndarray read_flags(value, str name, size_t T, size_t B, bint batched, bint
     return np.array(array.T if swapped else array, np.uint8, order="C", copy=True).reshape(T, B)
 
 
-cdef ndarray own_copy(ndarray array):
-    """A copy, unless nobody can write to the array: it must stay as it is until the backward pass.
+@cython.final
+@cython.internal
+cdef class Frozen:
+    """Owns memory that nobody can write to any more: outputs of tapes, which other tapes keep without a copy.
 
-    The outputs of other tapes are such arrays.
+    A read-only flag says nothing of that: an owner may set it back, and views made before may write.  Views of
+    this, which has no buffer, cannot become writeable.
     """
-    if PyArray_CHKFLAGS(array, NPY_ARRAY_OWNDATA) and not PyArray_ISWRITEABLE(array):
-        return array
-    return PyArray_NewCopy(array, NPY_CORDER)
+
+    cdef ndarray array
+
+
+cpdef ndarray frozen(ndarray array):
+    """A read-only view of a contiguous array that nobody else has, for good."""
+    cdef Frozen owner = Frozen.__new__(Frozen)
+    cdef ndarray view = PyArray_SimpleNewFromData(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array),
+                                                  PyArray_DATA(array))
+    owner.array = array
+    set_array_base(view, owner)
+    PyArray_CLEARFLAGS(view, NPY_ARRAY_WRITEABLE)
+    return view
+
+
+cdef ndarray own_copy(ndarray array):
+    """A copy, unless nobody can write to the array: it must stay as it is until the backward pass."""
+    cdef object owner = array
+    while PyArray_Check(owner):
+        owner = get_array_base(<ndarray>owner)
+    return array if isinstance(owner, Frozen) else PyArray_NewCopy(array, NPY_CORDER)
 
 
 # ---- Output ------------------------------------------------------------------------------------------------
@@ -283,28 +321,34 @@ cdef inline void extent(ndarray array, uintptr_t *begin, uintptr_t *end) noexcep
     end[0] += <uintptr_t>PyArray_ITEMSIZE(array)
 
 
-cdef inline int check_apart(object out, str name, object other, str other_name) except -1:
-    """Whether writing `out` leaves `other` as it is; anything that is not an ndarray has its own memory."""
-    if PyArray_Check(other) and extents_meet(<ndarray>out, <ndarray>other) and np.shares_memory(out, other):
+cdef int check_apart(object out, str name, ndarray other, str other_name) except -1:
+    """Whether writing `out` leaves `other` as it is."""
+    if other is not None and extents_meet(<ndarray>out, other) and np.shares_memory(out, other):
         raise ValueError(f"{name}: expected memory apart from {other_name}, got an array that overlaps it")
     return 0
 
 
 cdef int check_apart_from(object out, str name, object value, str value_name) except -1:
-    """`check_apart` for an array, or for those of a tuple or list."""
+    """`check_apart` for whatever a caller gave: an array of any type, or a container of them."""
+    cdef list members
+    cdef size_t n
+    if value is None or isinstance(value, (int, float)):
+        return 0
     if PyArray_Check(value):
-        return check_apart(out, name, value, value_name)
-    if isinstance(value, (tuple, list)):
-        for n, item in enumerate(value):
-            if not PyArray_Check(item) or extents_meet(<ndarray>out, <ndarray>item):
-                check_apart_from(out, name, item, f"{value_name}[{n}]")
+        return check_apart(out, name, <ndarray>value, value_name)
+    members = members_of(value, value_name)
+    if members is None:
+        return check_apart(out, name, read_array(value, value_name), value_name)
+    for n in range(<size_t>len(members)):
+        item = members[n]
+        if not (isinstance(item, (int, float)) or PyArray_Check(item) and not extents_meet(<ndarray>out,
+                                                                                           <ndarray>item)):
+            check_apart_from(out, name, item, f"{value_name}[{n}]")
     return 0
 
 
-cdef int check_apart_from_x(object out, str name, x, ndarray x_read) except -1:
-    """`x_read` is what was made of x, perhaps a view of memory that x only stands for."""
-    if x is not x_read:
-        check_apart(out, name, x, "x")
-    if x_read is not None:
-        check_apart(out, name, x_read, "x")
-    return 0
+cdef int check_apart_from_read(object out, str name, value, ndarray read, str value_name) except -1:
+    """`read` is what was made of `value`: perhaps a view of memory that it only stands for."""
+    if value is not read:
+        check_apart_from(out, name, value, value_name)
+    return check_apart(out, name, read, value_name)

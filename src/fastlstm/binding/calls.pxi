@@ -33,6 +33,15 @@ cdef class Layer:
     def num_threads(self, value):
         self._num_threads = 0 if value is None else as_count(value, "num_threads")
 
+    def __getattribute__(self, name):
+        # The slot of a call has no signature to tell, and a method in its place would make small calls slower by a
+        # fifth: who asks for the attribute gets a method, who calls the layer the slot.
+        if name == "__call__":
+            return PyObject_GenericGetAttr(self, "_call")
+        if name == "__signature__":
+            return inspect.signature(PyObject_GenericGetAttr(self, "_call"))
+        return PyObject_GenericGetAttr(self, name)
+
     @property
     def dtype(self):
         return self.ready().dtype
@@ -45,23 +54,6 @@ cdef class Layer:
 
 # Compared by identity first: the default, and what a caller writes as a literal.
 cdef str ZERO = "zero"
-
-
-cdef inline bint is_ragged(object x) except -1:
-    return PyList_CheckExact(x) and is_list_of_arrays(<list>x)
-
-
-cdef bint is_list_of_arrays(list x) except -1:
-    """Whether x is a list of arrays (T_b, I), or of indices (T_b,)."""
-    if len(x) == 0:
-        return False
-    first = x[0]
-    if not PyArray_Check(first):
-        if not hasattr(first, "__dlpack__"):
-            return False
-        first = read_array(first, "x[0]")
-    return PyArray_NDIM(<ndarray>first) == 2 or (PyArray_NDIM(<ndarray>first) == 1
-                                                 and first.dtype.kind in "iu")
 
 
 # ---- A call of one stack on one array ------------------------------------------------------------------------
@@ -116,9 +108,11 @@ cdef tuple fill_direct(Recurrent layer, Weights weights, x, state, lengths, out,
         y = <ndarray>PyArray_EMPTY(2 + batched, y_dims, weights.typenum, 0)
     else:
         check_out(out, "out", weights.typenum, 2 + batched, y_dims)
-        check_apart_from_x(out, "out", x, x_read)
+        check_apart_from_read(out, "out", x, x_read, "x")
         check_apart_from(out, "out", state, "state")
-        check_apart(out, "out", lengths, "lengths")
+        check_apart(out, "out", h_0, "state")
+        check_apart(out, "out", c_0, "state")
+        check_apart_from(out, "out", lengths, "lengths")
         y = <ndarray>out
     args.y = PyArray_DATA(y)
     args.y_stride_t = PyArray_STRIDES(y)[axis_t] // PyArray_ITEMSIZE(y)
@@ -169,11 +163,21 @@ cdef class Recurrent(Layer):
     def __call__(self, x, state=None, *, lengths=None, mask=None, reset=None, offsets=None, pad="zero",
                  return_cells=False, out=None):
         if (self._is_direct and mask is None and reset is None and offsets is None and return_cells is False
-                and pad is ZERO and not is_ragged(x)):
-            return self.call_direct(x, state, lengths, out)
+                and pad is ZERO):
+            if PyArray_CheckExact(x):
+                return self.call_direct(x, state, lengths, out)
+            rows = sequences_of(x, "x")
+            if rows is None:
+                return self.call_direct(x, state, lengths, out)
         self.ready()
         given = {"x": x, "lengths": lengths, "mask": mask, "reset": reset, "offsets": offsets}
         return self._run_rows(given, state, pad, return_cells, out)
+
+    def _call(self, x, state=None, *, lengths=None, mask=None, reset=None, offsets=None, pad="zero",
+              return_cells=False, out=None):
+        """Run the layer over whole sequences; the class says what arguments and results are."""
+        return self(x, state, lengths=lengths, mask=mask, reset=reset, offsets=offsets, pad=pad,
+                    return_cells=return_cells, out=out)
 
     cdef tuple call_direct(self, x, state, lengths, out):
         cdef Weights weights = self.ready()
@@ -226,7 +230,7 @@ cdef class Recurrent(Layer):
         tape = Tape.__new__(Tape)
         tape._layer, tape._parts, tape._bptt = self, self._parts, bptt_steps
         if (self._is_direct and mask is None and offsets is None and return_cells is False and pad is ZERO
-                and not is_ragged(x)):
+                and read_sequences(x, "x") is None):
             self.record_direct(tape, x, state, lengths, reset, training, save_steps)
             return tape
         given = {"x": x, "lengths": lengths, "mask": mask, "reset": reset, "offsets": offsets}
@@ -263,8 +267,7 @@ cdef class Recurrent(Layer):
             check_direct(status, self, weights, x, lengths, arrays, &call)
         tape._record = record
         tape.nbytes = record.nbytes
-        y.setflags(write=False)
-        tape.y = y
+        tape.y = frozen(y)
         tape.state = final_state(weights, arrays[5], arrays[6])
         return 0
 
@@ -324,7 +327,7 @@ cdef class Step(Layer):
         cdef fl_forward_args args
         cdef fl_status status
         cdef npy_intp[2] dims
-        cdef ndarray x_read, h_0, c_0, h_n, c_n = None
+        cdef ndarray x_read, h_0 = None, c_0 = None, h_n, c_n = None
         cdef double[256] small
         cdef void *y = small
         cdef int nd
@@ -347,13 +350,18 @@ cdef class Step(Layer):
         else:
             h_out, c_out = read_pair(out, "out") if has_c else (out, None)
             check_out(h_out, "out[0]" if has_c else "out", weights.typenum, nd, dims)
-            check_apart_from_x(h_out, "out[0]" if has_c else "out", x, x_read)
-            check_apart_from(h_out, "out[0]" if has_c else "out", state, "state")
+            name = "out[0]" if has_c else "out"
+            check_apart_from_read(h_out, name, x, x_read, "x")
+            check_apart_from(h_out, name, state, "state")
+            check_apart(h_out, name, h_0, "state")
+            check_apart(h_out, name, c_0, "state")
             if has_c:
                 check_out(c_out, "out[1]", weights.typenum, nd, dims)
-                check_apart_from_x(c_out, "out[1]", x, x_read)
+                check_apart_from_read(c_out, "out[1]", x, x_read, "x")
                 check_apart_from(c_out, "out[1]", state, "state")
-                check_apart(c_out, "out[1]", h_out, "out[0]")
+                check_apart(c_out, "out[1]", h_0, "state")
+                check_apart(c_out, "out[1]", c_0, "state")
+                check_apart(c_out, "out[1]", <ndarray>h_out, "out[0]")
                 c_n = <ndarray>c_out
             h_n = <ndarray>h_out
         args.h_n = PyArray_DATA(h_n)
@@ -375,3 +383,7 @@ cdef class Step(Layer):
                 raise wrong_index(x, weights, None, False)
             check(status)
         return (h_n, c_n) if has_c else h_n
+
+    def _call(self, x, state=None, out=None):
+        """One step; the class says what arguments and results are."""
+        return self(x, state, out)

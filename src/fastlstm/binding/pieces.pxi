@@ -118,11 +118,12 @@ def gate_matmul(x, h, weight_ih, weight_hh=None, bias=None, out=None):
         gates = <ndarray>PyArray_EMPTY(nd, dims, weights.typenum, 0)
     else:
         check_out(out, "out", weights.typenum, nd, dims)
-        check_apart_from_x(out, "out", x, x_read)
-        check_apart(out, "out", h, "h")
-        check_apart(out, "out", weight_ih, "weight_ih")
-        check_apart(out, "out", weight_hh, "weight_hh")
-        check_apart(out, "out", bias, "bias")
+        check_apart_from_read(out, "out", x, x_read, "x")
+        check_apart_from_read(out, "out", h, h_read, "h")
+        if not isinstance(weight_ih, Weights):
+            check_apart(out, "out", <ndarray>weight_ih, "weight_ih")
+            check_apart(out, "out", <ndarray>weight_hh, "weight_hh")
+            check_apart(out, "out", <ndarray>bias, "bias")
         gates = <ndarray>out
     with nogil:
         status = fl_gate_matmul(weights.stack, view.B, view.data, view.stride_b, PyArray_DATA(h_read),
@@ -178,11 +179,11 @@ def cell_update(gates, c, out=None):
         check_out(c_given, "out[1]", typenum, nd, dims)
         h_out, c_out = <ndarray>h_given, <ndarray>c_given
         check_apart(h_out, "out[0]", c_out, "out[1]")
-        check_apart(h_out, "out[0]", c, "c")
-        check_apart(h_out, "out[0]", gates, "gates")
-        check_apart(c_out, "out[1]", gates, "gates")
+        check_apart(h_out, "out[0]", <ndarray>c, "c")
+        check_apart(h_out, "out[0]", <ndarray>gates, "gates")
+        check_apart(c_out, "out[1]", <ndarray>gates, "gates")
         if not (c_read is c and PyArray_DATA(c_out) == PyArray_DATA(c_read)):
-            check_apart(c_out, "out[1]", c, "c")
+            check_apart(c_out, "out[1]", <ndarray>c, "c")
     dims[nd - 1] *= 4
     gates_read = read_operand(gates, "gates", typenum, nd, dims)
     dtype = FL_F32 if typenum == NPY_FLOAT32 else FL_F64
@@ -256,7 +257,7 @@ cdef ndarray activate(x, out, activation function):
         check_out(out, "out", typenum, PyArray_NDIM(x_read), PyArray_DIMS(x_read))
         y = <ndarray>out
         if not (x_read is x and PyArray_DATA(y) == PyArray_DATA(x_read)):
-            check_apart(y, "out", x, "x")
+            check_apart(y, "out", <ndarray>x, "x")
     dtype = FL_F32 if typenum == NPY_FLOAT32 else FL_F64
     n = <size_t>PyArray_SIZE(x_read)
     with nogil:

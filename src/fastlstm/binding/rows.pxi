@@ -129,42 +129,80 @@ def packed_input(Weights weights not None, ndarray x not None, size_t T, Frame f
     return result
 
 
-def listed_input(Weights weights not None, list arrays not None, size_t T, lengths, bint reverse):
-    """Input as one C-contiguous array (T_b, I), or (T_b,) of indices in int64, for each row."""
-    cdef Input result = None, row
-    cdef size_t b, B = <size_t>len(arrays), length, I = weights.shape.input_size
-    cdef npy_intp itemsize = 1
-    cdef ptrdiff_t width = 1
-    cdef ptrdiff_t *at = NULL
+def listed_input(Weights weights not None, list arrays not None, size_t T, ndarray lengths not None, bint reverse):
+    """Input as one C-contiguous array (T_b, I) for each row, as `read_rows` gives them."""
+    cdef Input result
+    cdef ndarray array
+    cdef size_t b, B = <size_t>len(arrays), length
+    cdef npy_intp itemsize = 4 if weights.typenum == NPY_FLOAT32 else 8
+    cdef ptrdiff_t width = <ptrdiff_t>weights.shape.input_size
+    cdef ptrdiff_t *at
     cdef const char *base = NULL
     if B == 0:
         raise ValueError("x: expected at least one array, got none")
+    result = new_input(weights, <ndarray?>arrays[0], 1, T, B, lengths)
+    result.pin = arrays
+    result.at = places(B)
+    at = <ptrdiff_t *>PyArray_DATA(result.at)
     for b in range(B):
-        array = arrays[b]
-        row = new_input(weights, array, 1, T, 1, lengths[b:b + 1])
-        length = length_of(row.lengths, T, 0)
-        if result is None:
-            result = new_input(weights, array, 1, T, B, lengths)
-            result.pin = list(arrays)
-            result.at = places(B)
-            at = <ptrdiff_t *>PyArray_DATA(result.at)
-            itemsize = PyArray_ITEMSIZE(<ndarray>array)
-            width = 1 if result.is_index else <ptrdiff_t>I
-        if (not PyArray_IS_C_CONTIGUOUS(<ndarray>array) or row.is_index != result.is_index
-                or <size_t>PyArray_DIMS(<ndarray>array)[0] != length):
+        array = <ndarray?>arrays[b]
+        length = length_of(result.lengths, T, b)
+        if not (is_row(array, weights) and <size_t>PyArray_DIMS(array)[0] == length):
             raise ValueError(f"x[{b}]: expected a contiguous array of {length} steps, got {np.shape(array)}")
         if length == 0:
             at[b] = 0
             continue
         if base == NULL:  # an array without elements may stand anywhere, aligned or not
-            result.data = PyArray_DATA(<ndarray>array)
+            result.data = PyArray_DATA(array)
             base = <const char *>result.data
-        at[b] = (<const char *>PyArray_DATA(<ndarray>array) - base) // itemsize
+        at[b] = (<const char *>PyArray_DATA(array) - base) // itemsize
         if reverse:
             at[b] += <ptrdiff_t>(length - 1) * width
     result.stride_b = 1
     result.stride_t = -width if reverse else width
     return result
+
+
+cdef inline bint is_row(object array, Weights weights) noexcept:
+    """Whether this is a sequence (T, I) as the C core reads it."""
+    return (is_plain(array, weights.typenum) and PyArray_NDIM(<ndarray>array) == 2
+            and <size_t>PyArray_DIMS(<ndarray>array)[1] == weights.shape.input_size
+            and PyArray_IS_C_CONTIGUOUS(<ndarray>array))
+
+
+def read_rows(Weights weights not None, list rows not None):
+    """Sequences of a batch: ``(arrays, bounds)``, each array C-contiguous (T_b, I), or (T_b,) of indices in int64.
+
+    ``bounds[b]`` are all steps before those of row b.
+    """
+    cdef input_view view
+    cdef npy_intp[1] dims
+    cdef size_t b, B = <size_t>len(rows)
+    cdef ndarray bounds, array
+    cdef list arrays = []
+    cdef int64_t *bound
+    dims[0] = <npy_intp>B + 1
+    bounds = <ndarray>PyArray_EMPTY(1, dims, NPY_INT64, 0)
+    bound = <int64_t *>PyArray_DATA(bounds)
+    bound[0] = 0
+    for b in range(B):
+        row = rows[b]
+        if not is_row(row, weights):
+            try:
+                row = read_input(row, weights, True, False, &view)
+                if view.batched:
+                    raise ValueError(f"x: expected shape (T, {weights.shape.input_size}), or (T,) of integers, "
+                                     f"got {np.shape(row)}")
+            except (TypeError, ValueError) as error:
+                text = str(error).removeprefix("x")
+                raise type(error)(f"x[{b}]{text}") from None
+            row = np.ascontiguousarray(row)
+        array = <ndarray>row
+        if b != 0 and PyArray_NDIM(array) != PyArray_NDIM(<ndarray>arrays[0]):
+            raise TypeError(f"x[{b}]: expected an array like x[0], of {arrays[0].dtype}, got {array.dtype}")
+        arrays.append(array)
+        bound[b + 1] = bound[b] + PyArray_DIMS(array)[0]
+    return arrays, bounds
 
 
 @cython.final
@@ -241,19 +279,14 @@ def kept(array):
     return None if array is None else own_copy(array)
 
 
-def is_list_of_rows(x):
-    """Whether x is a list of arrays (T_b, I), or of indices (T_b,)."""
-    return is_ragged(x)
-
-
-def check_result(out, tuple shape not None, dtype, dict given not None):
-    """Whether `out` can receive a result, and is apart from what was given, by names."""
+def check_result(out, tuple shape not None, dtype, list given not None):
+    """Whether `out` can receive a result, and is apart from what was given, pairs of name and value."""
     cdef npy_intp[3] dims
     cdef int axis, nd = <int>len(shape)
     for axis in range(min(nd, 3)):
         dims[axis] = shape[axis]
     check_out(out, "out", NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64, nd, dims)
-    for name, value in given.items():
+    for name, value in given:
         check_apart_from(out, "out", value, name)
 
 

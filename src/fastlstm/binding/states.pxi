@@ -25,9 +25,16 @@ cdef inline tuple read_pair(object value, str name):
     return pair
 
 
-cdef tuple read_members(object state, str name, Weights weights):
+cdef bint is_whole(object member) except -1:
+    """Whether a member of a tuple is a state by itself: an array, or its absence."""
+    return member is None or is_array_object(member) and PyArray_NDIM(read_array(member, "state")) > 1
+
+
+cdef tuple read_members(object state, str name, Weights weights, bint is_listed=False):
     """The members of a state: h, and those beside it."""
     if weights.states == 0:
+        if not is_listed and isinstance(state, tuple) and any([is_whole(member) for member in state]):
+            raise TypeError(f"{name}: expected an array, as there is one state h, got a tuple of {len(state)}")
         return (state,)
     if weights.states == 1:
         return read_pair(state, name)
@@ -70,7 +77,7 @@ def read_states(tuple parts not None, state, str name, size_t B, bint batched, b
     cdef tuple members, names = names_of(name, "")
     if state is None:
         return [(None, None)] * len(parts)
-    members = read_members(state, name, first)
+    members = read_members(state, name, first, is_listed)
     dims[1] = <npy_intp>B
     if not is_listed:
         dims[0] = sum([(<Weights?>each).rows() for each in parts])
@@ -105,7 +112,7 @@ cdef int check_listed(member, str name, size_t count, bint may_lack) except -1:
     return 0
 
 
-cdef tuple members_of(Weights weights, h, beside):
+cdef tuple split_members(Weights weights, h, beside):
     """The states of one stack, each an array."""
     if weights.states == 0:
         return (h,)
@@ -118,13 +125,13 @@ cdef inline object final_state(Weights weights, h, beside):
     """The state of one stack as a caller has it, with B or without."""
     if weights.states == 1:
         return h, beside
-    return h if weights.states == 0 else members_of(weights, h, beside)
+    return h if weights.states == 0 else split_members(weights, h, beside)
 
 
 def states_as_given(tuple parts not None, list states not None, bint batched, bint is_listed):
     """What `read_states` reads, from ``(h, beside)`` of each stack."""
     result = []
-    for members in zip(*[members_of(<Weights?>part, h, beside) for part, (h, beside) in zip(parts, states)]):
+    for members in zip(*[split_members(<Weights?>part, h, beside) for part, (h, beside) in zip(parts, states)]):
         arrays = [np.ascontiguousarray(array if batched else array[:, 0]) for array in members]
         if is_listed:
             result.append(tuple(arrays))

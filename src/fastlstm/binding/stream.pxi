@@ -58,6 +58,7 @@ cdef class Stream:
     def __cinit__(self, tuple parts not None, batch_size, num_threads, bint batch_first, bint is_listed=False,
                   bint joins=False):
         cdef Weights first = <Weights?>parts[0]
+        cdef fl_status status
         self.batch_size = as_count(batch_size, "batch_size")
         self._num_threads = 0 if num_threads is None else as_count(num_threads, "num_threads")
         self.batch_first = batch_first
@@ -69,7 +70,11 @@ cdef class Stream:
         if len(parts) > 1 or joins:
             self.several = tuple([Stream((part,), batch_size, num_threads, batch_first) for part in parts])
         else:
-            check(fl_stream_create(first.stack, self.batch_size, self._num_threads, &self.stream))
+            status = fl_stream_create(first.stack, self.batch_size, self._num_threads, &self.stream)
+            if status == FL_ERROR_MEMORY or status == FL_ERROR_SIZE:
+                raise (MemoryError if status == FL_ERROR_MEMORY else OverflowError)(
+                    f"batch_size: expected a stream that fits into memory, got {self.batch_size} rows")
+            check(status)
 
     def __dealloc__(self):
         fl_stream_destroy(self.stream)
@@ -166,7 +171,7 @@ cdef class Stream:
             y = <ndarray>PyArray_EMPTY(nd, dims, weights.typenum, 0)
         else:
             check_out(out, "out", weights.typenum, nd, dims)
-            check_apart_from_x(out, "out", x, x_read)
+            check_apart_from_read(out, "out", x, x_read, "x")
             y = <ndarray>out
         memset(&io, 0, sizeof(io))
         if view.is_index:

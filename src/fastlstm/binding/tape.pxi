@@ -84,6 +84,9 @@ cdef class Tape:
                                    "again")
             if dcells is not None and self.cells is None:
                 raise ValueError("dcells: expected None without return_cells, got a gradient of cells")
+            if PyArray_Check(self.y):
+                dy = None if dy is None else read_one(dy, "dy")
+                dcells = None if dcells is None else read_one(dcells, "dcells")
             if self._record is not None:
                 records = [self._record]
                 result, scratch = self.run_back(dy, dstate)

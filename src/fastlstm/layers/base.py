@@ -239,10 +239,13 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         if out is not None:
             if batch.splits is not None:
                 raise ValueError("out: expected None with a list of arrays, got a value")
-            width = self._layout.output(self.num_layers - 1)
-            _core.check_result(out, (*batch.shape, width), self.dtype, given | {"state": state})
+            shape = (*batch.shape, self._layout.output(self.num_layers - 1))
+            # What was made of an argument may be a view of memory that the argument only stands for.
+            read = [("x", batch.source), ("state", [array for pair in states for array in pair])]
+            _core.check_result(out, shape, self.dtype, [*given.items(), ("state", state), *read])
         done = Pass(self, plan, batch)
-        done.run(states, wants_cells, None if out is None else np.asarray(out))
+        with np.errstate(all="ignore"):
+            done.run(states, wants_cells, None if out is None else np.asarray(out))
         y = done.y if out is None else out  # which may be of a subclass
         return (y, done.state) if done.cells is None else (y, done.state, done.cells)
 
@@ -258,7 +261,8 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         draws = training and (parts[0].draws or drops)
         seed = int(self.rng.integers(2**63)) if draws else 0
         done = Pass(self, plan, batch, Recording(save, seed, draws))
-        done.run(states, wants_cells)
+        with np.errstate(all="ignore"):
+            done.run(states, wants_cells)
         return done
 
     def _read_batch(self, order: Order, given: dict[str, Any], pad: Any) -> Batch:

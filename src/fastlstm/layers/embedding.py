@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from ..model.checks import checked_array, checked_index
+from ..model.checks import checked_array, checked_index, checked_sequences
 from ..model.options import Option, Settings
 from ..model.parameters import NumpyParameters, NumpyTape, ParameterSet, Values, normal
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["Embedding", "EmbeddingTape"]
 
@@ -133,17 +133,17 @@ class Embedding(NumpyParameters):
             settings["padding_idx"] %= settings["num_embeddings"]
         return _Layout(**settings, dtype=dtype)
 
-    def __call__(self, x: ArrayLike) -> NDArray[Any]:
+    def __call__(self, x: Any) -> Any:
         """Return the rows of the table that `x` names.
 
         Parameters
         ----------
         x : array_like of integers, any shape
-            Indices from 0 to num_embeddings - 1.
+            Indices from 0 to num_embeddings - 1; or a list of arrays (T_b,), for which y is a list.
 
         Returns
         -------
-        ndarray, (*x.shape, embedding_dim)
+        ndarray, (*x.shape, embedding_dim), or list of ndarray
             Of the layer's dtype.
 
         Raises
@@ -151,9 +151,11 @@ class Embedding(NumpyParameters):
         TypeError, ValueError
             `x` does not hold integers, or one is out of range.
         """
-        return _apply(self._parameter_set(), self._read(x))
+        params, (index, bounds) = self._parameter_set(), self._read(x)
+        y = _apply(params, index)
+        return y if bounds is None else _core.split_sequences(y, bounds)
 
-    def forward(self, x: ArrayLike) -> EmbeddingTape:
+    def forward(self, x: Any) -> EmbeddingTape:
         """Return a tape with y, for one backward.
 
         Parameters
@@ -166,20 +168,30 @@ class Embedding(NumpyParameters):
         EmbeddingTape
             With `y`.
         """
-        params, index = self._parameter_set(), self._read(x)
-        return EmbeddingTape(self, params, _apply(params, index), index)
+        params, (index, bounds) = self._parameter_set(), self._read(x)
+        return EmbeddingTape(self, params, _apply(params, index), index, bounds)
 
-    def _read(self, x: ArrayLike) -> NDArray[np.intp]:
-        """`x` as indices that nobody else can change."""
-        given = checked_array(x, "x")
+    def _read(self, x: Any) -> tuple[NDArray[np.intp], NDArray[np.int64] | None]:
+        """`x` as indices that nobody else can change, and the bounds of sequences if it is a list of them."""
+        rows = _core.read_sequences(x, "x")
+        if rows is None:
+            return self._checked(checked_array(x, "x"), "x"), None
+        given = [self._checked(checked_array(row, f"x[{b}]"), f"x[{b}]") for b, row in enumerate(rows)]
+        for b, row in enumerate(given):
+            if row.ndim != 1:
+                raise ValueError(f"x[{b}]: expected shape (T,) in a list of arrays, got {row.shape}")
+        bounds = np.cumsum([0, *map(len, given)], dtype=np.int64)
+        return np.concatenate([np.empty(0, np.intp), *given]), bounds
+
+    def _checked(self, given: NDArray[Any], name: str) -> NDArray[np.intp]:
         if given.dtype.kind not in "iu":
-            raise TypeError(f"x: expected integers, got dtype {given.dtype}")
+            raise TypeError(f"{name}: expected integers, got dtype {given.dtype}")
         is_bad = (given < 0) | (given >= self.num_embeddings)
         if is_bad.any():
             place = tuple(np.argwhere(is_bad)[0].tolist())
             raise ValueError(
-                f"x{list(place) if place else ''}: expected an index from 0 to {self.num_embeddings - 1}, "
-                f"got {given[place]}"
+                f"{name}{list(place) if place else ''}: expected an index from 0 to "
+                f"{self.num_embeddings - 1}, got {given[place]}"
             )
         return given.astype(np.intp, order="C")
 
@@ -196,17 +208,26 @@ class EmbeddingTape(NumpyTape):
     """
 
     def __init__(
-        self, layer: Embedding, params: ParameterSet, y: NDArray[Any], index: NDArray[np.intp]
+        self,
+        layer: Embedding,
+        params: ParameterSet,
+        y: NDArray[Any],
+        index: NDArray[np.intp],
+        bounds: NDArray[np.int64] | None,
     ) -> None:
         super().__init__(layer, params, y)
-        self._index = index
+        self._index, self._bounds = index, bounds
+        self._nbytes = y.nbytes + index.nbytes
+        self._width = layer.embedding_dim
+        if bounds is not None:
+            self.y = _core.split_sequences(y, bounds)  # type: ignore[assignment]
 
     @property
     def nbytes(self) -> int:
         """Bytes that the tape keeps."""
-        return self.y.nbytes + self._index.nbytes
+        return self._nbytes
 
-    def backward(self, dy: ArrayLike) -> None:
+    def backward(self, dy: Any) -> None:
         """Add the gradient of the table to `Embedding.grads`.
 
         Parameters
@@ -222,7 +243,7 @@ class EmbeddingTape(NumpyTape):
         TypeError, ValueError
             `dy` does not fit; nothing has changed, and the tape can still be used.
         """
-        checked = self._check(dy)
+        checked = self._check_listed(dy) if self._bounds is not None else self._check(dy)
         rows, place = np.unique(self._index, return_inverse=True)
         sums = np.zeros((rows.size, checked.shape[-1]), checked.dtype)
         grad, padding = self._layer.grads["weight"], self._params.layout.padding_idx
@@ -233,6 +254,19 @@ class EmbeddingTape(NumpyTape):
             sums += grad[rows]
         self._is_used = True
         grad[rows] = sums
+
+    def _check_listed(self, dy: Any) -> NDArray[Any]:
+        """Gradients of a list of sequences, as one array."""
+        self._check_unused()
+        width = self._width
+        counts = np.diff(np.asarray(self._bounds)).tolist()
+        rows = checked_sequences(dy, "dy", len(counts))
+        dtype = self._layer.dtype
+        arrays = [
+            _core.real_array(row, f"dy[{b}]", (count, width), dtype)
+            for b, (row, count) in enumerate(zip(rows, counts, strict=True))
+        ]
+        return np.concatenate([np.empty((0, width), dtype), *arrays])
 
 
 def _apply(params: ParameterSet, index: NDArray[np.intp]) -> NDArray[Any]:
@@ -249,4 +283,5 @@ def _add_rows(sums: NDArray[Any], index: NDArray[np.intp], values: NDArray[Any])
     step = max(1, CHUNK // features)
     for begin in range(0, len(index), step):
         part = index[begin : begin + step, np.newaxis] * features + np.arange(features)
-        np.add.at(sums.reshape(-1), part.reshape(-1), values[begin : begin + step].reshape(-1))
+        with np.errstate(all="ignore"):
+            np.add.at(sums.reshape(-1), part.reshape(-1), values[begin : begin + step].reshape(-1))

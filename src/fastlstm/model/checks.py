@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import operator
-import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .. import _core
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -49,25 +50,25 @@ def checked_dtype(value: DTypeLike) -> np.dtype[Any]:
 
 def checked_array(value: ArrayLike, name: str) -> NDArray[Any]:
     """`value` as an ndarray, without a copy where there is one, or an exception that names the argument."""
-    masked = sys.modules.get("numpy.ma")
-    if masked is not None and isinstance(value, masked.MaskedArray):
-        raise TypeError(f"{name}: expected an array without a mask, got a masked array (fill it first)")
-    try:
-        return np.asarray(value)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise TypeError(f"{name}: expected an array, got {type(value).__name__}: {error}") from error
+    return _core.read_array(value, name)
+
+
+def checked_one(value: ArrayLike, name: str) -> NDArray[Any]:
+    """`checked_array`, where a batch of sequences has no meaning."""
+    return _core.read_one(value, name)
 
 
 def checked_reals(value: ArrayLike, name: str, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
     """Real numbers as an ndarray of `dtype`; None keeps a floating dtype and makes integers float64."""
-    array = checked_array(value, name)
+    array = checked_one(value, name)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if dtype is None:
         dtype = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.dtype(np.float64)
-    return array.astype(dtype, copy=False)
+    with np.errstate(
+        under="ignore", invalid="ignore"
+    ):  # overflow is for the caller to ignore or raise, as in NumPy
+        return array.astype(dtype, copy=False)
 
 
 def checked_rng(rng: Any) -> np.random.Generator:
@@ -117,3 +118,18 @@ def checked_index(value: object, name: str, least: int | None) -> int:
 def is_finite(number: float) -> bool:
     """Whether a number is neither infinite nor NaN."""
     return abs(number) < float("inf")
+
+
+def checked_lengths(lengths: ArrayLike, T: int, B: int, is_batched: bool) -> NDArray[Any]:
+    """Steps of each row as int64 (B,), each from 0 to T, in a copy."""
+    return _core.read_row_lengths(lengths, T, B, is_batched)
+
+
+def checked_sequences(value: Any, name: str, count: int) -> list[Any]:
+    """An array-like for each of `count` sequences, or an exception that names the argument."""
+    rows = value if isinstance(value, (list, tuple)) else _core.read_sequences(value, name)
+    if rows is None:
+        raise TypeError(f"{name}: expected a list of {count} arrays, got {type(value).__name__}")
+    if len(rows) != count:
+        raise ValueError(f"{name}: expected a list of {count} arrays, got {len(rows)}")
+    return list(rows)

@@ -198,7 +198,6 @@ class Parameters(guards.Guarded):
         state.
     """
 
-    rng: np.random.Generator
     _options: ClassVar[dict[str, options.Option[Any]]] = {}
     _other_settings: ClassVar[dict[str, Any]] = {"dtype": "float32"}  # of `_config`, beside options
     _ways = guards.LAYER_WAYS
@@ -210,7 +209,19 @@ class Parameters(guards.Guarded):
         cls._options = options.find(cls)
         guards.OPTIONS.update(cls._options)
 
-    # ---- Construction -------------------------------------------------------------------------------------
+    @property
+    def rng(self) -> np.random.Generator:
+        """What the parameters were drawn from, and what training draws from."""
+        generator: np.random.Generator = self.__dict__["rng"]
+        return generator
+
+    @rng.setter
+    def rng(self, value: np.random.Generator) -> None:
+        if not callable(getattr(value, "integers", None)):
+            raise TypeError(f"rng: expected a numpy.random.Generator, got {type(value).__name__}")
+        self.__dict__["rng"] = value
+
+    # ---- Construction --------------------------------------------------------------------------------------
 
     def _construct(self, arguments: Mapping[str, Any]) -> None:
         """Do what a constructor does; `arguments` are its ``locals()``, before it has others."""
@@ -531,16 +542,19 @@ class NumpyTape(guards.Guarded):
 
     def _check(self, dy: ArrayLike) -> NDArray[Any]:
         """`dy` in the shape and dtype of `y`, if the tape can still be used."""
+        self._check_unused()
+        checked = checked_reals(dy, "dy", self.y.dtype)
+        if checked.shape != self.y.shape:
+            raise ValueError(f"dy: expected shape {self.y.shape}, got {checked.shape}")
+        return checked
+
+    def _check_unused(self) -> None:
         if self._is_used:
             raise RuntimeError("tape: expected one backward for each forward, got a second one")
         if not self._is_in_force():
             raise RuntimeError(
                 "tape: expected the parameters of its forward, got others since: call forward again"
             )
-        checked = checked_reals(dy, "dy", self.y.dtype)
-        if checked.shape != self.y.shape:
-            raise ValueError(f"dy: expected shape {self.y.shape}, got {checked.shape}")
-        return checked
 
 
 def kept_for_backward(x: NDArray[Any], value: ArrayLike) -> NDArray[Any]:

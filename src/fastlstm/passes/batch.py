@@ -56,8 +56,8 @@ class Batch:
         there are, plus b, for the given state.  With `by_row`, the rows of y in that order.
     reset : ndarray of uint8, (T, B), or None
         As the C core takes it.
-    splits : ndarray or None
-        Ends of the arrays that a list is made of.
+    splits : ndarray of int64 or None
+        Bounds of the sequences that a list is made of, (B + 1,).
     source : ndarray or list
         x, as it has been read.
     """
@@ -166,14 +166,13 @@ class Batch:
 
     def as_given(self, array: Array) -> Any:
         """A result in the form of x: a list of views for a list."""
-        return array if self.splits is None else np.split(array, self.splits)
+        return array if self.splits is None else _core.split_sequences(array, self.splits)
 
     def read_back(self, value: Any, name: str, width: int, dtype: np.dtype[Any]) -> Array:
         """A gradient in the form of a result, as one array (*shape, width)."""
         if self.splits is None:
             return _checked(value, name, (*self.shape, width), dtype)
-        ends = [*self.splits.tolist(), self.rows]
-        sizes = np.diff(ends, prepend=0).tolist() if self.B else []
+        sizes = np.diff(self.splits).tolist()
         if not isinstance(value, (list, tuple)) or len(value) != self.B:
             got = f"{len(value)} of them" if isinstance(value, (list, tuple)) else type(value).__name__
             raise (ValueError if isinstance(value, (list, tuple)) else TypeError)(
@@ -215,17 +214,17 @@ def read_batch(weights: _core.Weights, order: Order, given: dict[str, Any], pad:
     if pad not in ("zero", "hold"):
         raise ValueError(f"pad: expected 'zero' or 'hold', got {pad!r}")
     x, offsets, reset = given["x"], given["offsets"], given["reset"]
-    is_list = offsets is None and _core.is_list_of_rows(x)
-    if not is_list and offsets is None:
+    rows = None if offsets is not None else _core.read_sequences(x, "x")
+    if rows is None and offsets is None:
         return _read_regular(weights, order, given, pad == "hold")
-    form = "a list of arrays" if is_list else "offsets"
+    form = "offsets" if rows is None else "a list of arrays"
     for name in ("lengths", "mask"):
         if given[name] is not None:
             raise ValueError(
                 f"{name}: expected None with {form}, which says what rows there are, got a value"
             )
-    if is_list:
-        return _read_list(weights, order, x, reset)
+    if rows is not None:
+        return _read_list(weights, order, rows, reset)
     return _read_packed(weights, order, x, offsets, reset)
 
 
@@ -433,44 +432,51 @@ def _read_packed(weights: _core.Weights, order: Order, x: Any, offsets: Any, res
     if order.is_kept:
         data = _core.kept(data)
     bounds = _checked_offsets(offsets, len(data))
-    _check_packed_indices(weights, data, "x")
+    _check_packed_indices(weights, data)
     starts = None if reset is None else _checked_flags(reset, "reset", len(data))
     return _packed(weights, order, data, bounds, starts)
 
 
 def _read_list(weights: _core.Weights, order: Order, x: list[Any], reset: Any) -> Batch:
     """Of x as a list of arrays (T_b, I)."""
-    arrays: list[Array] = []
-    for b, row in enumerate(x):
-        try:
-            array, is_batched = _core.read_sequence(weights, row, False)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"x[{b}]{str(error).removeprefix('x')}") from None
-        if is_batched:
-            raise ValueError(f"x[{b}]: expected shape (T, {weights.input_size}), got {array.shape}")
-        if array.ndim != (arrays[0].ndim if arrays else array.ndim):
-            raise TypeError(f"x[{b}]: expected an array like x[0], of {arrays[0].dtype}, got {array.dtype}")
-        _check_packed_indices(weights, array, f"x[{b}]")
-        arrays.append(np.ascontiguousarray(array))
-    counts = np.array([len(array) for array in arrays], np.int64)
-    bounds = np.concatenate([[0], np.cumsum(counts)])
-    starts = None
-    if reset is not None:
-        if not isinstance(reset, (list, tuple)):
-            raise TypeError(f"reset: expected a list of arrays, as x, got {type(reset).__name__}")
-        if len(reset) != len(x):
-            raise ValueError(f"reset: expected {len(x)} arrays, got {len(reset)}")
-        rows = [
-            _checked_flags(row, f"reset[{b}]", int(count))
-            for b, (row, count) in enumerate(zip(reset, counts, strict=True))
-        ]
-        starts = np.concatenate(rows)
-    if order.is_kept:  # they are copied in any case
-        result = _packed(weights, order, np.concatenate(arrays), bounds, starts)
-    else:
-        result = _packed(weights, order, arrays, bounds, starts)
-    result.splits = bounds[1:-1]
+    arrays, bounds = _core.read_rows(weights, x)
+    is_index = bool(arrays) and arrays[0].ndim == 1
+    data: Array | list[Array] = arrays
+    # They are copied in any case where they are kept; indices are looked at as one array.
+    if order.is_kept or is_index or not arrays:
+        shape = (0,) if is_index else (0, weights.input_size)
+        dtype = np.dtype(np.int64) if is_index else weights.dtype
+        data = np.concatenate([np.empty(shape, dtype), *arrays])
+        if is_index:
+            _check_listed_indices(weights, data, bounds)
+    starts = None if reset is None else _listed_flags(reset, bounds)
+    result = _packed(weights, order, data, bounds, starts)
+    result.splits = bounds
     return result
+
+
+def _listed_flags(reset: Any, bounds: Array) -> Array:
+    """One array of booleans a sequence, as one."""
+    counts = np.diff(bounds).tolist()
+    if not isinstance(reset, (list, tuple)):
+        raise TypeError(f"reset: expected a list of arrays, as x, got {type(reset).__name__}")
+    if len(reset) != len(counts):
+        raise ValueError(f"reset: expected {len(counts)} arrays, got {len(reset)}")
+    rows = [
+        _checked_flags(row, f"reset[{b}]", count)
+        for b, (row, count) in enumerate(zip(reset, counts, strict=True))
+    ]
+    return np.concatenate([np.empty(0, np.uint8), *rows])
+
+
+def _check_listed_indices(weights: _core.Weights, x: Array, bounds: Array) -> None:
+    bad = np.flatnonzero((x < 0) | (x >= weights.input_size))
+    if len(bad):
+        b = int(np.searchsorted(bounds, bad[0], side="right")) - 1
+        raise ValueError(
+            f"x[{b}][{bad[0] - bounds[b]}]: expected an index from 0 to {weights.input_size - 1}, "
+            f"got {x[bad[0]]}"
+        )
 
 
 def _packed(
@@ -529,10 +535,10 @@ def _checked_flags(value: Any, name: str, count: int) -> Array:
     return array.reshape(count)
 
 
-def _check_packed_indices(weights: _core.Weights, x: Array, name: str) -> None:
+def _check_packed_indices(weights: _core.Weights, x: Array) -> None:
     if x.dtype == np.int64 and x.ndim == 1:
         bad = np.flatnonzero((x < 0) | (x >= weights.input_size))
         if len(bad):
             raise ValueError(
-                f"{name}[{bad[0]}]: expected an index from 0 to {weights.input_size - 1}, got {x[bad[0]]}"
+                f"x[{bad[0]}]: expected an index from 0 to {weights.input_size - 1}, got {x[bad[0]]}"
             )

@@ -56,8 +56,9 @@ class Plan:
         if self.merge == "concat":
             return y
         first, second = np.split(y, 2, axis=-1)
-        total: Array = first + second
-        return total if self.merge == "sum" else total / 2
+        # Half of each first: the sum of both may be too large where the average is not.
+        total: Array = first + second if self.merge == "sum" else first / 2 + second / 2
+        return total
 
     def merged_back(self, dy: Array) -> Array:
         """The inverse for gradients."""
@@ -143,7 +144,7 @@ class Pass:
         if batch.direct is None:
             y, c_steps = self._placed(y, c_steps, states[-1], out)
         if self._is_kept:
-            y.setflags(write=False)
+            y = _core.frozen(y)
         self.y = batch.as_given(y)
         self.cells = None if c_steps is None else batch.as_given(c_steps)
         self.state = _core.states_as_given(parts, finals, batch.is_batched, plan.is_listed)

@@ -94,7 +94,7 @@ class Stream(Guarded, _core.Stream):
             shape = np.shape(below) if self._is_index(below) else np.shape(below)[:-1]
             layout: Layout = self._source.layout
             width = layout.output(len(streams) - 1)
-            _core.check_result(out, (*shape, width), weights.dtype, {"x": x})
+            _core.check_result(out, (*shape, width), weights.dtype, [("x", x), ("x", below)])
         before = [stream.state for stream in streams]
         try:
             for layer, stream in enumerate(streams):

@@ -34,12 +34,13 @@ def pad_ragged(rows: Sequence[ArrayLike]) -> tuple[Array, Array]:
 
     Returns
     -------
-    x : ndarray, (T, B, I) or (T, B), with T the longest
+    x : ndarray, (T, B, I) or (T, B), with T the longest; (0, 0) of integers where there are no sequences
     lengths : ndarray of int, (B,)
     """
     arrays = [np.asarray(row) for row in rows]
     lengths = np.array([len(row) for row in arrays], np.intp)
-    x = np.zeros((lengths.max(initial=0), len(arrays), *arrays[0].shape[1:]), np.result_type(*arrays))
+    shape, dtype = (arrays[0].shape[1:], np.result_type(*arrays)) if arrays else ((), np.dtype(np.intp))
+    x = np.zeros((lengths.max(initial=0), len(arrays), *shape), dtype)
     for b, row in enumerate(arrays):
         x[: len(row), b] = row
     return x, lengths
