@@ -5,7 +5,7 @@
 
 /* Rows of a chunk: enough for the products over them, few enough to stay near. */
 #define CHUNK_ROWS_MIN 32
-#define CHUNK_ROWS_MAX 256
+#define CHUNK_ROWS_MAX FL_PASS_ROWS
 #define CHUNKS 6                  /* at least, for threads to overlap, where that leaves enough rows */
 #define WORTH_NANOSECONDS 60000.0 /* work that gains from a second thread */
 #define SPLIT_ROWS 2              /* rows that each thread should have, for threads to divide rows */
@@ -24,6 +24,9 @@ back_plan fl_back_plan_make(const fl_stack *stack, size_t T, size_t B, size_t ma
 {
     back_plan plan = {.threads = 1, .groups = 1, .chunk = fl_back_chunk(T, B)};
     plan.chunks = (T + plan.chunk - 1) / plan.chunk;
+    const size_t passes = (plan.chunk * B + FL_PASS_ROWS - 1) / FL_PASS_ROWS;
+    plan.group = passes < FL_GROUP_PASSES ? FL_GROUP_PASSES / passes : 1;
+    plan.folds = plan.chunks > plan.group || passes > FL_GROUP_PASSES;
     const fl_stack_shape *shape = &stack->shape;
     const double P = (double)stack->sizes.P, D = (double)shape->num_directions;
     const double deeper = (double)(shape->num_layers - 1) * D * P;
@@ -56,6 +59,8 @@ stage fl_back_stage(const fl_stack *stack, const back_plan *plan, size_t T, size
     const size_t chunk = s.direction == 0 ? chunks - 1 - n : n;
     s.begin = chunk * plan->chunk;
     s.end = T - s.begin < plan->chunk ? T : s.begin + plan->chunk;
+    s.number = n;
     s.is_first = n == 0;
+    s.is_last = n + 1 == chunks;
     return s;
 }
