@@ -198,14 +198,14 @@ static size_t recurrent_parts(const back_call *c, outer_part *parts)
         parts[0].source = FROM_MASKED;
     } else if (masks > 1) {
         for (size_t gate = 0; gate < G; gate++) {
-            const outer_part one = {FROM_MASKED, gate, c->stack->gradient_row.state + gate * H,
-                                    H,           P,    FL_WEIGHT_HH, gate * H * P};
+            const outer_part one = {FROM_MASKED,  gate,        c->stack->gradient_row.state + gate * H, H, P,
+                                    FL_WEIGHT_HH, gate * H * P};
             parts[gate] = one;
         }
         return G;
     } else if (early != 0) { /* the last gate saw r h, which the cell keeps behind rows of all gates */
-        const outer_part last = {FROM_SAVED, G * H, c->stack->gradient_row.state + early * H,
-                                 H,          H,     FL_WEIGHT_HH, early * H * H};
+        const outer_part last = {FROM_SAVED,   G * H,        c->stack->gradient_row.state + early * H, H, H,
+                                 FL_WEIGHT_HH, early * H * H};
         parts[0].rows = early * H;
         parts[1] = last;
         return 2;
@@ -218,13 +218,8 @@ static void multiply_heads(const shared_part *p)
 {
     const size_t heads = p->c->stack->sizes.heads, K = p->c->H / heads;
     for (size_t n = 0; n < p->c->G * heads; n++) {
-        const outer_part head = {FROM_STATE,
-                                 n % heads * K,
-                                 p->c->stack->gradient_row.state + n * K,
-                                 K,
-                                 K,
-                                 FL_WEIGHT_HH,
-                                 n * K * K};
+        const outer_part head = {FROM_STATE,   n % heads * K, p->c->stack->gradient_row.state + n * K, K, K,
+                                 FL_WEIGHT_HH, n * K * K};
         multiply_alone(p, &head);
     }
 }
@@ -251,8 +246,8 @@ static void multiply_all(const shared_part *p)
     if (stack->sizes.heads > 1)
         multiply_heads(p);
     if (p->gradients.weight_hr != NULL) {
-        const outer_part projection = {FROM_SAVED, stack->sizes.saved - c->H, c->stack->gradient_row.projected, c->P,
-                                       c->H,       FL_WEIGHT_HR,            0};
+        const outer_part projection = {
+            FROM_SAVED, stack->sizes.saved - c->H, c->stack->gradient_row.projected, c->P, c->H, FL_WEIGHT_HR, 0};
         multiply_alone(p, &projection);
     }
 }

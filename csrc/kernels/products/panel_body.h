@@ -322,23 +322,35 @@ static void fill_panel(const fl_panels *panels, size_t panel, size_t M, const vo
 
 /* ---- Totals over all rows ------------------------------------------------------------------------------------- */
 
-/* A total is high + low, so that nothing of what is added to it is lost: the sum of two numbers and its error (Knuth, The
- * Art of Computer Programming, volume 2, section 4.2.2).  Behind an overflow the low part is no number, and left out. */
-FL_INLINE void add_to_total(real *total, real *low, vf sum, size_t lanes, bool is_first, bool is_last)
+/* A number in two parts, so that nothing of what is added to it is lost. */
+typedef struct two_parts {
+    vf high, low;
+} two_parts;
+
+/* The sum, and its error (Knuth, The Art of Computer Programming, volume 2, section 4.2.2). */
+FL_INLINE void add_exactly(two_parts *to, vf a)
 {
-    vf high = sum, error = vf_set1(0);
+    const vf before = to->high;
+    to->high = vf_add(before, a);
+    const vf added = vf_sub(to->high, before);
+    to->low = vf_add(to->low, vf_add(vf_sub(before, vf_sub(to->high, added)), vf_sub(a, added)));
+}
+
+/* Behind an overflow the low part is no number, and left out. */
+FL_INLINE void add_to_total(real *total, real *low, two_parts sum, size_t lanes, bool is_first, bool is_last)
+{
     if (!is_first) {
-        const vf before = load_lanes(total, lanes);
-        high = vf_add(before, sum);
-        const vf added = vf_sub(high, before);
-        error = vf_add(vf_sub(before, vf_sub(high, added)), vf_sub(sum, added));
-        error = vf_add(load_lanes(low, lanes), error);
+        const two_parts before = {load_lanes(total, lanes), load_lanes(low, lanes)};
+        const vf low_part = sum.low;
+        sum.low = before.low;
+        add_exactly(&sum, before.high);
+        sum.low = vf_add(sum.low, low_part);
     }
     if (is_last)
-        high = vf_select_lt(vf_abs(high), vf_set1((real)INFINITY), vf_add(high, error), high);
+        sum.high = vf_select_lt(vf_abs(sum.high), vf_set1((real)INFINITY), vf_add(sum.high, sum.low), sum.high);
     else
-        store_lanes(low, error, lanes);
-    store_lanes(total, high, lanes);
+        store_lanes(low, sum.low, lanes);
+    store_lanes(total, sum.high, lanes);
 }
 
 static void fold_sums(const fl_fold *f)
@@ -347,39 +359,29 @@ static void fold_sums(const fl_fold *f)
         const ptrdiff_t at = (ptrdiff_t)row * f->stride;
         for (size_t n = 0; n < f->columns; n += VF_LANES) {
             const size_t lanes = lanes_at(f->columns, n);
-            const vf sum = f->sums ? load_lanes((const real *)f->sums + at + n, lanes) : vf_set1(0);
+            const vf high = f->sums ? load_lanes((const real *)f->sums + at + n, lanes) : vf_set1(0);
+            const two_parts sum = {high, vf_set1(0)};
             add_to_total((real *)f->total + at + n, (real *)f->low + at + n, sum, lanes, f->is_first, f->is_last);
         }
     }
 }
 
-#define TREE_ROWS 8
-#define TREE_DEPTH 64 /* of any number of rows */
-
-/* Rows added in pairs, the pairs in pairs, and so on: the error grows with the logarithm of their number. */
-FL_INLINE vf column_sum(size_t M, const real *a, ptrdiff_t a_stride, size_t lanes)
-{
-    vf waiting[TREE_DEPTH];
-    size_t depth = 0, blocks = 0;
-    for (size_t m = 0; m < M; m += TREE_ROWS, blocks++) {
-        vf row[TREE_ROWS];
-        for (size_t r = 0; r < TREE_ROWS; r++, a += a_stride)
-            row[r] = m + r < M ? load_lanes(a, lanes) : vf_set1(0);
-        for (size_t n = 1; n < TREE_ROWS; n *= 2)
-            for (size_t r = 0; r < TREE_ROWS; r += 2 * n) row[r] = vf_add(row[r], row[r + n]);
-        for (size_t n = blocks; n % 2 != 0; n /= 2) row[0] = vf_add(waiting[--depth], row[0]);
-        waiting[depth++] = row[0];
-    }
-    vf sum = depth != 0 ? waiting[--depth] : vf_set1(0);
-    while (depth != 0) sum = vf_add(waiting[--depth], sum);
-    return sum;
-}
+#define TOGETHER 8 /* rows that are added in pairs, the pairs in pairs, before that counts as one */
 
 static void column_sums(size_t M, const void *a, ptrdiff_t a_stride, const fl_fold *f)
 {
     for (size_t n = 0; n < f->columns; n += VF_LANES) {
         const size_t lanes = lanes_at(f->columns, n);
-        const vf sum = column_sum(M, (const real *)a + n, a_stride, lanes);
+        const real *element = (const real *)a + n;
+        two_parts sum = {vf_set1(0), vf_set1(0)};
+        for (size_t m = 0; m < M; m += TOGETHER) {
+            vf row[TOGETHER];
+            FL_UNROLL_FOR (size_t r = 0; r < TOGETHER; r++) row[r] = vf_set1(0);
+            for (size_t r = 0; r < TOGETHER && m + r < M; r++, element += a_stride) row[r] = load_lanes(element, lanes);
+            const vf pairs[2] = {vf_add(vf_add(row[0], row[1]), vf_add(row[2], row[3])),
+                                 vf_add(vf_add(row[4], row[5]), vf_add(row[6], row[7]))};
+            add_exactly(&sum, vf_add(pairs[0], pairs[1]));
+        }
         add_to_total((real *)f->total + n, (real *)f->low + n, sum, lanes, f->is_first, f->is_last);
     }
 }
@@ -392,7 +394,8 @@ static void scatter_rows(size_t M, const void *a, ptrdiff_t a_stride, const int6
         real *to = (real *)total + (ptrdiff_t)index[m] * ld_out, *low_to = (real *)low + (ptrdiff_t)index[m] * ld_out;
         for (size_t n = begin; n < end; n += VF_LANES) {
             const size_t lanes = lanes_at(end, n);
-            add_to_total(to + n, low_to + n, load_lanes(from + n, lanes), lanes, false, false);
+            const two_parts one = {load_lanes(from + n, lanes), vf_set1(0)};
+            add_to_total(to + n, low_to + n, one, lanes, false, false);
         }
     }
 }
