@@ -322,35 +322,33 @@ static void fill_panel(const fl_panels *panels, size_t panel, size_t M, const vo
 
 /* ---- Totals over all rows ------------------------------------------------------------------------------------- */
 
-/* A number in two parts, so that nothing of what is added to it is lost. */
+/* A number in two parts: what rounding takes from the high one is in the low one, and joins what is added next (Kahan,
+ * "Further remarks on reducing truncation errors", 1965). */
 typedef struct two_parts {
     vf high, low;
 } two_parts;
 
-/* The sum, and its error (Knuth, The Art of Computer Programming, volume 2, section 4.2.2). */
+/* The sum and its error (Knuth, The Art of Computer Programming, volume 2, section 4.2.2); none behind an overflow. */
 FL_INLINE void add_exactly(two_parts *to, vf a)
 {
-    const vf before = to->high;
-    to->high = vf_add(before, a);
+    const vf before = to->high, given = vf_add(a, to->low), zero = vf_set1(0);
+    to->high = vf_add(before, given);
     const vf added = vf_sub(to->high, before);
-    to->low = vf_add(to->low, vf_add(vf_sub(before, vf_sub(to->high, added)), vf_sub(a, added)));
+    const vf error = vf_add(vf_sub(before, vf_sub(to->high, added)), vf_sub(given, added));
+    to->low = vf_select_lt(vf_abs(to->high), vf_set1((real)INFINITY), error, zero);
 }
 
-/* Behind an overflow the low part is no number, and left out. */
 FL_INLINE void add_to_total(real *total, real *low, two_parts sum, size_t lanes, bool is_first, bool is_last)
 {
     if (!is_first) {
-        const two_parts before = {load_lanes(total, lanes), load_lanes(low, lanes)};
-        const vf low_part = sum.low;
-        sum.low = before.low;
-        add_exactly(&sum, before.high);
-        sum.low = vf_add(sum.low, low_part);
+        const two_parts part = sum;
+        sum.high = load_lanes(total, lanes);
+        sum.low = vf_add(load_lanes(low, lanes), part.low);
+        add_exactly(&sum, part.high);
     }
-    if (is_last)
-        sum.high = vf_select_lt(vf_abs(sum.high), vf_set1((real)INFINITY), vf_add(sum.high, sum.low), sum.high);
-    else
+    if (!is_last)
         store_lanes(low, sum.low, lanes);
-    store_lanes(total, sum.high, lanes);
+    store_lanes(total, is_last ? vf_add(sum.high, sum.low) : sum.high, lanes);
 }
 
 static void fold_sums(const fl_fold *f)
