@@ -150,9 +150,9 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape)
     place(&arena, c, m);
     if (arena.overflows)
         return FL_ERROR_SIZE;
-    if (arena.used > arena.bytes) {
-        if (!fl_workspace_grow(&tape->scratch, arena.used))
-            return FL_ERROR_MEMORY;
+    if (!fl_workspace_fit(&tape->scratch, arena.used))
+        return FL_ERROR_MEMORY;
+    if (tape->scratch.memory != arena.memory || tape->scratch.bytes != arena.bytes) {
         arena = fl_arena_of(&tape->scratch);
         place(&arena, c, m);
     }

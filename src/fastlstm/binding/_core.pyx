@@ -10,6 +10,7 @@ no wrappers in Python.
 """
 import os
 import sys
+from _thread import allocate_lock
 
 import numpy as np
 
@@ -25,8 +26,8 @@ from numpy cimport (
     NPY_FLOAT64, NPY_INT64, NPY_INTP, NPY_UINT8, NPY_ARRAY_OWNDATA, PyArray_CHKFLAGS, PyArray_Check,
     PyArray_CheckExact, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_IS_C_CONTIGUOUS,
     PyArray_ISBEHAVED_RO, PyArray_ISCARRAY, PyArray_ISWRITEABLE, PyArray_ITEMSIZE,
-    PyArray_NDIM, PyArray_NewCopy, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray,
-    npy_intp,
+    PyArray_NDIM, PyArray_NewCopy, PyArray_SIZE, PyArray_STRIDES, PyArray_SimpleNewFromData, PyArray_TYPE, import_array,
+    ndarray, npy_intp, set_array_base,
 )
 
 from _capi cimport *

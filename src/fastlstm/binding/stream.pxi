@@ -28,6 +28,7 @@ cdef class Stream:
 
     def __cinit__(self, tuple parts not None, batch_size, bint batch_first, bint is_listed=False, bint joins=False):
         cdef Weights first = <Weights?>parts[0]
+        cdef fl_status status
         self.batch_size = as_count(batch_size, "batch_size")
         self.batch_first = batch_first
         self.is_listed = is_listed
@@ -38,10 +39,13 @@ cdef class Stream:
         if len(parts) > 1 or joins:
             self.streams = tuple([Stream((part,), batch_size, batch_first) for part in parts])
         else:
-            check(fl_stream_create(first.stack, self.batch_size, &self.stream))
+            with nogil:
+                status = fl_stream_create(first.stack, self.batch_size, &self.stream)
+            check(status)
 
     def __dealloc__(self):
-        fl_stream_destroy(self.stream)
+        with nogil:
+            fl_stream_destroy(self.stream)
 
     @property
     def weights(self):
