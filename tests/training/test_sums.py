@@ -39,7 +39,9 @@ def assert_sums_of_equal_rows_are_exact(cell, options, counts, **batch):
         state = many if isinstance(problem.state, tuple) else many[0]
         for name, value in gradients(layer, x, state, dy).items():
             exact = count * one[name].astype(np.float64)
-            np.testing.assert_allclose(value, exact, rtol=EXACT, atol=0, err_msg=f"{cell} {options} {name} {count}")
+            np.testing.assert_allclose(
+                value, exact, rtol=EXACT, atol=0, err_msg=f"{cell} {options} {name} {count}"
+            )
 
 
 # One partial sum or several, one pass over rows or several, one group of passes or several.
