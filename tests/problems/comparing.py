@@ -66,7 +66,8 @@ def largest_errors(
     """Of each array the largest error as a part of its largest element, or of 1 where all are smaller.
 
     Strictly: of gradients as a part of their largest element however small, if they have several, as a single
-    sum may cancel; and of results, if absolute, as it is.  What is not finite where the truth is, or has another shape or name, is infinitely wrong.
+    sum may cancel; and of results, if absolute, as it is.  What is not finite where the truth is, or has
+    another shape or name, is infinitely wrong.
     """
     assert got.keys() == truth.keys()
     errors = {}
