@@ -45,8 +45,8 @@ cdef class Layer:
     def release(self):
         """Give back the memory that calls, tapes and gradients have left for the next ones.
 
-        Parameters and `flat_grads` stay, and so does what tapes that have not been used and calls that run hold.  The next
-        call takes memory anew.
+        Parameters and `flat_grads` stay, and so does what tapes that have not been used and calls that run hold.  The
+        next call takes memory anew.
         """
         cdef Weights part
         self.ready()
