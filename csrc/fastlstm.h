@@ -202,6 +202,8 @@ typedef struct fl_stack fl_stack;
 /* A layer stack with all weights zero.  FL_ERROR_ARGUMENT, FL_ERROR_SIZE, FL_ERROR_MEMORY. */
 FL_API fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack);
 FL_API void fl_stack_destroy(fl_stack *stack); /* null is allowed */
+/* Give back the memory that a call left for the next one; null is allowed, and calls may run meanwhile. */
+FL_API void fl_stack_release(const fl_stack *stack);
 /* Copy one layer and direction's weights into the packed layout of the active instruction set.  FL_ERROR_ARGUMENT: one is
  * missing that is not optional (fl_parameter_get_facts). */
 FL_API fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights);

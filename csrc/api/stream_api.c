@@ -37,9 +37,10 @@ fl_status fl_stream_create(const fl_stack *stack, size_t B, size_t num_threads, 
     stream->stack = stack;
     stream->B = B;
     stream->num_threads = num_threads;
+    stream->workspace.is_fixed = true;
     stream->h = fl_allocate(h_bytes);
     stream->c = c_bytes != 0 ? fl_allocate(c_bytes) : NULL;
-    if (stream->h == NULL || (c_bytes != 0 && stream->c == NULL) || !fl_workspace_grow(&stream->workspace, scratch)) {
+    if (stream->h == NULL || (c_bytes != 0 && stream->c == NULL) || !fl_workspace_fit(&stream->workspace, scratch)) {
         fl_stream_destroy(stream);
         return FL_ERROR_MEMORY;
     }

@@ -235,7 +235,9 @@ fl_status fl_back_run(const fl_stack *stack, fl_tape *tape, const fl_backward_ar
     if (status == FL_OK) {
         clear_padding(&c);
         pack_panels(&c);
+        tape->workspace.is_fixed = true; /* a part of the sequence says nothing of what the next call needs */
         status = has_windows ? run_windows(&c, tape) : run_job(&c, 0, c.L * c.D * c.plan.chunks);
+        tape->workspace.is_fixed = false;
         finish_gradients(&c);
     }
     if (status == FL_OK)

@@ -46,6 +46,11 @@ typedef struct back_scratch {
     fl_row_scratch rows; /* of the kernel */
 } back_scratch;
 
+/* Sums of a group of chunks, and the low part of totals over all groups; laid out as the gradient, which is the high one. */
+typedef struct back_sums {
+    char *group, *low;
+} back_sums;
+
 /* Memory of a call. */
 typedef struct back_memory {
     fl_counter *recurrent_done, *shared_done; /* per thread: stages of the job */
@@ -56,6 +61,9 @@ typedef struct back_memory {
      * together, or on whole rows, as fl_recurrence has them, for each gate or head. */
     void **R_panels, **W_panels, **hr_panels;
     char *index_gradient[2]; /* (I, G*H) by direction: of weight_ih for one-hot input, transposed; or null */
+    char *index_low[2];      /* the low part of those totals */
+    back_sums *sums;         /* (L*D, FL_PARAMETER_COUNT) of products, where the plan folds */
+    char *column_low;        /* (L*D, width of fl_gradient_row): the low part of totals of columns */
     char *masks;             /* of recurrent dropout, as in the forward pass; or null */
     char *dgates[2];         /* by parity of the stage: rows of fl_gradient_row, `dgates_stride` apart */
     char *dropped[2];        /* by parity of the stage: their input after dropout */

@@ -72,6 +72,30 @@ static void place_panels(fl_arena *arena, const back_call *c, back_memory *m)
     }
 }
 
+/* What sums over all rows need beside the gradients. */
+static void place_sums(fl_arena *arena, const back_call *c, back_memory *m)
+{
+    const fl_stack *stack = c->stack;
+    const size_t count = c->L * c->D, real_size = stack->real_size, gate_rows = c->G * c->H;
+    const bool has_index = c->tape->args.call.x_index != NULL;
+    for (size_t n = 0; n < c->D; n++) {
+        m->index_gradient[n] = has_index ? fl_arena_take(arena, stack->shape.input_size, gate_rows, real_size) : NULL;
+        m->index_low[n] = has_index ? fl_arena_take(arena, stack->shape.input_size, gate_rows, real_size) : NULL;
+    }
+    m->column_low = fl_arena_take(arena, count, stack->gradient_row.width, real_size);
+    m->sums = fl_arena_take(arena, c->plan.folds ? count : 0, FL_PARAMETER_COUNT, sizeof *m->sums);
+    for (size_t n = 0; n < count && c->plan.folds; n++) {
+        for (size_t index = 0; index < FL_PARAMETER_COUNT; index++) {
+            const bool is_product = stack->gradient_row.columns[index].count == 0 &&
+                                    !(index == FL_BIAS_HH || (index == FL_WEIGHT_IH && n < c->D && has_index));
+            const size_t size = is_product ? fl_parameter_size(&stack->sizes, stack->recurrences[n].I, index) : 0;
+            const back_sums sums = {fl_arena_take(arena, size, real_size, 1), fl_arena_take(arena, size, real_size, 1)};
+            if (m->sums != NULL)
+                m->sums[n * FL_PARAMETER_COUNT + index] = sums;
+        }
+    }
+}
+
 static void place_window(fl_arena *arena, const back_call *c, back_window *w)
 {
     const size_t real_size = c->stack->real_size, rows = fl_back_window_rows(c), B = c->B;
@@ -92,7 +116,6 @@ static void place(fl_arena *arena, const back_call *c, back_memory *m)
     const size_t real_size = stack->real_size, B = c->B, D = c->D, P = c->P, I = stack->shape.input_size;
     const size_t gate_rows = c->G * c->H, rows = c->plan.chunk * B, width = D * P;
     const size_t widest = most_of(most_of(gate_rows, I), most_of(P, c->states));
-    const bool has_index = c->tape->args.call.x_index != NULL;
     const fl_places of_chunk = {rows, B, NULL};
     m->inner_places = D == 1 ? of_chunk : c->tape->recording.places;
     /* Whole lines; a power of two would meet in few cache sets. */
@@ -104,8 +127,7 @@ static void place(fl_arena *arena, const back_call *c, back_memory *m)
     m->ranked = fl_arena_take(arena, B, sizeof(fl_ranked_row), 1);
     m->zeros = fl_arena_take(arena, widest, real_size, 1);
     place_panels(arena, c, m);
-    for (size_t n = 0; n < D; n++)
-        m->index_gradient[n] = has_index ? fl_arena_take(arena, I, gate_rows, real_size) : NULL;
+    place_sums(arena, c, m);
     m->masks = fl_arena_take(arena, c->L * D * fl_recurrent_masks(stack, &c->tape->recording) * B, P, real_size);
     for (size_t n = 0; n < 2; n++) m->dgates[n] = fl_arena_take(arena, rows, stride, real_size);
     for (size_t n = 0; n < 2; n++) m->dropped[n] = fl_arena_take(arena, c->drops ? rows : 0, width, real_size);
@@ -128,9 +150,9 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape)
     place(&arena, c, m);
     if (arena.overflows)
         return FL_ERROR_SIZE;
-    if (arena.used > arena.bytes) {
-        if (!fl_workspace_grow(&tape->scratch, arena.used))
-            return FL_ERROR_MEMORY;
+    if (!fl_workspace_fit(&tape->scratch, arena.used))
+        return FL_ERROR_MEMORY;
+    if (tape->scratch.memory != arena.memory || tape->scratch.bytes != arena.bytes) {
         arena = fl_arena_of(&tape->scratch);
         place(&arena, c, m);
     }
@@ -139,8 +161,9 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape)
         fl_rank_rows(m->rows, m->ranked, B, 1, c->lengths);
     memset(m->zeros, 0, most_of(most_of(gate_rows, c->stack->shape.input_size), most_of(c->P, c->states)) * real_size);
     fl_fill_recurrent_masks(c->stack, &tape->recording, B, m->masks);
-    for (size_t n = 0; n < c->D; n++)
-        if (m->index_gradient[n] != NULL)
-            memset(m->index_gradient[n], 0, c->stack->shape.input_size * gate_rows * real_size);
+    for (size_t n = 0; n < c->D && m->index_gradient[n] != NULL; n++) {
+        memset(m->index_gradient[n], 0, c->stack->shape.input_size * gate_rows * real_size);
+        memset(m->index_low[n], 0, c->stack->shape.input_size * gate_rows * real_size);
+    }
     return FL_OK;
 }

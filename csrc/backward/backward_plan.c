@@ -5,7 +5,7 @@
 
 /* Rows of a chunk: enough for the products over them, few enough to stay near. */
 #define CHUNK_ROWS_MIN 32
-#define CHUNK_ROWS_MAX 256
+#define CHUNK_ROWS_MAX FL_PASS_ROWS
 #define CHUNKS 6                  /* at least, for threads to overlap, where that leaves enough rows */
 #define WORTH_NANOSECONDS 60000.0 /* work that gains from a second thread */
 #define DOUBT 8.0                 /* it may be so many times less, or more */
@@ -39,6 +39,9 @@ static back_plan plan_of(size_t T, size_t B, size_t threads, bool divides_rows)
 {
     back_plan plan = {.threads = threads, .chunk = fl_back_chunk(T, B)};
     plan.chunks = (T + plan.chunk - 1) / plan.chunk;
+    const size_t passes = (plan.chunk * B + FL_PASS_ROWS - 1) / FL_PASS_ROWS;
+    plan.group = passes < FL_GROUP_PASSES ? FL_GROUP_PASSES / passes : 1;
+    plan.folds = plan.chunks > plan.group || passes > FL_GROUP_PASSES;
     plan.groups = divides_rows ? threads : 1;
     plan.first_sharing = plan.groups == threads ? 0 : 1;
     return plan;
@@ -86,6 +89,8 @@ stage fl_back_stage(const fl_stack *stack, const back_plan *plan, size_t T, size
     const size_t chunk = s.direction == 0 ? chunks - 1 - n : n;
     s.begin = chunk * plan->chunk;
     s.end = T - s.begin < plan->chunk ? T : s.begin + plan->chunk;
+    s.number = n;
     s.is_first = n == 0;
+    s.is_last = n + 1 == chunks;
     return s;
 }

@@ -16,12 +16,21 @@
 typedef struct back_plan {
     size_t threads, groups, first_sharing;
     size_t chunk, chunks; /* steps; number */
+    size_t group;         /* chunks whose rows are summed before totals take them up */
+    bool folds;           /* whether there are several groups, or a chunk is */
 } back_plan;
+
+/* Products over rows are sums of float32, as far as that is exact enough: FL_PASS_ROWS rows at a time, FL_GROUP_PASSES
+ * times (4096 rows: in the worst case, equal terms, 8e-7).  Where rows are more, those sums go to totals of two parts
+ * (fl_fold), so that the error does not grow with their number. */
+#define FL_PASS_ROWS 256
+#define FL_GROUP_PASSES 16
 
 typedef struct stage {
     size_t layer, direction;
     size_t begin, end; /* steps */
-    bool is_first;     /* of this layer and direction */
+    size_t number;     /* among those of this layer and direction: */
+    bool is_first, is_last;
 } stage;
 
 /* Steps of a chunk.  Gradients are summed chunk by chunk, so it is a function of T and B alone. */

@@ -87,7 +87,7 @@ fl_status fl_tape_prepare(fl_tape *tape, const fl_stack *stack, const fl_record_
     place(&arena, stack, args, &r);
     if (arena.overflows)
         return FL_ERROR_SIZE;
-    if (!fl_workspace_grow(&tape->kept, arena.used))
+    if (!fl_workspace_fit(&tape->kept, arena.used))
         return FL_ERROR_MEMORY;
     tape->used = arena.used;
     arena = fl_arena_of(&tape->kept);

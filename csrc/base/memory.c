@@ -28,10 +28,25 @@ void *fl_allocate(size_t bytes)
 
 void fl_release(void *memory) { free(memory); }
 
-bool fl_workspace_grow(fl_workspace *workspace, size_t bytes)
+/* Whether the block is to shrink, after a call that needs so much. */
+static bool has_too_much(fl_workspace *workspace, size_t bytes)
 {
-    if (workspace->memory != NULL && workspace->bytes >= bytes)
-        return true;
+    if (workspace->is_fixed || workspace->bytes <= FL_FEW_BYTES || bytes > workspace->bytes / FL_FEW_PART) {
+        workspace->few = workspace->most = 0;
+        return false;
+    }
+    workspace->most = workspace->most > bytes ? workspace->most : bytes;
+    return ++workspace->few >= FL_FEW_CALLS;
+}
+
+bool fl_workspace_fit(fl_workspace *workspace, size_t bytes)
+{
+    if (workspace->memory != NULL && workspace->bytes >= bytes) {
+        if (!has_too_much(workspace, bytes))
+            return true;
+        bytes = workspace->most;
+    }
+    workspace->few = workspace->most = 0;
     fl_release(workspace->memory); /* first, so that there are never both */
     workspace->memory = fl_allocate(bytes);
     workspace->bytes = workspace->memory != NULL ? bytes : 0;

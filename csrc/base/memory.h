@@ -58,11 +58,21 @@ static inline void *fl_arena_take(fl_arena *arena, size_t count, size_t each, si
 typedef struct fl_workspace {
     size_t bytes;
     void *memory;
-    size_t turn; /* calls that used it: alternates the order in which weights are walked, see fl_steps */
+    bool is_fixed;    /* it never shrinks */
+    size_t few, most; /* calls in a row that needed little, and the largest of their needs */
+    size_t turn;      /* calls that used it: alternates the order in which weights are walked, see fl_steps */
 } fl_workspace;
 
-/* Make it at least that large; its content is lost.  False, and an empty one, when out of memory. */
-bool fl_workspace_grow(fl_workspace *workspace, size_t bytes);
+/* A block of which FL_FEW_CALLS calls in a row need no more than 1 / FL_FEW_PART shrinks to the most that they needed, unless
+ * it is small anyway.  So a long sequence among short ones leaves nothing for good, and calls of like sizes find their memory
+ * as it was. */
+#define FL_FEW_CALLS 4
+#define FL_FEW_PART 8
+#define FL_FEW_BYTES ((size_t)1 << 20)
+
+/* Make it at least that large, for a call that needs so much; its content is lost.  False, and an empty one, when out of
+ * memory. */
+bool fl_workspace_fit(fl_workspace *workspace, size_t bytes);
 void fl_workspace_free(fl_workspace *workspace); /* of one that was allocated; null is allowed */
 
 static inline fl_arena fl_arena_of(const fl_workspace *workspace)

@@ -232,19 +232,19 @@ static void set_states(const fl_stack *stack, const fl_forward_args *args)
     set_state(args->c_n, args->c0, rows * fl_states_width(&stack->sizes) * stack->real_size);
 }
 
-/* Places the call's memory in the workspace, which grows if it must. */
+/* Places the call's memory in the workspace, which is made to fit. */
 static fl_status take_memory(call *c, fl_workspace *workspace)
 {
     fl_arena arena = fl_arena_of(workspace);
     fl_forward_place(&arena, c->stack, &c->plan, c->args, c->recording, &c->memory);
     if (arena.overflows)
         return FL_ERROR_SIZE;
-    if (arena.used <= arena.bytes)
-        return FL_OK;
-    if (!fl_workspace_grow(workspace, arena.used))
+    if (!fl_workspace_fit(workspace, arena.used))
         return FL_ERROR_MEMORY;
-    arena = fl_arena_of(workspace);
-    fl_forward_place(&arena, c->stack, &c->plan, c->args, c->recording, &c->memory);
+    if (workspace->memory != arena.memory || workspace->bytes != arena.bytes) {
+        arena = fl_arena_of(workspace);
+        fl_forward_place(&arena, c->stack, &c->plan, c->args, c->recording, &c->memory);
+    }
     return FL_OK;
 }
 

@@ -50,11 +50,13 @@ typedef struct fl_kernels {
     void (*outer_product)(const fl_outer_product *);
     /* Columns of one panel of M rows, side by side: fl_outer_product.x. */
     void (*fill_panel)(const fl_panels *panels, size_t panel, size_t M, const void *const *rows, void *out);
-    /* out[n] (+)= sum over m of a[m * a_stride + n], n in [begin, end). */
-    void (*column_sums)(size_t M, const void *a, ptrdiff_t a_stride, size_t begin, size_t end, bool adds, void *out);
-    /* out[index[m]][n] += a[m][n], n in [begin, end). */
+    /* Totals take up sums that are complete. */
+    void (*fold_sums)(const fl_fold *);
+    /* One row of totals takes up the sums over m of a[m * a_stride + n]; fl_fold.sums is not looked at. */
+    void (*column_sums)(size_t M, const void *a, ptrdiff_t a_stride, const fl_fold *fold);
+    /* Rows index[m] of totals that are not the first take up a[m], n in [begin, end). */
     void (*scatter_rows)(size_t M, const void *a, ptrdiff_t a_stride, const int64_t *index, size_t begin, size_t end,
-                         void *out, ptrdiff_t ld_out);
+                         void *total, void *low, ptrdiff_t ld_out);
 
     /* Pieces of the public API. */
     void (*gate_matmul)(

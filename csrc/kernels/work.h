@@ -184,6 +184,16 @@ typedef struct fl_outer_product {
     bool adds;
 } fl_outer_product;
 
+/* A range of totals, rows `stride` apart, each of a high and a low part.  The first time they become the sums, or else those
+ * are added without loss; the last time the parts become one, in `total`.  Null sums: nothing is added. */
+typedef struct fl_fold {
+    size_t rows, columns;
+    ptrdiff_t stride; /* of all three */
+    const void *sums;
+    void *total, *low;
+    bool is_first, is_last;
+} fl_fold;
+
 /* ---- Optimisers --------------------------------------------------------------------------------------------- */
 
 /* One step over flat buffers; parameters are written to new_params. */

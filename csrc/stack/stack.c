@@ -141,6 +141,12 @@ double fl_stack_step_work(const fl_stack *stack)
     return work;
 }
 
+void fl_stack_release(const fl_stack *stack)
+{
+    if (stack != NULL)
+        fl_workspace_free(atomic_exchange(stack->spare, NULL));
+}
+
 fl_workspace *fl_workspace_take(const fl_stack *stack)
 {
     fl_workspace *workspace = atomic_exchange(stack->spare, NULL);

@@ -85,6 +85,7 @@ TRAININGS: list[dict[str, Any]] = [
     {"T": 20, "B": 40, "I": 500, "H": 31, "bidirectional": True, "is_index": True},
     {"T": 3, "B": 600, "I": 7, "H": 64},
     {"T": 12, "B": 8, "I": 13, "H": 300},
+    {"T": 30, "B": 300, "I": 23, "H": 33, "has_lengths": True, "bidirectional": True},
 ]  # fmt: skip
 EVERYTHING = {"has_reset": 0.03, "dropout": 0.3, "bptt": 17}
 

@@ -123,6 +123,8 @@ FORMS: dict[str, Form] = {
     ),
     "wide": Form((Sizes(5, 1, 64, 130), Sizes(4, 3, 300, 128), Sizes(3, 14, 20, 150))),
     "long": Form((Sizes(150, 1, 3, 16), Sizes(130, 2, 40, 20))),
+    # Rows of several passes and of several groups of passes (csrc/backward/backward_plan.h).
+    "sums": Form((Sizes(1, 4500, 3, 5), Sizes(5000, 1, 2, 3), Sizes(20, 300, 5, 4)), _BOTH, has_lengths=True),
     "two layers": Form(_SMALL, _STACK, has_state=True),
     "five layers": Form((Sizes(40, 1, 3, 16), Sizes(12, 6, 20, 24)), {"num_layers": 5}),
     "bidirectional": Form(_SMALL, _BOTH, has_state=True),

@@ -113,6 +113,7 @@ const fl_kernels FL_PASTE(FL_ISA, FL_SUFFIX) = {
     .project = project,
     .outer_product = outer_product,
     .fill_panel = fill_panel,
+    .fold_sums = fold_sums,
     .column_sums = column_sums,
     .scatter_rows = scatter_rows,
     .gate_matmul = gate_matmul,

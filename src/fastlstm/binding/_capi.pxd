@@ -79,6 +79,7 @@ cdef extern from "fastlstm.h" nogil:
 
     fl_status fl_stack_create(const fl_stack_shape *shape, fl_stack **stack)
     void fl_stack_destroy(fl_stack *stack)
+    void fl_stack_release(const fl_stack *stack)
     fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights)
 
     double fl_stack_step_work(const fl_stack *stack)
@@ -242,6 +243,11 @@ cdef extern from "fastlstm.h" nogil:
 
 # Declared here without an exception value: fl_stack_forward runs between the two calls, and the interrupt
 # callback takes the same thread state back for a moment.
+cdef extern from "base/memory.h" nogil:
+    void *fl_allocate(size_t bytes)
+    void fl_release(void *memory)
+
+
 cdef extern from "Python.h" nogil:
     ctypedef struct PyThreadState:
         pass

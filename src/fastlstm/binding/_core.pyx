@@ -11,6 +11,7 @@ no wrappers in Python.
 import inspect
 import os
 import sys
+from _thread import allocate_lock
 
 import numpy as np
 

@@ -20,6 +20,40 @@ cdef inline bint has_shape(ndarray array, int nd, const npy_intp *dims) noexcept
     return True
 
 
+# ---- Memory --------------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Block:
+    """Memory of the C core, which is taken and given back without the GIL: that takes long where it is much."""
+
+    cdef void *memory
+
+    def __dealloc__(self):
+        with nogil:
+            fl_release(self.memory)
+
+
+cdef ndarray buffer(npy_intp size, int typenum, bint is_zero):
+    """A flat array on memory of its own; its content is not set, or zero."""
+    cdef Block block = Block.__new__(Block)
+    cdef size_t bytes = <size_t>size * (sizeof(float) if typenum == NPY_FLOAT32 else sizeof(double))
+    cdef ndarray array
+    with nogil:
+        block.memory = fl_allocate(bytes)
+        if is_zero and block.memory != NULL:
+            memset(block.memory, 0, bytes)
+    if block.memory == NULL:
+        raise MemoryError(f"expected {bytes} bytes, got none")
+    array = PyArray_SimpleNewFromData(1, &size, typenum, block.memory)
+    set_array_base(array, block)
+    return array
+
+
+def flat_array(npy_intp size, dtype, bint is_zero):
+    """`buffer` for parameters and gradients, of float32 or float64."""
+    return buffer(size, NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64, is_zero)
+
+
 # ---- Conversion --------------------------------------------------------------------------------------------
 
 cdef inline bint is_plain(object value, int typenum) noexcept:

@@ -46,6 +46,18 @@ cdef class Layer:
     def dtype(self):
         return self.ready().dtype
 
+    def release(self):
+        """Give back the memory that calls, tapes and gradients have left for the next ones.
+
+        Parameters and `flat_grads` stay, and so does what tapes that have not been used and calls that run hold.  The
+        next call takes memory anew.
+        """
+        cdef Weights part
+        self.ready()
+        for part in self._parts:
+            with nogil:
+                fl_stack_release(part.stack)
+
     cdef inline Weights ready(self):
         if self._weights is None:
             raise RuntimeError(f"{type(self).__name__}: __init__ has not been called")
@@ -150,6 +162,16 @@ cdef class Recurrent(Layer):
     cdef Record _spare              # the first of those whose tapes have been used
     cdef size_t _spare_count
     cdef ndarray _gradient_scratch  # of a backward pass that is done
+    cdef object _adding             # a lock, held while gradients are added to those of the layer
+
+    def __cinit__(self, *arguments, **keywords):
+        self._adding = allocate_lock()
+
+    def release(self):
+        Layer.release(self)
+        while self._spare is not None:
+            take_record(self)
+        self._gradient_scratch = None
 
     @property
     def _direct(self):
@@ -280,7 +302,7 @@ cpdef ndarray gradient_scratch(Recurrent layer):
     cdef ndarray scratch = layer._gradient_scratch, flat = layer.ready().flat
     layer._gradient_scratch = None  # another thread makes its own
     if scratch is None or PyArray_SIZE(scratch) != PyArray_SIZE(flat) or PyArray_TYPE(scratch) != PyArray_TYPE(flat):
-        scratch = <ndarray>PyArray_EMPTY(1, PyArray_DIMS(flat), PyArray_TYPE(flat), 0)
+        scratch = buffer(PyArray_SIZE(flat), PyArray_TYPE(flat), False)
     return scratch
 
 

@@ -384,7 +384,8 @@ cdef class Record:
         check(fl_tape_create(&self.tape))
 
     def __dealloc__(self):
-        fl_tape_destroy(self.tape)
+        with nogil:
+            fl_tape_destroy(self.tape)
 
     cdef int forget(self) except -1:
         self.weights = None
@@ -459,7 +460,12 @@ cpdef int add_gradients(Recurrent layer, ndarray scratch) except -1:
     """Add gradients of all parameters to those of the layer, which keeps `scratch` for a next pass."""
     cdef Weights weights = layer.ready()
     cdef ndarray flat = flat_buffer(layer.flat_grads, "flat_grads", weights.typenum, PyArray_SIZE(scratch), True)
-    fl_add(weights.shape.dtype, <size_t>PyArray_SIZE(scratch), PyArray_DATA(scratch), PyArray_DATA(flat))
+    cdef size_t count = <size_t>PyArray_SIZE(scratch)
+    cdef void *gradients = PyArray_DATA(scratch)
+    cdef void *sums = PyArray_DATA(flat)
+    with layer._adding:  # without the GIL, two threads could add at once
+        with nogil:
+            fl_add(weights.shape.dtype, count, gradients, sums)
     layer._gradient_scratch = scratch
     return 0
 
@@ -471,7 +477,7 @@ def drop_rows(ndarray rows not None, size_t T, size_t B, lengths, double p, uint
     With `is_tied` all steps of a row have one mask, whose places are without the time.
     Rows are (T, B) where `lengths` is None, else the steps of each row of the batch one behind the other.
     """
-    cdef size_t width = <size_t>PyArray_DIMS(rows)[1], count = <size_t>PyArray_DIMS(rows)[0], b, t, at = 0
+    cdef size_t width = <size_t>PyArray_DIMS(rows)[1], count = <size_t>PyArray_DIMS(rows)[0], b, t, n, at = 0
     cdef size_t real_size = <size_t>PyArray_ITEMSIZE(rows)
     cdef fl_dtype dtype = FL_F32 if PyArray_TYPE(rows) == NPY_FLOAT32 else FL_F64
     cdef size_t steps = 1 if is_tied else T
@@ -485,10 +491,13 @@ def drop_rows(ndarray rows not None, size_t T, size_t B, lengths, double p, uint
                 data += B * width * real_size
         return result
     for b in range(B):
-        for t in range(length_of(lengths, T, b)):
-            if at == count:
-                raise ValueError(f"lengths: expected a sum of {count}, got more")
-            fl_dropout(dtype, p, seed, first + ((0 if is_tied else <uint64_t>t) * B + b) * width, width, data, data)
-            data += width * real_size
-            at += 1
+        n = length_of(lengths, T, b)
+        if n > count - at:
+            raise ValueError(f"lengths: expected a sum of {count}, got more")
+        with nogil:
+            for t in range(n):
+                fl_dropout(dtype, p, seed, first + ((0 if is_tied else <uint64_t>t) * B + b) * width, width, data,
+                           data)
+                data += width * real_size
+        at += n
     return result

@@ -70,14 +70,16 @@ cdef class Stream:
         if len(parts) > 1 or joins:
             self.several = tuple([Stream((part,), batch_size, num_threads, batch_first) for part in parts])
         else:
-            status = fl_stream_create(first.stack, self.batch_size, self._num_threads, &self.stream)
+            with nogil:
+                status = fl_stream_create(first.stack, self.batch_size, self._num_threads, &self.stream)
             if status == FL_ERROR_MEMORY or status == FL_ERROR_SIZE:
                 raise (MemoryError if status == FL_ERROR_MEMORY else OverflowError)(
                     f"batch_size: expected a stream that fits into memory, got {self.batch_size} rows")
             check(status)
 
     def __dealloc__(self):
-        fl_stream_destroy(self.stream)
+        with nogil:
+            fl_stream_destroy(self.stream)
 
     @property
     def _first(self):

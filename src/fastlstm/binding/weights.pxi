@@ -90,6 +90,7 @@ cdef class Weights:
 
     def __cinit__(self, dtype, tuple sizes not None, dict options not None, arrays, source=None, size_t begin=0):
         cdef size_t layer, direction
+        cdef fl_status status
         dtype = np.dtype(dtype)
         if dtype != np.float32 and dtype != np.float64:
             raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
@@ -101,7 +102,9 @@ cdef class Weights:
         self.begin = begin
         if source is not None and not isinstance(source, tuple):
             self.flat = <ndarray?>source.flat
-        check(fl_stack_create(&self.shape, &self.stack))
+        with nogil:
+            status = fl_stack_create(&self.shape, &self.stack)
+        check(status)
         self.ask()
         if <size_t>len(arrays) != self.rows():
             raise ValueError(f"arrays: expected {self.rows()} dicts, got {len(arrays)}")
@@ -110,7 +113,8 @@ cdef class Weights:
                 self.pack(layer, direction, arrays[layer * self.shape.num_directions + direction])
 
     def __dealloc__(self):
-        fl_stack_destroy(self.stack)
+        with nogil:
+            fl_stack_destroy(self.stack)
 
     def __reduce__(self):
         if not isinstance(self.source, tuple):

@@ -144,7 +144,7 @@ class ParameterSet:
         if isinstance(values, np.ndarray):
             self.flat = values
         else:
-            self.flat = np.empty(checked_size(layout), layout.dtype)
+            self.flat = _core.flat_array(checked_size(layout), layout.dtype, False)
             for view, value in zip(views(self.flat, layout).values(), values(layout), strict=True):
                 view[...] = value
         self.flat.flags.writeable = False
@@ -324,7 +324,7 @@ class Parameters(guards.Guarded):
         if flat is None:
             params = self._parameter_set().flat
             # Two threads that come here at once get the same array.
-            flat = self.__dict__.setdefault("_flat_grads", np.zeros(params.size, params.dtype))
+            flat = self.__dict__.setdefault("_flat_grads", _core.flat_array(params.size, params.dtype, True))
         return flat
 
     def zero_grad(self) -> None:
