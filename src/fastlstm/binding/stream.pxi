@@ -6,7 +6,7 @@ cdef bint is_one_row(object rows):
     return not isinstance(rows, slice) and np.ndim(rows) == 0
 
 
-cdef object read_rows(object rows, size_t batch_size):
+cdef object rows_chosen(object rows, size_t batch_size):
     """Which rows of a batch are meant: their numbers, (n,)."""
     if isinstance(rows, slice):
         return np.arange(batch_size)[rows]
@@ -291,7 +291,7 @@ cdef class Stream:
         """
         cdef Stream stream
         if rows is not None:
-            numbers = read_rows(rows, self.batch_size)
+            numbers = rows_chosen(rows, self.batch_size)
             self.check_idle()
             for stream in self.each():
                 for view in stream.views():
@@ -325,7 +325,7 @@ cdef class Stream:
             Another thread is in a call of this stream.
         """
         cdef Stream stream
-        numbers = read_rows(rows, self.batch_size)
+        numbers = rows_chosen(rows, self.batch_size)
         self.check_idle()
         states = []
         for stream in self.each():
@@ -352,7 +352,7 @@ cdef class Stream:
             Another thread is in a call of this stream.
         """
         cdef Stream stream
-        numbers = read_rows(rows, self.batch_size)
+        numbers = rows_chosen(rows, self.batch_size)
         if len(np.unique(numbers)) != len(numbers):
             raise ValueError(f"rows: expected each row once, got {numbers.tolist()}")
         if state is None:
