@@ -89,16 +89,10 @@ def test_the_table_names_all_instruction_sets_slowest_first():
 
 
 NOT_BUILT = sorted(name for name, is_built, _ in isa_table() if not is_built)
-LACKING = [name for name, is_built, is_available in isa_table() if is_built and not is_available]
-
-
-@pytest.mark.parametrize("value", LACKING)
-def test_a_cap_above_this_machine_is_at_most_that(value):
-    """tests/c/ takes abilities away, and so has lesser machines everywhere."""
-    assert in_child(isa_active_of_child, isa=value) == ISAS[-1]
 
 
 @pytest.mark.parametrize("value", ["sse2", "AVX512F", "avx512 avx2", "1", "none", *NOT_BUILT])
+# That a name above this machine is at most that: tests/c/test_errors.c, which takes abilities away.
 def test_an_unknown_cap_or_one_of_another_architecture_is_an_error_that_lists_the_valid_ones(value):
     finished = subprocess.run(
         [sys.executable, "-c", "import fastlstm"],
