@@ -206,8 +206,9 @@ FL_API void fl_stack_destroy(fl_stack *stack); /* null is allowed */
  * missing that is not optional (fl_parameter_get_facts). */
 FL_API fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights);
 
-/* About how many multiply-adds a step of one row costs: for callers who want to know whether a call takes long. */
-FL_API double fl_stack_step_work(const fl_stack *stack);
+/* About how many multiply-adds a step of one row costs: for callers who want to know whether a call takes long; 0 for a
+ * shape that fl_stack_create would not take. */
+FL_API double fl_shape_step_work(const fl_stack_shape *shape);
 
 typedef struct fl_forward_args {
     size_t T, B; /* either may be 0 */
@@ -313,6 +314,15 @@ FL_API bool fl_all_finite(fl_dtype dtype, size_t n, const void *x);
 /* out += x */
 FL_API void fl_add(fl_dtype dtype, size_t n, const void *x, void *out);
 
+typedef struct fl_sgd_args {
+    double lr, momentum, weight_decay;
+    bool nesterov;
+} fl_sgd_args;
+
+/* b is updated; null: no momentum.  new_params may be params.  Whether all gradients are finite; the rest is done anyway. */
+FL_API bool fl_sgd_step(fl_dtype dtype, size_t n, const fl_sgd_args *args, const void *grads, const void *params,
+                        void *new_params, void *b);
+
 typedef struct fl_adam_args {
     double lr, beta1, beta2, eps;
     double weight_decay;
@@ -323,6 +333,13 @@ typedef struct fl_adam_args {
 /* m and v are updated; new_params may be params. */
 FL_API void fl_adam_step(fl_dtype dtype, size_t n, const fl_adam_args *args, const void *grads, const void *params,
                          void *new_params, void *m, void *v);
+
+/* Sum of (scale x)^2, in double and in one order, whatever the threads; scale is a power of two. */
+FL_API double fl_sum_squares(fl_dtype dtype, size_t n, const void *x, double scale);
+/* max |x|, NaN apart; 0 where n is 0. */
+FL_API double fl_largest(fl_dtype dtype, size_t n, const void *x);
+/* x = x * factor * 2^exponent, rounded towards zero, so that no element is above that; 1/2 <= factor < 1, exponent <= 0. */
+FL_API void fl_shrink(fl_dtype dtype, size_t n, double factor, int exponent, void *x);
 
 /* ---- Streams: a unidirectional layer stack that keeps its state ------------------------------------------- */
 

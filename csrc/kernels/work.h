@@ -195,4 +195,12 @@ typedef struct fl_adam {
     double l2, decay; /* added to the gradient; factor of the parameter */
 } fl_adam;
 
+typedef struct fl_sgd {
+    size_t n;
+    void *new_params, *b; /* b null: no momentum */
+    const void *params, *grads;
+    double lr, momentum, weight_decay;
+    bool nesterov;
+} fl_sgd;
+
 #endif

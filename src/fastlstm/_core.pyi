@@ -17,10 +17,10 @@ class Weights:
     draws: bool  # read-only
     def __new__(
         cls,
-        dtype: DTypeLike,
-        sizes: tuple[int, int, int, int],
-        options: dict[str, Any],
-        arrays: Sequence[dict[str, Any]],
+        dtype: DTypeLike | Weights,
+        sizes: tuple[int, int, int, int] | None,
+        options: dict[str, Any] | None,
+        arrays: Sequence[dict[str, Any] | str] | None,
         source: Any = None,
         begin: int = 0,
     ) -> Weights: ...
@@ -239,21 +239,19 @@ def probe_fma(dtype: DTypeLike, seconds: float) -> float: ...
 def probe_stream(bytes: int, seconds: float) -> float: ...
 def workspace_bytes(layer: Recurrent, T: int, B: int) -> int: ...
 def all_finite(values: NDArray[Any]) -> bool: ...
-def adam_step(
-    params: NDArray[Any],
-    new_params: NDArray[Any],
-    grads: NDArray[Any],
-    m: NDArray[Any],
-    v: NDArray[Any],
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    step: int,
-) -> None: ...
+def is_unshared(sets: list[Any], n: int) -> bool: ...
+def optimiser_step(
+    owner: dict[str, Any],
+    targets: list[Any],
+    before: list[Any],
+    after: list[Any],
+    ready: list[Any],
+    grads: list[NDArray[Any]],
+    moments: list[tuple[NDArray[Any], ...]],
+    options: dict[str, Any],
+    checks: bool,
+) -> int: ...
+def clip_gradients(grads: list[NDArray[Any]], limit: float) -> float: ...
 def cell_facts(options: dict[str, Any], hidden_size: int) -> tuple[str, str, int]: ...
 def parameter_facts(
     options: dict[str, Any], input_size: int, hidden_size: int

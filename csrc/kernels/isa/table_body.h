@@ -122,6 +122,12 @@ const fl_kernels FL_PASTE(FL_ISA, FL_SUFFIX) = {
     .add = add_array,
     .multiply = multiply_array,
     .adam = adam,
+    .sgd = sgd,
+    .all_finite = all_finite,
+    .sum_squares = sum_squares,
+    .largest = largest,
+    .rescale = rescale,
+    .add_compensated = add_compensated,
     .probe_fma = probe_fma,
     .probe_stream = probe_stream,
 };

@@ -90,4 +90,20 @@ FL_INLINE vf vf_quarter(vf a, int q)
 }
 
 #endif
+
+/* ---- Doubles, for sums ---------------------------------------------------------------------------------------- */
+
+#define VD_LANES 8
+typedef __m512d vd;
+
+#if FL_REAL_BITS == 32
+FL_INLINE vd vd_load(const real *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+#else
+FL_INLINE vd vd_load(const real *p) { return _mm512_loadu_pd(p); }
+#endif
+FL_INLINE vd vd_set1(double a) { return _mm512_set1_pd(a); }
+FL_INLINE void vd_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
+FL_INLINE vd vd_add(vd a, vd b) { return _mm512_add_pd(a, b); }
+FL_INLINE vd vd_mul(vd a, vd b) { return _mm512_mul_pd(a, b); }
+
 #endif

@@ -81,7 +81,7 @@ cdef extern from "fastlstm.h" nogil:
     void fl_stack_destroy(fl_stack *stack)
     fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights)
 
-    double fl_stack_step_work(const fl_stack *stack)
+    double fl_shape_step_work(const fl_stack_shape *shape)
 
     ctypedef struct fl_forward_args:
         size_t T
@@ -163,6 +163,19 @@ cdef extern from "fastlstm.h" nogil:
 
     bint fl_all_finite(fl_dtype dtype, size_t n, const void *x)
     void fl_add(fl_dtype dtype, size_t n, const void *x, void *out)
+
+    ctypedef struct fl_sgd_args:
+        double lr
+        double momentum
+        double weight_decay
+        bint nesterov
+
+    bint fl_sgd_step(fl_dtype dtype, size_t n, const fl_sgd_args *args, const void *grads, const void *params,
+                     void *new_params, void *b)
+
+    double fl_sum_squares(fl_dtype dtype, size_t n, const void *x, double scale)
+    double fl_largest(fl_dtype dtype, size_t n, const void *x)
+    void fl_shrink(fl_dtype dtype, size_t n, double factor, int exponent, void *x)
 
     ctypedef struct fl_adam_args:
         double lr

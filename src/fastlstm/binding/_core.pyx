@@ -18,6 +18,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.list cimport PyList_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
+from libc.math cimport INFINITY, frexp, ldexp, sqrt
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (

@@ -302,7 +302,7 @@ cdef class StackCall:
     def run(self, size_t num_threads):
         """Compute."""
         self.args.num_threads = num_threads
-        check(run_forward(self.weights.stack, &self.args, True))
+        check(run_forward(self.weights.packed_stack(), &self.args, True))
 
     def record(self, Recurrent layer not None, reset, size_t save, double dropout, uint64_t seed, bint draws,
                size_t first):
@@ -359,7 +359,7 @@ cdef class Record:
         return 0
 
     cdef fl_status run(self, Weights weights, fl_record_args *args) except *:
-        cdef fl_status status = run_record(weights.stack, args, self.tape)
+        cdef fl_status status = run_record(weights.packed_stack(), args, self.tape)
         if status == FL_OK:
             self.nbytes = fl_tape_bytes(self.tape)
             self.weights = weights
@@ -373,7 +373,7 @@ cdef class Record:
         if first == NULL:
             raise MemoryError
         point_at_parameters(weights, scratch, first, args)
-        status = run_backward(weights.stack, self.tape, args)
+        status = run_backward(weights.packed_stack(), self.tape, args)
         PyMem_Free(first)
         check(status)
         return 0

@@ -96,5 +96,5 @@ def workspace_bytes(Recurrent layer not None, size_t T, size_t B):
     args.T = T
     args.B = B
     args.num_threads = layer._num_threads
-    check(fl_stack_workspace(layer.ready().stack, &args, &size))
+    check(fl_stack_workspace(layer.ready().packed_stack(), &args, &size))
     return size

@@ -38,7 +38,7 @@ cdef class Stream:
         if len(parts) > 1 or joins:
             self.streams = tuple([Stream((part,), batch_size, batch_first) for part in parts])
         else:
-            check(fl_stream_create(first.stack, self.batch_size, &self.stream))
+            check(fl_stream_create(first.packed_stack(), self.batch_size, &self.stream))
 
     def __dealloc__(self):
         fl_stream_destroy(self.stream)

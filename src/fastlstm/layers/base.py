@@ -68,8 +68,16 @@ class Recurrent(Parameters):
         self.num_threads = given["num_threads"]
 
     def _put_in_force(self, parameter_set: ParameterSet) -> None:
+        self.parts = self._ready(parameter_set)
+
+    def _in_force(self) -> Recurrent:
+        return self
+
+    def _ready(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
         layout: Layout = parameter_set.layout
-        self.parts = layout.packed(parameter_set)
+        before: tuple[_core.Weights, ...] | None = self.parts
+        is_same = before is not None and before[0].source.layout is layout
+        return layout.packed(parameter_set, before if is_same else None)
 
     def _parameter_set(self) -> ParameterSet:
         self._own_settings()  # or an exception

@@ -128,22 +128,25 @@ class Layout:
         """Names and shapes of all parameters."""
         return {kind + end: shape for _, end, kinds in self.recurrences() for kind, shape in kinds.items()}
 
-    def packed(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
-        """Pack parameters for the C core: the whole stack, or each layer."""
-        arrays = [
-            {_FIELDS.get(kind, kind): parameter_set.views[kind + end] for kind in kinds}
-            for _, end, kinds in self.recurrences()
-        ]
+    def packed(
+        self, parameter_set: ParameterSet, before: tuple[_core.Weights, ...] | None
+    ) -> tuple[_core.Weights, ...]:
+        """Parameters for the C core, which packs them when they are used: the whole stack, or each layer.
+
+        `before` are those of another set of this layout, or None.
+        """
+        if before is not None:
+            return tuple(_core.Weights(part, None, None, None, parameter_set) for part in before)
+        names = tuple(_FIELDS.get(kind, kind) for kind in self.kinds(0))
         D, options = self.num_directions, dict(self.options)
         if not self.in_parts:
             sizes = self.input_size, self.hidden(0), self.num_layers, D
-            return (_core.Weights(self.dtype, sizes, options, arrays, parameter_set),)
+            return (_core.Weights(self.dtype, sizes, options, names, parameter_set),)
         parts, begin = [], 0
         for layer in range(self.num_layers):
-            own = arrays[layer * D : (layer + 1) * D]
             sizes = self.inputs(layer), self.hidden(layer), 1, D
-            parts.append(_core.Weights(self.dtype, sizes, options, own, parameter_set, begin))
-            begin += sum(view.size for views in own for view in views.values())
+            parts.append(_core.Weights(self.dtype, sizes, options, names, parameter_set, begin))
+            begin += D * sum(map(math.prod, self.kinds(layer).values()))
         return tuple(parts)
 
 

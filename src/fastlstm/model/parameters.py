@@ -99,7 +99,9 @@ class ParameterSet:
         Their values, or the buffer itself, which then belongs to the set.
     """
 
-    __slots__ = ("flat", "layout", "views")
+    __slots__ = ("flat", "layout", "products")
+
+    products: _core.Products | None  # of a dense layer, packed for them
 
     def __init__(self, layout: Any, values: Values | NDArray[Any]) -> None:
         self.layout = layout
@@ -110,7 +112,13 @@ class ParameterSet:
             for view, value in zip(views(self.flat, layout).values(), values(layout), strict=True):
                 view[...] = value
         self.flat.flags.writeable = False
-        self.views = views(self.flat, layout)
+        self.products = None
+
+    @property
+    def views(self) -> dict[str, NDArray[Any]]:
+        """Parts of `flat` by name; made anew, so that nobody has a part of it who does not hold it."""
+        return views(self.flat, self.layout)
+
 
 
 def checked_size(layout: Layout) -> int:
@@ -140,8 +148,8 @@ def views(flat: NDArray[Any], layout: Layout) -> dict[str, NDArray[Any]]:
 class Parameters:
     """Mixin of the layers: options, and access to parameters and gradients.
 
-    A layer gives its options (see `options.Option`), `_first_values`, `_make_layout`, `_parameter_set` and
-    `_put_in_force`.
+    A layer gives its options (see `options.Option`), `_first_values`, `_make_layout`, `_parameter_set`,
+    `_put_in_force`, `_in_force` and `_ready`.
 
     Attributes
     ----------
@@ -209,6 +217,14 @@ class Parameters:
         raise NotImplementedError
 
     def _put_in_force(self, parameter_set: ParameterSet) -> None:
+        raise NotImplementedError
+
+    def _in_force(self) -> Any:
+        """Where `_core.optimiser_step` puts what `_ready` gives."""
+        raise NotImplementedError
+
+    def _ready(self, parameter_set: ParameterSet) -> Any:
+        """What is to be in force with a set, all made and checked."""
         raise NotImplementedError
 
     @property
@@ -339,6 +355,12 @@ class NumpyParameters(Parameters):
 
     def _put_in_force(self, parameter_set: ParameterSet) -> None:
         self._set = parameter_set
+
+    def _in_force(self) -> dict[str, Any]:
+        return self.__dict__
+
+    def _ready(self, parameter_set: ParameterSet) -> ParameterSet:
+        return parameter_set
 
     @property
     def dtype(self) -> np.dtype[Any]:
