@@ -15,6 +15,9 @@
  * threads. */
 #define SHARE ((size_t)1 << 18)
 #define RANGE ((size_t)1 << 16)
+/* Parameters that are far, bytes: SGD with momentum at 8.3 million takes 4.6 ms through the caches, see
+ * benchmarks/bench_optimisers.py. */
+#define FAR_BYTES ((size_t)8 << 20)
 
 /* ---- Threads ------------------------------------------------------------------------------------------------ */
 
@@ -115,6 +118,11 @@ void fl_add(fl_dtype dtype, size_t n, const void *x, void *out)
     run_pass(&p);
 }
 
+static bool is_far(fl_dtype dtype, size_t n)
+{
+    return n >= FAR_BYTES / (dtype == FL_F32 ? sizeof(float) : sizeof(double));
+}
+
 static void adam_range(const pass *p, size_t begin, size_t end)
 {
     fl_adam w = *(const fl_adam *)p->work;
@@ -142,7 +150,8 @@ void fl_adam_step(fl_dtype dtype, size_t n, const fl_adam_args *args, const void
                           .beta2 = args->beta2,
                           .eps = args->eps,
                           .l2 = args->decoupled ? 0.0 : args->weight_decay,
-                          .decay = args->decoupled ? 1.0 - args->lr * args->weight_decay : 1.0};
+                          .decay = args->decoupled ? 1.0 - args->lr * args->weight_decay : 1.0,
+                          .is_far = is_far(dtype, n) && new_params != params};
     pass p = pass_of(dtype, n, FL_FP_FLUSH, adam_range); /* m and v decay: denormals would slow every later step */
     p.work = &work;
     run_pass(&p);
@@ -171,7 +180,8 @@ bool fl_sgd_step(fl_dtype dtype, size_t n, const fl_sgd_args *args, const void *
                          .lr = args->lr,
                          .momentum = args->momentum,
                          .weight_decay = args->weight_decay,
-                         .nesterov = args->nesterov};
+                         .nesterov = args->nesterov,
+                         .is_far = is_far(dtype, n) && new_params != params};
     pass p = pass_of(dtype, n, FL_FP_FLUSH, sgd_range);
     p.work = &work;
     p.fine = &fine;

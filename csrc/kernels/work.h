@@ -193,6 +193,7 @@ typedef struct fl_adam {
     double root_correction; /* 1 / sqrt(1 - beta2^t) */
     double beta1, beta2, eps;
     double l2, decay; /* added to the gradient; factor of the parameter */
+    bool is_far;      /* new_params should not take the place of other data in the caches */
 } fl_adam;
 
 typedef struct fl_sgd {
@@ -201,6 +202,7 @@ typedef struct fl_sgd {
     const void *params, *grads;
     double lr, momentum, weight_decay;
     bool nesterov;
+    bool is_far; /* as in fl_adam */
 } fl_sgd;
 
 #endif

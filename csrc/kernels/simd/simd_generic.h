@@ -96,6 +96,10 @@ FL_INLINE vf vf_quarter(vf a, int q)
     return b;
 }
 
+/* A store to memory that nobody reads soon, aligned to a vector; vf_stream_end() before others may look. */
+FL_INLINE void vf_stream(real *p, vf a) { vf_store(p, a); }
+FL_INLINE void vf_stream_end(void) {}
+
 /* ---- Doubles, for sums ---------------------------------------------------------------------------------------- */
 
 #define VD_LANES 2

@@ -114,6 +114,9 @@ FL_INLINE vf vf_quarter(vf a, int q) { return vf_half(a, q); }
 
 #endif
 
+FL_INLINE void vf_stream(real *p, vf a) { vf_store(p, a); }
+FL_INLINE void vf_stream_end(void) {}
+
 /* ---- Doubles, for sums ---------------------------------------------------------------------------------------- */
 
 #define VD_LANES 2

@@ -128,6 +128,34 @@ static void add_array(size_t n, const void *x, void *out)
     }
 }
 
+/* New parameters: past the caches where there are many, since the old ones would be read for nothing. */
+typedef struct new_values {
+    bool is_far;
+    size_t before; /* elements before the first that is aligned to a vector; only where they are far */
+} new_values;
+
+FL_INLINE new_values new_values_of(const void *to, size_t n, bool is_far)
+{
+    const size_t size = VF_LANES * sizeof(real), over = (size_t)((uintptr_t)to % size);
+    const new_values v = {is_far && over % sizeof(real) == 0, over != 0 ? (size - over) / sizeof(real) : 0};
+    const new_values near = {false, 0};
+    return v.is_far && v.before < n ? v : near;
+}
+
+/* Lanes of the vector at element k. */
+FL_INLINE size_t new_lanes(const new_values *v, size_t n, size_t k)
+{
+    return k == 0 && v->before != 0 ? v->before : lanes_at(n, k);
+}
+
+FL_INLINE void store_new(const new_values *v, real *to, vf a, size_t lanes)
+{
+    if (v->is_far && lanes == VF_LANES)
+        vf_stream(to, a);
+    else
+        store_lanes(to, a, lanes);
+}
+
 /* Kingma & Ba, "Adam" (2015), in the form that torch.optim has; decoupled decay: Loshchilov & Hutter (2019). */
 static void adam(const fl_adam *s)
 {
@@ -136,8 +164,9 @@ static void adam(const fl_adam *s)
     const vf step_size = vf_set1((real)s->step_size), eps = vf_set1((real)s->eps);
     const vf root_correction = vf_set1((real)s->root_correction);
     const vf l2 = vf_set1((real)s->l2), decay = vf_set1((real)s->decay);
-    for (size_t k = 0; k < s->n; k += VF_LANES) {
-        const size_t lanes = lanes_at(s->n, k);
+    const new_values to = new_values_of(s->new_params, s->n, s->is_far);
+    for (size_t k = 0, lanes; k < s->n; k += lanes) {
+        lanes = new_lanes(&to, s->n, k);
         real *m_out = (real *)s->m + k, *v_out = (real *)s->v + k;
         const vf p = load_lanes((const real *)s->params + k, lanes);
         const vf g = vf_fma(l2, p, load_lanes((const real *)s->grads + k, lanes));
@@ -146,8 +175,9 @@ static void adam(const fl_adam *s)
         const vf root = vf_fma(vf_sqrt(v), root_correction, eps);
         store_lanes(m_out, m, lanes);
         store_lanes(v_out, v, lanes);
-        store_lanes((real *)s->new_params + k, vf_fnma(step_size, vf_div(m, root), vf_mul(decay, p)), lanes);
+        store_new(&to, (real *)s->new_params + k, vf_fnma(step_size, vf_div(m, root), vf_mul(decay, p)), lanes);
     }
+    vf_stream_end();
 }
 
 /* torch.optim.SGD; no product is fused with a sum, so that all instruction sets and NumPy agree. */
@@ -155,9 +185,10 @@ FL_INLINE bool sgd_pass(const fl_sgd *s, const bool has_momentum, const bool nes
 {
     const vf lr = vf_set1((real)s->lr), momentum = vf_set1((real)s->momentum), zero = vf_set1(0);
     const vf weight_decay = vf_set1((real)s->weight_decay);
+    const new_values to = new_values_of(s->new_params, s->n, s->is_far);
     vf bad = zero; /* sums of 0 * g: NaN from the first gradient on that is not finite */
-    for (size_t k = 0; k < s->n; k += VF_LANES) {
-        const size_t lanes = lanes_at(s->n, k);
+    for (size_t k = 0, lanes; k < s->n; k += lanes) {
+        lanes = new_lanes(&to, s->n, k);
         const vf p = load_lanes((const real *)s->params + k, lanes);
         vf d = load_lanes((const real *)s->grads + k, lanes);
         bad = vf_add(bad, vf_mul(d, zero));
@@ -169,8 +200,9 @@ FL_INLINE bool sgd_pass(const fl_sgd *s, const bool has_momentum, const bool nes
             store_lanes(b_out, b, lanes);
             d = nesterov ? vf_add(d, vf_mul(momentum, b)) : b;
         }
-        store_lanes((real *)s->new_params + k, vf_sub(p, vf_mul(d, lr)), lanes);
+        store_new(&to, (real *)s->new_params + k, vf_sub(p, vf_mul(d, lr)), lanes);
     }
+    vf_stream_end();
     return is_zero(bad);
 }
 
