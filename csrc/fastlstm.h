@@ -341,6 +341,41 @@ FL_API double fl_largest(fl_dtype dtype, size_t n, const void *x);
 /* x = x * factor * 2^exponent, rounded towards zero, so that no element is above that; 1/2 <= factor < 1, exponent <= 0. */
 FL_API void fl_shrink(fl_dtype dtype, size_t n, double factor, int exponent, void *x);
 
+/* ---- Dense layers ----------------------------------------------------------------------------------------- */
+
+/* Weights (out_features, in_features), row-major, as the products of one pass take them: y = x weight' + bias, or
+ * dx = dy weight. */
+typedef enum fl_dense_pass { FL_DENSE_FORWARD, FL_DENSE_BACKWARD } fl_dense_pass;
+
+typedef struct fl_dense_shape {
+    fl_dtype dtype;
+    size_t in_features, out_features; /* >= 1 */
+} fl_dense_shape;
+
+/* Packs them; *packed is null, and then memory for fl_dense_release, or what an earlier call for this shape and pass left
+ * there.  FL_ERROR_ARGUMENT, FL_ERROR_SIZE, FL_ERROR_MEMORY: *packed stays as it is. */
+FL_API fl_status fl_dense_pack(const fl_dense_shape *shape, fl_dense_pass pass, const void *weight, void **packed);
+FL_API void fl_dense_release(void *packed); /* null is allowed */
+
+typedef struct fl_dense_args {
+    fl_dense_shape shape;
+    size_t rows;         /* may be 0; arrays of rows are contiguous */
+    const void *packed;  /* for this pass; backward null where dx is not wanted */
+    const void *x;       /* (rows, in_features) */
+    const void *bias;    /* (out_features), or null; forward alone */
+    void *y;             /* (rows, out_features), output of the forward pass */
+    const void *dy;      /* likewise, gradient of y; backward: */
+    void *dx;            /* output (rows, in_features), or null */
+    void *dweight;       /* output (out_features, in_features) */
+    void *dbias;         /* output (out_features), or null */
+    size_t num_threads;  /* 0: fl_get_num_threads() */
+} fl_dense_args;
+
+/* The same bits for any number of rows beside each other and of threads; denormal numbers are zero.  FL_ERROR_ARGUMENT,
+ * FL_ERROR_SIZE, FL_ERROR_MEMORY: nothing was changed. */
+FL_API fl_status fl_dense_forward(const fl_dense_args *args);
+FL_API fl_status fl_dense_backward(const fl_dense_args *args);
+
 /* ---- Streams: a unidirectional layer stack that keeps its state ------------------------------------------- */
 
 typedef struct fl_stream fl_stream;

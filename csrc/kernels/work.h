@@ -136,6 +136,7 @@ typedef struct fl_gate_rows {
  * fl_kernels.pack_gate_panels. */
 typedef struct fl_row_product {
     fl_panels panels;
+    size_t panel_begin, panel_end; /* of these; an end of 0 is that of all */
     const void *matrix;
     const void *bias; /* (N), or null; not with `adds` */
     size_t gates, H;

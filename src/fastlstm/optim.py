@@ -119,6 +119,7 @@ class _Optimizer:
         for n, new in enumerate(after):
             # What was packed for products is packed anew in its place.
             if before[n].products is not None and _core.is_unshared(before, n):
+                before[n].products.renew()
                 new.products, before[n].products = before[n].products, None
         self._spares = before
         return True

@@ -189,6 +189,34 @@ cdef extern from "fastlstm.h" nogil:
     void fl_adam_step(fl_dtype dtype, size_t n, const fl_adam_args *args, const void *grads, const void *params,
                       void *new_params, void *m, void *v)
 
+    ctypedef enum fl_dense_pass:
+        FL_DENSE_FORWARD
+        FL_DENSE_BACKWARD
+
+    ctypedef struct fl_dense_shape:
+        fl_dtype dtype
+        size_t in_features
+        size_t out_features
+
+    fl_status fl_dense_pack(const fl_dense_shape *shape, fl_dense_pass which, const void *weight, void **packed)
+    void fl_dense_release(void *packed)
+
+    ctypedef struct fl_dense_args:
+        fl_dense_shape shape
+        size_t rows
+        const void *packed
+        const void *x
+        const void *bias
+        void *y
+        const void *dy
+        void *dx
+        void *dweight
+        void *dbias
+        size_t num_threads
+
+    fl_status fl_dense_forward(const fl_dense_args *args)
+    fl_status fl_dense_backward(const fl_dense_args *args)
+
     ctypedef struct fl_stream:
         pass
 

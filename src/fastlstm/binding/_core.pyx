@@ -90,6 +90,7 @@ include "tape.pxi"
 include "stream.pxi"
 include "pieces.pxi"
 include "optimisers.pxi"
+include "products.pxi"
 include "runtime.pxi"
 
 

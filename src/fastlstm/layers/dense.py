@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A dense layer in NumPy, for what an LSTM is trained with."""
+"""A dense layer, for what an LSTM is trained with: products of the C core."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -111,46 +113,57 @@ class Dense(NumpyParameters):
     def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> _Layout:
         return _Layout(**settings, dtype=dtype)
 
-    def __call__(self, x: ArrayLike) -> NDArray[Any]:
+    def __call__(self, x: ArrayLike) -> Any:
         """Return y.
 
         Parameters
         ----------
-        x : array_like, (..., in_features)
-            Real numbers; cast as NumPy does with ``casting="same_kind"``.
+        x : array_like, (..., in_features), or list of arrays
+            Real numbers; cast as NumPy does with ``casting="same_kind"``.  A list or tuple of arrays with two
+            dimensions or more, as a layer returns it for a list, is a batch of sequences.
 
         Returns
         -------
-        ndarray, (..., out_features)
-            Of the layer's dtype.
+        ndarray, (..., out_features), or list of ndarray
+            Of the layer's dtype; a list, of arrays in memory of their own, where `x` is a batch of sequences.
+            Denormal numbers count as zero.
 
         Raises
         ------
         TypeError, ValueError
             `x` does not hold real numbers, or its last dimension is not `in_features`.
         """
-        return _apply(self._parameter_set(), self._read(x))
+        params, parts = self._parameter_set(), _sequences(x)
+        if parts is None:
+            return _apply(params, self._read(x, "x"))
+        return [_apply(params, self._read(part, f"x[{n}]")) for n, part in enumerate(parts)]
 
     def forward(self, x: ArrayLike) -> DenseTape:
         """Return a tape with y, for one backward.
 
         Parameters
         ----------
-        x : array_like, (..., in_features)
-            As in a call.  It is copied, unless it is read-only, as the `y` of a tape is.
+        x : array_like, (..., in_features), or list of arrays
+            As in a call.  It is copied, unless nobody can write to it, as to the `y` of a tape.
 
         Returns
         -------
         DenseTape
             With `y`.
         """
-        params, checked = self._parameter_set(), self._read(x)
-        return DenseTape(self, params, _apply(params, checked), kept_for_backward(checked, x))
+        params, parts = self._parameter_set(), _sequences(x)
+        if parts is None:
+            kept = kept_for_backward(self._read(x, "x"))
+            return DenseTape(self, params, _apply(params, kept), kept)
+        read = [self._read(part, f"x[{n}]") for n, part in enumerate(parts)]
+        rows = [_as_matrix(part) for part in read]
+        kept = np.concatenate(rows) if rows else np.empty((0, self.in_features), self.dtype)
+        return DenseTape(self, params, _apply(params, kept), kept, [part.shape[:-1] for part in read])
 
-    def _read(self, x: ArrayLike) -> NDArray[Any]:
-        checked = checked_reals(x, "x", self.dtype)
+    def _read(self, x: ArrayLike, name: str) -> NDArray[Any]:
+        checked = checked_reals(x, name, self.dtype)
         if checked.ndim < 1 or checked.shape[-1] != self.in_features:
-            raise ValueError(f"x: expected shape (..., {self.in_features}), got {checked.shape}")
+            raise ValueError(f"{name}: expected shape (..., {self.in_features}), got {checked.shape}")
         return checked
 
 
@@ -159,32 +172,45 @@ class DenseTape(NumpyTape):
 
     Attributes
     ----------
-    y : ndarray, (..., out_features)
+    y : ndarray, (..., out_features), or list of ndarray
         Result of the call, read-only.
     nbytes : int
         Bytes that the tape keeps.
     """
 
-    def __init__(self, layer: Dense, params: ParameterSet, y: NDArray[Any], x: NDArray[Any]) -> None:
+    y: Any
+
+    def __init__(
+        self,
+        layer: Dense,
+        params: ParameterSet,
+        y: NDArray[Any],
+        x: NDArray[Any],
+        shapes: list[tuple[int, ...]] | None = None,
+    ) -> None:
         super().__init__(layer, params, y)
         self._x = x
+        self._all_y = y  # of all sequences, where there are some: their shapes without the features
+        self._shapes = shapes
+        if shapes is not None:
+            self.y = _split(y, shapes)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the tape keeps."""
-        return self.y.nbytes + self._x.nbytes
+        return self._all_y.nbytes + self._x.nbytes
 
-    def backward(self, dy: ArrayLike) -> NDArray[Any]:
+    def backward(self, dy: ArrayLike) -> Any:
         """Add the gradients of the parameters to `Dense.grads`; return that of the input.
 
         Parameters
         ----------
-        dy : array_like, shaped as `y`
+        dy : array_like, or list of arrays, shaped as `y`
             Gradient of `y`.
 
         Returns
         -------
-        ndarray, shaped as the input
+        ndarray, or list of ndarray, shaped as the input
             ``dx = dy W``; ``dW = dy' x`` and ``db`` is the sum of `dy` over all rows.
 
         Raises
@@ -194,29 +220,70 @@ class DenseTape(NumpyTape):
         TypeError, ValueError
             `dy` does not fit; nothing has changed, and the tape can still be used.
         """
-        rows, x = _as_matrix(self._check(dy)), self._x
-        views, sums = self._params.views, self._layer.grads
-        dx: NDArray[Any] = (rows @ views["weight"]).reshape(x.shape)
-        dweight, dbias = rows.T @ _as_matrix(x), rows.sum(axis=0)
+        rows, x = np.ascontiguousarray(_as_matrix(self._read(dy))), self._x
+        flat, flat_grads = self._params.flat, self._layer.flat_grads
+        products = _products(self._params)
+        dx, scratch = products.backward(flat, _as_matrix(x), rows)
         self._is_used = True
-        sums["weight"] += dweight
-        if "bias" in sums:
-            sums["bias"] += dbias
-        return dx
+        _core.add_flat(scratch, flat_grads)
+        products.give_back(scratch)
+        return dx.reshape(x.shape) if self._shapes is None else _split(dx, self._shapes)
+
+    def _read(self, dy: Any) -> NDArray[Any]:
+        """`dy` as one array, if the tape can still be used."""
+        self._check_use()
+        if self._shapes is None:
+            return self._checked(dy, "dy", self._all_y.shape)
+        if not isinstance(dy, (list, tuple)):
+            raise TypeError(f"dy: expected a list of {len(self._shapes)} arrays, got {type(dy).__name__}")
+        if len(dy) != len(self._shapes):
+            raise ValueError(f"dy: expected a list of {len(self._shapes)} arrays, got {len(dy)}")
+        parts = [self._checked(part, f"dy[{n}]", self.y[n].shape) for n, part in enumerate(dy)]
+        return np.concatenate([_as_matrix(part) for part in parts]) if parts else self._all_y
+
+
+def _sequences(x: Any) -> Sequence[Any] | None:
+    """`x` if it is a batch of sequences: a list or tuple with an array of two dimensions or more, or of none."""
+    if not isinstance(x, (list, tuple)):
+        return None
+    is_batch = len(x) == 0 or any(
+        (isinstance(part, np.ndarray) or hasattr(part, "__array__") or hasattr(part, "__dlpack__"))
+        and len(getattr(part, "shape", ())) >= 2
+        for part in x
+    )
+    return x if is_batch else None
+
+
+def _products(params: ParameterSet) -> _core.Products:
+    """The weights as products take them."""
+    products = params.products
+    if products is None:
+        layout = params.layout
+        products = _core.Products(layout.dtype, layout.in_features, layout.out_features)
+        params.products = products
+    return products
 
 
 def _apply(params: ParameterSet, x: NDArray[Any]) -> NDArray[Any]:
-    # One product of two matrices: NumPy would make one of each matrix in a stack.
-    weight = params.views["weight"]
-    y: NDArray[Any] = _as_matrix(x) @ weight.T
-    if "bias" in params.views:
-        y += params.views["bias"]
-    return y.reshape(*x.shape[:-1], len(weight))
+    rows = np.ascontiguousarray(_as_matrix(x))
+    y = _products(params).forward(params.flat, rows)
+    if x.ndim == 2:
+        return y
+    y = y.view()
+    y.shape = (*x.shape[:-1], y.shape[1])
+    return y
+
+
+def _split(rows: NDArray[Any], shapes: list[tuple[int, ...]]) -> list[NDArray[Any]]:
+    """Sequences of rows, which stand one behind the other."""
+    parts, begin = [], 0
+    for shape in shapes:
+        end = begin + math.prod(shape)
+        parts.append(rows[begin:end].reshape(*shape, rows.shape[1]))
+        begin = end
+    return parts
 
 
 def _as_matrix(x: NDArray[Any]) -> NDArray[Any]:
     """`x` with all dimensions but the last made one."""
-    rows = 1
-    for size in x.shape[:-1]:  # reshape could not tell them if there are none
-        rows *= size
-    return x.reshape(rows, x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # reshape could not tell them if there are none

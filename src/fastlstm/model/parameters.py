@@ -381,26 +381,42 @@ class NumpyTape:
     y: NDArray[Any]
 
     def __init__(self, layer: NumpyParameters, params: ParameterSet, y: NDArray[Any]) -> None:
-        y.flags.writeable = False
+        memory: Any = y
+        while isinstance(memory, np.ndarray):  # of which y may be a view
+            memory.flags.writeable = False
+            memory = memory.base
         self.y = y
         self._layer = layer
         self._params = params
         self._is_used = False
 
-    def _check(self, dy: ArrayLike) -> NDArray[Any]:
-        """`dy` in the shape and dtype of `y`, if the tape can still be used."""
+    def _check_use(self) -> None:
+        """Raise unless the tape can still be used."""
         if self._is_used:
             raise RuntimeError("tape: expected one backward for each forward, got a second one")
         if self._layer._parameter_set() is not self._params:
             raise RuntimeError(
                 "tape: expected the parameters of its forward, got others since: call forward again"
             )
-        checked = checked_reals(dy, "dy", self.y.dtype)
-        if checked.shape != self.y.shape:
-            raise ValueError(f"dy: expected shape {self.y.shape}, got {checked.shape}")
+
+    def _checked(self, dy: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """`dy` as an array of the layer's dtype."""
+        checked = checked_reals(dy, name, self._layer.dtype)
+        if checked.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {checked.shape}")
         return checked
 
+    def _check(self, dy: ArrayLike) -> NDArray[Any]:
+        """`dy` in the shape and dtype of `y`, if the tape can still be used."""
+        self._check_use()
+        return self._checked(dy, "dy", self.y.shape)
 
-def kept_for_backward(x: NDArray[Any], value: ArrayLike) -> NDArray[Any]:
-    """`x`, or a copy of it where the caller, who gave `value`, could still change it."""
-    return x.copy() if x.flags.writeable and np.may_share_memory(x, value) else x
+
+def kept_for_backward(x: NDArray[Any]) -> NDArray[Any]:
+    """`x`, contiguous, or a copy of it where anybody could still change it."""
+    memory: Any = x
+    while isinstance(memory, np.ndarray) and not memory.flags.writeable:
+        if memory.base is None:
+            return np.ascontiguousarray(x) if memory.flags.owndata else x.copy()
+        memory = memory.base
+    return x.copy()
