@@ -68,9 +68,11 @@ FL_API const char *fl_isa_active(void);
 
 /* Number of CPUs that this process may use: floor(min(affinity, cgroup quota)), at least 1. */
 FL_API size_t fl_cpu_count(void);
-/* Upper limit of threads for a call in this process (0 restores fl_cpu_count()); a call uses fewer where more
- * would not gain.  Results do not depend on it. */
+/* Upper limit of threads for a call in this process, which may be above fl_cpu_count(); 0 restores the default.  A call uses
+ * fewer where more would not gain.  Results do not depend on it. */
 FL_API void fl_set_num_threads(size_t num_threads);
+/* The default: this many, but never more than fl_cpu_count(); 0, as at the start: fl_cpu_count(). */
+FL_API void fl_set_default_num_threads(size_t most);
 /* The limit in force for the calling thread: its local limit if set, else the process's. */
 FL_API size_t fl_get_num_threads(void);
 /* Limit for calls made by the calling thread only; 0 removes it.  Returns the one that was set before, or 0. */

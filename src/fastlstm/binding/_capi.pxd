@@ -32,6 +32,7 @@ cdef extern from "fastlstm.h" nogil:
 
     size_t fl_cpu_count()
     void fl_set_num_threads(size_t num_threads)
+    void fl_set_default_num_threads(size_t most)
     size_t fl_get_num_threads()
     size_t fl_set_local_num_threads(size_t num_threads)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _core
 from .checks import checked_number, is_finite
+from .parameters import Filler, uniform_filler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -159,10 +160,13 @@ def initial(rng: np.random.Generator, init: str, forget_bias: object, usual_bias
     `usual_bias` is that of a forget gate where none is given.
     """
 
-    def values(layout: Layout) -> Iterator[NDArray[Any]]:
+    def values(layout: Layout) -> Iterator[NDArray[Any] | Filler]:
         bias = usual_bias if forget_bias is None else _checked_forget_bias(forget_bias, layout)
         for layer, _, kinds in layout.recurrences():
             for kind, shape in kinds.items():
+                if init == "torch" and kind in ("weight_ih", "weight_hh"):
+                    yield uniform_filler(rng, 1 / math.sqrt(layout.hidden(layer)))
+                    continue
                 if kind.startswith("weight_ln"):
                     value = np.ones(shape)
                 elif kind.startswith("bias_ln"):

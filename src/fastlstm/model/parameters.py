@@ -51,8 +51,34 @@ class Layout(Protocol):
         """Names and shapes of all parameters, in the order they lie in."""
 
 
-# Gives the values of the parameters of a layout, in its order.
-Values = Callable[[Any], "Iterable[NDArray[Any]]"]
+# Gives the values of the parameters of a layout, in its order: arrays, or functions that fill one.
+Filler = Callable[["NDArray[Any]"], None]
+Values = Callable[[Any], "Iterable[NDArray[Any] | Filler]"]
+
+DRAWN = 2**15  # numbers that are drawn at a time: they stay in a core's own cache
+
+
+def filler(draw: Callable[[NDArray[np.float64]], Any], low: float = 0.0, width: float = 1.0) -> Filler:
+    """Fill an array with ``low + width * d`` for each d that `draw` writes, in float64, without a copy of it all.
+
+    The values are those that a generator gives in one call, as each number is drawn after the other.
+    """
+
+    def fill(out: NDArray[Any]) -> None:
+        flat, block = out.reshape(-1), np.empty(min(DRAWN, out.size))
+        for begin in range(0, flat.size, DRAWN):
+            drawn = block[: flat.size - begin]
+            draw(drawn)
+            drawn *= width
+            drawn += low
+            flat[begin : begin + DRAWN] = drawn
+
+    return fill
+
+
+def uniform_filler(rng: np.random.Generator, bound: float) -> Filler:
+    """``rng.uniform(-bound, bound)``."""
+    return filler(lambda out: rng.random(out=out), -bound, bound - -bound)
 
 
 def uniform(rng: np.random.Generator) -> Values:
@@ -60,14 +86,14 @@ def uniform(rng: np.random.Generator) -> Values:
 
     def values(layout: Layout) -> Iterable[NDArray[Any]]:
         bound = 1 / math.sqrt(layout.fan)
-        return (rng.uniform(-bound, bound, shape) for shape in layout.shapes().values())
+        return (uniform_filler(rng, bound) for _ in layout.shapes())
 
     return values
 
 
 def normal(rng: np.random.Generator) -> Values:
     """All parameters from N(0, 1)."""
-    return lambda layout: (rng.standard_normal(shape) for shape in layout.shapes().values())
+    return lambda layout: (filler(lambda out: rng.standard_normal(out=out)) for _ in layout.shapes())
 
 
 def given(mapping: Mapping[str, ArrayLike]) -> Values:
@@ -110,7 +136,10 @@ class ParameterSet:
         else:
             self.flat = np.empty(checked_size(layout), layout.dtype)
             for view, value in zip(views(self.flat, layout).values(), values(layout), strict=True):
-                view[...] = value
+                if isinstance(value, np.ndarray):
+                    view[...] = value
+                else:
+                    value(view)
         self.flat.flags.writeable = False
         self.products = None
 
