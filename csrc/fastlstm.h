@@ -295,6 +295,7 @@ typedef struct fl_backward_args {
     const ptrdiff_t *dx_at, *dy_at; /* as x_at, y_at: of dx, and of dy and dcells */
     void *dh0, *dc0;                /* outputs, shaped as the states */
     const fl_gradients *gradients;  /* (L*D) */
+    bool keeps_index_gradient;      /* of x_index: weight_ih of layer 0 is not written, but kept for fl_tape_add_index_gradient */
     size_t bptt;                    /* k >= 1: no gradient of the state passes between steps nk - 1 and nk; 0: all do */
     size_t num_threads;             /* 0: fl_get_num_threads() */
     int (*interrupt)(void *context); /* as in fl_forward_args */
@@ -304,6 +305,10 @@ typedef struct fl_backward_args {
 /* Backpropagation through the pass that `tape` recorded with this layer; may be repeated.  Outputs are unspecified after
  * an error. */
 FL_API fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args);
+
+/* Adds the gradient that the last backward pass kept to that of weight_ih of layer 0 in one direction: only of columns that
+ * the input named.  FL_ERROR_ARGUMENT: there is none. */
+FL_API fl_status fl_tape_add_index_gradient(const fl_tape *tape, size_t direction, void *weight_ih);
 
 /* The mask that `dropout` of fl_record_args puts on elements `first` and on: out = x * mask, n elements; out may be x.  A p
  * outside [0, 1] is its nearest end, NaN is 0. */

@@ -55,7 +55,8 @@ typedef struct back_memory {
     /* (L*D); W null where no gradient of the input is wanted, hr where there is no projection.  R is panels for all gates
      * together, or on whole rows, as fl_recurrence has them, for each gate or head. */
     void **R_panels, **W_panels, **hr_panels;
-    char *index_gradient[2]; /* (I, G*H) by direction: of weight_ih for one-hot input, transposed; or null */
+    fl_index_gradient index_gradient; /* for one-hot input, else empty */
+    int64_t *index_slot;              /* (I): which of its rows belongs to an input */
     char *masks;             /* of recurrent dropout, as in the forward pass; or null */
     char *dgates[2];         /* by parity of the stage: rows of fl_gradient_row, `dgates_stride` apart */
     char *dropped[2];        /* by parity of the stage: their input after dropout */

@@ -104,8 +104,12 @@ static void place(fl_arena *arena, const back_call *c, back_memory *m)
     m->ranked = fl_arena_take(arena, B, sizeof(fl_ranked_row), 1);
     m->zeros = fl_arena_take(arena, widest, real_size, 1);
     place_panels(arena, c, m);
-    for (size_t n = 0; n < D; n++)
-        m->index_gradient[n] = has_index ? fl_arena_take(arena, I, gate_rows, real_size) : NULL;
+    const size_t steps = c->T * B, different = !has_index ? 0 : steps < I ? steps : I;
+    m->index_slot = has_index ? fl_arena_take(arena, I, sizeof(int64_t), 1) : NULL;
+    m->index_gradient.used = has_index ? fl_arena_take(arena, different, sizeof(int64_t), 1) : NULL;
+    for (size_t n = 0; n < 2; n++)
+        m->index_gradient.rows[n] =
+            has_index && n < D ? fl_arena_take(arena, different, gate_rows, real_size) : NULL;
     m->masks = fl_arena_take(arena, c->L * D * fl_recurrent_masks(stack, &c->tape->recording) * B, P, real_size);
     for (size_t n = 0; n < 2; n++) m->dgates[n] = fl_arena_take(arena, rows, stride, real_size);
     for (size_t n = 0; n < 2; n++) m->dropped[n] = fl_arena_take(arena, c->drops ? rows : 0, width, real_size);
@@ -118,6 +122,27 @@ static void place(fl_arena *arena, const back_call *c, back_memory *m)
     }
     if (c->tape->recording.segment != 0)
         place_window(arena, c, &m->window);
+}
+
+/* Which inputs occur, and no gradient of them yet. */
+static void find_used_inputs(const back_call *c, back_memory *m)
+{
+    const size_t I = c->stack->shape.input_size;
+    fl_index_gradient *gradient = &m->index_gradient;
+    memset(m->index_slot, 0, I * sizeof *m->index_slot);
+    for (size_t b = 0; b < c->B; b++) {
+        const size_t steps = c->lengths != NULL ? (size_t)c->lengths[b] : c->T;
+        for (size_t t = 0; t < steps; t++) m->index_slot[fl_back_input_index(c, t, b)] = 1;
+    }
+    gradient->count = 0;
+    for (size_t index = 0; index < I; index++) {
+        if (m->index_slot[index] == 0)
+            continue;
+        m->index_slot[index] = (int64_t)gradient->count;
+        gradient->used[gradient->count++] = (int64_t)index;
+    }
+    for (size_t n = 0; n < c->D; n++)
+        memset(gradient->rows[n], 0, gradient->count * c->G * c->H * c->stack->real_size);
 }
 
 fl_status fl_back_take_memory(back_call *c, fl_tape *tape)
@@ -139,8 +164,7 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape)
         fl_rank_rows(m->rows, m->ranked, B, 1, c->lengths);
     memset(m->zeros, 0, most_of(most_of(gate_rows, c->stack->shape.input_size), most_of(c->P, c->states)) * real_size);
     fl_fill_recurrent_masks(c->stack, &tape->recording, B, m->masks);
-    for (size_t n = 0; n < c->D; n++)
-        if (m->index_gradient[n] != NULL)
-            memset(m->index_gradient[n], 0, c->stack->shape.input_size * gate_rows * real_size);
+    if (m->index_slot != NULL)
+        find_used_inputs(c, m);
     return FL_OK;
 }

@@ -254,10 +254,10 @@ static void scatter_index(const shared_part *p)
     for (size_t n = 0; n < p->s.end - p->s.begin; n++) {
         const size_t t = stage_time(&p->s, n), active = fl_back_active(c, t);
         for (size_t rank = 0; rank < active; rank++, m++)
-            p->scratch->index[m] = fl_back_input_index(c, t, c->memory.rows[rank]);
+            p->scratch->index[m] = c->memory.index_slot[fl_back_input_index(c, t, c->memory.rows[rank])];
     }
     c->stack->kernels->scatter_rows(p->rows, c->memory.dgates[p->parity], c->memory.dgates_stride, p->scratch->index,
-                                    begin, end, c->memory.index_gradient[p->s.direction], (ptrdiff_t)gates);
+                                    begin, end, c->memory.index_gradient.rows[p->s.direction], (ptrdiff_t)gates);
 }
 
 void fl_back_shared(back_call *c, size_t thread, size_t index)

@@ -153,12 +153,15 @@ cdef extern from "fastlstm.h" nogil:
         void *dh0
         void *dc0
         const fl_gradients *gradients
+        bint keeps_index_gradient
         size_t bptt
         size_t num_threads
         int (*interrupt)(void *context) noexcept nogil
         void *interrupt_context
 
     fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args)
+
+    fl_status fl_tape_add_index_gradient(const fl_tape *tape, size_t direction, void *weight_ih)
 
     void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *x, void *out)
 

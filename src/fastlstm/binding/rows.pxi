@@ -344,6 +344,7 @@ cdef class Record:
     cdef StackCall call  # of rows that lie anywhere
     cdef object pins
     cdef Record next_spare
+    cdef bint is_index  # whether the input was
     cdef readonly size_t nbytes
 
     def __cinit__(self):
@@ -363,16 +364,19 @@ cdef class Record:
         if status == FL_OK:
             self.nbytes = fl_tape_bytes(self.tape)
             self.weights = weights
+            self.is_index = args.call.x_index != NULL
         return status
 
     cdef int run_back(self, fl_backward_args *args, ndarray scratch) except -1:
-        """Gradients of the parameters go to `scratch`, which is laid out as they are."""
+        """Gradients of the parameters go to `scratch`, which is laid out as they are, but that of weights of an index
+        input stays here: `add_gradients`."""
         cdef Weights weights = self.weights
         cdef fl_status status
         first = <fl_weights *>PyMem_Malloc(weights.rows() * (sizeof(fl_weights) + sizeof(fl_gradients)))
         if first == NULL:
             raise MemoryError
         point_at_parameters(weights, scratch, first, args)
+        args.keeps_index_gradient = True
         status = run_backward(weights.packed_stack(), self.tape, args)
         PyMem_Free(first)
         check(status)
@@ -421,11 +425,29 @@ cdef class Record:
 
 
 @cython.nonecheck(True)
-cpdef int add_gradients(Recurrent layer, ndarray scratch) except -1:
-    """Add gradients of all parameters to those of the layer, which keeps `scratch` for a next pass."""
+cpdef int add_gradients(Recurrent layer, ndarray scratch, Record first) except -1:
+    """Add gradients of all parameters to those of the layer, which keeps `scratch` for a next pass.
+
+    `first` is the pass of the first stack: it has the gradients of weights of an index input.
+    """
     cdef Weights weights = layer.ready()
+    cdef fl_dtype dtype = weights.shape.dtype
+    cdef size_t size = <size_t>PyArray_SIZE(scratch), real_size = <size_t>PyArray_ITEMSIZE(scratch)
     cdef ndarray flat = flat_buffer(layer.flat_grads, "flat_grads", weights.typenum, PyArray_SIZE(scratch), True)
-    fl_add(weights.shape.dtype, <size_t>PyArray_SIZE(scratch), PyArray_DATA(scratch), PyArray_DATA(flat))
+    cdef char *source = <char *>PyArray_DATA(scratch)
+    cdef char *to = <char *>PyArray_DATA(flat)
+    cdef size_t D = weights.shape.num_directions, columns, each, direction, begin
+    if not first.is_index:
+        fl_add(dtype, size, source, to)
+    else:
+        columns = weights.first[0].shape[0] * weights.first[0].shape[1]  # weight_ih, the first of each direction
+        each = weights.size_of(0)
+        for direction in range(D):
+            begin = direction * each
+            check(fl_tape_add_index_gradient(first.tape, direction, to + begin * real_size))
+            begin += columns
+            fl_add(dtype, ((direction + 1) * each if direction + 1 < D else size) - begin, source + begin * real_size,
+                   to + begin * real_size)
     layer._gradient_scratch = scratch
     return 0
 

@@ -132,6 +132,6 @@ cdef class Tape:
         args.num_threads = layer._num_threads
         scratch = gradient_scratch(layer)
         record.run_back(&args, scratch)
-        add_gradients(layer, scratch)
+        add_gradients(layer, scratch, record)
         give_back(layer, record)
         return dx, final_state(weights, dh_0, dc_0)

@@ -176,16 +176,19 @@ cdef class Weights:
             raise ValueError(f"source: expected {end} elements or more, got {PyArray_SIZE(self.flat)}")
         return 0
 
+    cdef size_t size_of(self, size_t layer) noexcept:
+        """Elements of the parameters of a layer in one direction."""
+        cdef size_t n, total = 0
+        cdef const fl_parameter_facts *facts = self.facts_of(layer)
+        for n in range(FL_PARAMETER_COUNT):
+            if self.fields >> n & 1:
+                total += facts[n].shape[0] * facts[n].shape[1]
+        return total
+
     cdef size_t size(self) noexcept:
         """Elements of all parameters."""
-        cdef size_t layer, n, total = 0
-        cdef const fl_parameter_facts *facts
-        for layer in range(self.shape.num_layers):
-            facts = self.facts_of(layer)
-            for n in range(FL_PARAMETER_COUNT):
-                if self.fields >> n & 1:
-                    total += facts[n].shape[0] * facts[n].shape[1] * self.shape.num_directions
-        return total
+        return self.shape.num_directions * (
+            self.size_of(0) + (self.shape.num_layers - 1) * self.size_of(self.shape.num_layers - 1))
 
     cdef fl_stack *packed_stack(self) except NULL:
         """The packed form: whoever asks first makes it."""

@@ -217,7 +217,7 @@ class Pass:
         last = dinitial[-1][1]
         if dgiven_cells is not None and last is not None:
             last[-D:, :, : parts[-1].hidden_size] += dgiven_cells
-        _core.add_gradients(layer, scratch)
+        _core.add_gradients(layer, scratch, self._records[0])
         for record in self._records:
             _core.give_back(layer, record)
         state = _core.states_as_given(parts, dinitial, batch.is_batched, plan.is_listed)
