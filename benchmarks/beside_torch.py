@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What stands around recurrent layers beside PyTorch's, in one process and in turns: ``-m benchmarks.beside_torch``.
+"""What stands around recurrent layers, beside PyTorch's, in one process and in turns.
 
-Optimisers and clipping at three sizes, dense layers, training on indices, constructors.  One thread each.  It needs
-PyTorch in the same environment; every answer is checked against float64 or PyTorch before it is timed.
+``python -m benchmarks.beside_torch``: optimisers and clipping at three sizes, dense layers, training on
+indices, constructors.  One thread each.  It needs PyTorch in the same environment; answers are compared
+before they are timed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +68,7 @@ def check(ours: Any, theirs: Any, name: str) -> None:
             raise AssertionError(f"{name}: expected the answer of torch, got one that differs by {error:.1e}")
 
 
-# ---- Optimisers ------------------------------------------------------------------------------------------------
+# ---- Optimisers --------------------------------------------------------------------------------------------
 
 
 def twins(torch: Any, size: int) -> tuple[fastlstm.LSTM, Any]:
@@ -89,6 +91,7 @@ def optimisers(torch: Any) -> Iterator[Pair]:
         "Adam": (o.Adam, t.Adam, {}),
         "AdamW": (o.AdamW, t.AdamW, {}),
     }
+    clip = torch.nn.utils.clip_grad_norm_
     for size in SIZES:
         for name, (ours, theirs, options) in kinds.items():
             layer, other = twins(torch, size)
@@ -99,22 +102,30 @@ def optimisers(torch: Any) -> Iterator[Pair]:
             yield Pair(f"{name}, {layer.flat_params.size:.1e}", step, other_step)
         layer, other = twins(torch, size)
         parameters = list(other.parameters())
-        clip = torch.nn.utils.clip_grad_norm_
-        check([optim.clip_grad_norm(layer, 1e9)], [clip(parameters, 1e9).item()], "clip")
+        norm = np.linalg.norm(layer.flat_grads.astype(np.float64))  # torch sums in float32
+        check([optim.clip_grad_norm(layer, 1e9)], [norm], "clip")
+        size_shown = f"{layer.flat_params.size:.1e}"
         yield Pair(
-            f"norm, {layer.flat_params.size:.1e}",
-            lambda layer=layer: optim.clip_grad_norm(layer, 1e9),
-            lambda parameters=parameters: clip(parameters, 1e9),
+            f"norm, {size_shown}", partial(optim.clip_grad_norm, layer, 1e9), partial(clip, parameters, 1e9)
         )
-        first = parameters[0].grad.view(-1)[:1]
         yield Pair(
-            f"clipping, {layer.flat_params.size:.1e}",
-            lambda layer=layer: (layer.flat_grads.__setitem__(0, 1e3), optim.clip_grad_norm(layer, 1e-2)),
-            lambda parameters=parameters, first=first: (first.fill_(1e3), clip(parameters, 1e-2)),
+            f"clipping, {size_shown}",
+            partial(clip_ours, layer),
+            partial(clip_theirs, parameters, parameters[0].grad.view(-1)[:1], clip),
         )
 
 
-# ---- Layers ----------------------------------------------------------------------------------------------------
+def clip_ours(layer: fastlstm.LSTM) -> None:
+    layer.flat_grads[0] = 1e3
+    optim.clip_grad_norm(layer, 1e-2)
+
+
+def clip_theirs(parameters: list[Any], first: Any, clip: Any) -> None:
+    first.fill_(1e3)
+    clip(parameters, 1e-2)
+
+
+# ---- Layers ------------------------------------------------------------------------------------------------
 
 
 def dense_layers(torch: Any) -> Iterator[Pair]:
@@ -134,12 +145,18 @@ def dense_layers(torch: Any) -> Iterator[Pair]:
                 theirs(tx)
 
         size = f"({rows}, {inputs}) x ({inputs}, {outputs})"
-        yield Pair(f"Dense, forward, {size}", lambda layer=layer, x=x: layer(x), forward)
+        yield Pair(f"Dense, forward, {size}", partial(layer, x), forward)
         yield Pair(
-            f"Dense, both, {size}",
-            lambda layer=layer, x=x, dy=dy: layer.forward(x).backward(dy),
-            lambda theirs=theirs, tx=tx, tdy=tdy: theirs(tx).backward(tdy),
+            f"Dense, both, {size}", partial(both_ours, layer, x, dy), partial(both_theirs, theirs, tx, tdy)
         )
+
+
+def both_ours(layer: fastlstm.Dense, x: Any, dy: Any) -> None:
+    layer.forward(x).backward(dy)
+
+
+def both_theirs(layer: Any, x: Any, dy: Any) -> None:
+    layer(x).backward(dy)
 
 
 def index_input(torch: Any) -> Iterator[Pair]:
@@ -167,10 +184,12 @@ def index_input(torch: Any) -> Iterator[Pair]:
 
 
 def constructors(torch: Any) -> Iterator[Pair]:
-    yield Pair("LSTM(4096, 4096)", lambda: fastlstm.LSTM(4096, 4096, rng=0), lambda: torch.nn.LSTM(4096, 4096))
+    yield Pair(
+        "LSTM(4096, 4096)", lambda: fastlstm.LSTM(4096, 4096, rng=0), lambda: torch.nn.LSTM(4096, 4096)
+    )
 
 
-# ---- The program -----------------------------------------------------------------------------------------------
+# ---- The program -------------------------------------------------------------------------------------------
 
 PARTS = {"optimisers": optimisers, "dense": dense_layers, "index": index_input, "constructors": constructors}
 
@@ -182,7 +201,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="a JSON file for all figures")
     arguments = parser.parse_args()
     try:
-        import torch
+        import torch  # type: ignore[import-not-found]
     except ImportError:
         parser.error("expected PyTorch in this environment, got none")
     torch.set_num_threads(1)
@@ -193,7 +212,10 @@ def main() -> int:
             ours, theirs = best_of_turns(pair, 5 if part == "constructors" else arguments.turns)
             found.append({"name": pair.name, "ours": ours, "theirs": theirs})
             mark = "" if ours <= LIMIT * theirs else "  <- above the limit"
-            print(f"{pair.name:58} {ours * 1e6:10.1f} us {theirs * 1e6:10.1f} us {ours / theirs:6.2f}{mark}", flush=True)
+            print(
+                f"{pair.name:58} {ours * 1e6:10.1f} us {theirs * 1e6:10.1f} us {ours / theirs:6.2f}{mark}",
+                flush=True,
+            )
     if arguments.output:
         machine = describe() | {"torch": torch.__version__, "fastlstm": fastlstm.__version__}
         arguments.output.write_text(json.dumps({"machine": machine, "seconds": found}, indent=1) + "\n")

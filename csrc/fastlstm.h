@@ -295,9 +295,10 @@ typedef struct fl_backward_args {
     const ptrdiff_t *dx_at, *dy_at; /* as x_at, y_at: of dx, and of dy and dcells */
     void *dh0, *dc0;                /* outputs, shaped as the states */
     const fl_gradients *gradients;  /* (L*D) */
-    bool keeps_index_gradient;      /* of x_index: weight_ih of layer 0 is not written, but kept for fl_tape_add_index_gradient */
-    size_t bptt;                    /* k >= 1: no gradient of the state passes between steps nk - 1 and nk; 0: all do */
-    size_t num_threads;             /* 0: fl_get_num_threads() */
+    bool
+        keeps_index_gradient; /* of x_index: weight_ih of layer 0 is not written, but kept for fl_tape_add_index_gradient */
+    size_t bptt;              /* k >= 1: no gradient of the state passes between steps nk - 1 and nk; 0: all do */
+    size_t num_threads;       /* 0: fl_get_num_threads() */
     int (*interrupt)(void *context); /* as in fl_forward_args */
     void *interrupt_context;
 } fl_backward_args;
@@ -366,16 +367,16 @@ FL_API void fl_dense_release(void *packed); /* null is allowed */
 
 typedef struct fl_dense_args {
     fl_dense_shape shape;
-    size_t rows;         /* may be 0; arrays of rows are contiguous */
-    const void *packed;  /* for this pass; backward null where dx is not wanted */
-    const void *x;       /* (rows, in_features) */
-    const void *bias;    /* (out_features), or null; forward alone */
-    void *y;             /* (rows, out_features), output of the forward pass */
-    const void *dy;      /* likewise, gradient of y; backward: */
-    void *dx;            /* output (rows, in_features), or null */
-    void *dweight;       /* output (out_features, in_features) */
-    void *dbias;         /* output (out_features), or null */
-    size_t num_threads;  /* 0: fl_get_num_threads() */
+    size_t rows;        /* may be 0; arrays of rows are contiguous */
+    const void *packed; /* for this pass; backward null where dx is not wanted */
+    const void *x;      /* (rows, in_features) */
+    const void *bias;   /* (out_features), or null; forward alone */
+    void *y;            /* (rows, out_features), output of the forward pass */
+    const void *dy;     /* likewise, gradient of y; backward: */
+    void *dx;           /* output (rows, in_features), or null */
+    void *dweight;      /* output (out_features, in_features) */
+    void *dbias;        /* output (out_features), or null */
+    size_t num_threads; /* 0: fl_get_num_threads() */
 } fl_dense_args;
 
 /* The same bits for any number of rows beside each other and of threads; denormal numbers are zero.  FL_ERROR_ARGUMENT,

@@ -99,14 +99,14 @@ static void clear_padding(const back_call *c)
 
 #define COLUMN_BLOCK 16 /* rows of the matrix: a line of each transposed row */
 
-#define ADD_COLUMNS(name, real)                                                                            \
-    static void name(const fl_index_gradient *g, const real *from, size_t rows, size_t I, real *out)       \
-    {                                                                                                      \
-        for (size_t i = 0; i < rows; i += COLUMN_BLOCK) {                                                  \
-            const size_t end = rows - i < COLUMN_BLOCK ? rows : i + COLUMN_BLOCK;                          \
-            for (size_t n = 0; n < g->count; n++)                                                          \
-                for (size_t r = i; r < end; r++) out[r * I + (size_t)g->used[n]] += from[n * rows + r];    \
-        }                                                                                                  \
+#define ADD_COLUMNS(name, real)                                                                         \
+    static void name(const fl_index_gradient *g, const real *from, size_t rows, size_t I, real *out)    \
+    {                                                                                                   \
+        for (size_t i = 0; i < rows; i += COLUMN_BLOCK) {                                               \
+            const size_t end = rows - i < COLUMN_BLOCK ? rows : i + COLUMN_BLOCK;                       \
+            for (size_t n = 0; n < g->count; n++)                                                       \
+                for (size_t r = i; r < end; r++) out[r * I + (size_t)g->used[n]] += from[n * rows + r]; \
+        }                                                                                               \
     }
 ADD_COLUMNS(add_columns_f32, float)
 ADD_COLUMNS(add_columns_f64, double)

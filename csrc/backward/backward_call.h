@@ -57,12 +57,12 @@ typedef struct back_memory {
     void **R_panels, **W_panels, **hr_panels;
     fl_index_gradient index_gradient; /* for one-hot input, else empty */
     int64_t *index_slot;              /* (I): which of its rows belongs to an input */
-    char *masks;             /* of recurrent dropout, as in the forward pass; or null */
-    char *dgates[2];         /* by parity of the stage: rows of fl_gradient_row, `dgates_stride` apart */
-    char *dropped[2];        /* by parity of the stage: their input after dropout */
-    char *inner[2];          /* by parity of the layer: gradients of inner layers' outputs, (inner_places.count, D*P) */
-    fl_places inner_places;  /* of the steps of a chunk, for two directions of all */
-    back_scratch *threads;   /* one per thread */
+    char *masks;                      /* of recurrent dropout, as in the forward pass; or null */
+    char *dgates[2];                  /* by parity of the stage: rows of fl_gradient_row, `dgates_stride` apart */
+    char *dropped[2];                 /* by parity of the stage: their input after dropout */
+    char *inner[2];         /* by parity of the layer: gradients of inner layers' outputs, (inner_places.count, D*P) */
+    fl_places inner_places; /* of the steps of a chunk, for two directions of all */
+    back_scratch *threads;  /* one per thread */
     ptrdiff_t dgates_stride;
     back_window window;
 } back_memory;

@@ -108,8 +108,7 @@ static void place(fl_arena *arena, const back_call *c, back_memory *m)
     m->index_slot = has_index ? fl_arena_take(arena, I, sizeof(int64_t), 1) : NULL;
     m->index_gradient.used = has_index ? fl_arena_take(arena, different, sizeof(int64_t), 1) : NULL;
     for (size_t n = 0; n < 2; n++)
-        m->index_gradient.rows[n] =
-            has_index && n < D ? fl_arena_take(arena, different, gate_rows, real_size) : NULL;
+        m->index_gradient.rows[n] = has_index && n < D ? fl_arena_take(arena, different, gate_rows, real_size) : NULL;
     m->masks = fl_arena_take(arena, c->L * D * fl_recurrent_masks(stack, &c->tape->recording) * B, P, real_size);
     for (size_t n = 0; n < 2; n++) m->dgates[n] = fl_arena_take(arena, rows, stride, real_size);
     for (size_t n = 0; n < 2; n++) m->dropped[n] = fl_arena_take(arena, c->drops ? rows : 0, width, real_size);
@@ -141,8 +140,7 @@ static void find_used_inputs(const back_call *c, back_memory *m)
         m->index_slot[index] = (int64_t)gradient->count;
         gradient->used[gradient->count++] = (int64_t)index;
     }
-    for (size_t n = 0; n < c->D; n++)
-        memset(gradient->rows[n], 0, gradient->count * c->G * c->H * c->stack->real_size);
+    for (size_t n = 0; n < c->D; n++) memset(gradient->rows[n], 0, gradient->count * c->G * c->H * c->stack->real_size);
 }
 
 fl_status fl_back_take_memory(back_call *c, fl_tape *tape)

@@ -34,7 +34,10 @@ static inline fl_fp_state fl_fp_enter_mode(fl_fp_mode mode)
 #elif defined(__aarch64__)
     __asm__ volatile("mrs %0, fpcr" : "=r"(saved.control));
     __asm__ volatile("mrs %0, fpsr" : "=r"(saved.status));
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)(mode == FL_FP_FLUSH) << 24 | (uint64_t)(mode == FL_FP_TRUNCATE) * 3 << 22)); /* FZ, RMode */
+    __asm__ volatile(
+        "msr fpcr, %0"
+        :
+        : "r"((uint64_t)(mode == FL_FP_FLUSH) << 24 | (uint64_t)(mode == FL_FP_TRUNCATE) * 3 << 22)); /* FZ, RMode */
 #else
     (void)mode;
 #endif

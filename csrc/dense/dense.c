@@ -13,13 +13,13 @@
 #include "base/pool.h"
 #include "kernels/choose.h"
 
-#define ROW_UNIT 24                        /* a multiple of most tile heights */
-#define ROW_BYTES ((size_t)256 << 10)      /* of rows that pass all panels together: they stay in L2 */
-#define MAX_ROWS_TOGETHER (11 * ROW_UNIT)  /* of them */
-#define DEEPEST 1024                       /* elements of a row that a panel takes at once, about */
-#define SUM_ROWS 256                       /* of a panel of x, in the gradient of the weights */
+#define ROW_UNIT 24                       /* a multiple of most tile heights */
+#define ROW_BYTES ((size_t)256 << 10)     /* of rows that pass all panels together: they stay in L2 */
+#define MAX_ROWS_TOGETHER (11 * ROW_UNIT) /* of them */
+#define DEEPEST 1024                      /* elements of a row that a panel takes at once, about */
+#define SUM_ROWS 256                      /* of a panel of x, in the gradient of the weights */
 #define LONG_SUM (4 * (size_t)SUM_ROWS)
-#define WORK_PER_THREAD 2e5                /* multiply-adds that a thread is worth waking for */
+#define WORK_PER_THREAD 2e5 /* multiply-adds that a thread is worth waking for */
 
 typedef struct dense_call {
     const fl_dense_args *args;
@@ -122,8 +122,7 @@ static void add_stretch(const dense_call *c, const dense_scratch *scratch, size_
         product.M = rows - m < SUM_ROWS ? rows - m : SUM_ROWS;
         product.a = dy + m * O * c->real_size;
         product.adds = m != 0;
-        for (size_t r = 0; r < product.M; r++)
-            scratch->a[r] = (const char *)args->x + (row + m + r) * I * c->real_size;
+        for (size_t r = 0; r < product.M; r++) scratch->a[r] = (const char *)args->x + (row + m + r) * I * c->real_size;
         for (product.panel = 0; product.panel < c->panels.count; product.panel++) {
             c->kernels->fill_panel(&c->panels, product.panel, product.M, scratch->a, scratch->panel);
             c->kernels->outer_product(&product);

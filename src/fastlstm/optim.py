@@ -18,7 +18,7 @@ from .model.checks import checked_flag, checked_number, checked_reals
 from .model.parameters import Parameters, ParameterSet
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 __all__ = ["SGD", "Adam", "AdamW", "clip_grad_norm"]
 
@@ -117,10 +117,10 @@ class _Optimizer:
                 return False
             raise FloatingPointError(self._where_not_finite(bad))
         for n, new in enumerate(after):
-            # What was packed for products is packed anew in its place.
-            if before[n].products is not None and _core.is_unshared(before, n):
-                before[n].products.renew()
-                new.products, before[n].products = before[n].products, None
+            products = before[n].products
+            if products is not None and _core.is_unshared(before, n):
+                products.renew()  # what was packed is packed anew in its place
+                new.products, before[n].products = products, None
         self._spares = before
         return True
 

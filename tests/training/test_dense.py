@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Dense on the core's products: every size, the same bits, denormals, what a tape keeps, batches of sequences."""
+"""Dense: every size, the same bits, denormals, what a tape keeps, batches of sequences."""
 
 from __future__ import annotations
 
@@ -74,14 +74,19 @@ def test_sums_over_many_rows_do_not_drift():
     x, dy = np.full((200_000, 2), 0.3, np.float32), np.full((200_000, 3), 0.1, np.float32)
     layer = fastlstm.Dense(2, 3, rng=0)
     layer.forward(x).backward(dy)
-    for name, right in (("weight", np.float64(x[0, 0]) * dy[0, 0] * 2e5), ("bias", np.float64(dy[0, 0]) * 2e5)):
+    for name, right in (
+        ("weight", np.float64(x[0, 0]) * dy[0, 0] * 2e5),
+        ("bias", np.float64(dy[0, 0]) * 2e5),
+    ):
         np.testing.assert_allclose(layer.grads[name], right, rtol=1e-6)
 
 
-# ---- The same bits ---------------------------------------------------------------------------------------------
+# ---- The same bits -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(3, 70, 5000), (300, 70, 130), (2500, 40, 90), (1, 600, 900)])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"), [(3, 70, 5000), (300, 70, 130), (2500, 40, 90), (1, 600, 900)]
+)
 def test_the_same_bits_on_any_number_of_threads(rows, inputs, outputs):
     layer = fastlstm.Dense(inputs, outputs, rng=0)
     x, dy = drawn(rows, inputs, outputs)
@@ -139,7 +144,7 @@ def test_weights_are_packed_anew_when_they_change():
     assert_same_bits(layer(np.ones(20))[:1], np.float32([21]))
 
 
-# ---- Numbers ---------------------------------------------------------------------------------------------------
+# ---- Numbers -----------------------------------------------------------------------------------------------
 
 
 def test_denormals_count_as_zero():
@@ -164,7 +169,7 @@ def test_what_is_not_finite_stays_in_its_row():
     assert np.isfinite(np.delete(weight, 3, 1)).all()
 
 
-# ---- What a tape keeps -----------------------------------------------------------------------------------------
+# ---- What a tape keeps -------------------------------------------------------------------------------------
 
 
 class Series:
@@ -207,11 +212,11 @@ def test_results_of_tapes_are_not_copied():
     first, second = fastlstm.Dense(3, 4, rng=0), fastlstm.Dense(4, 2, rng=1)
     below = first.forward(np.ones((5, 6, 3), np.float32))
     assert np.shares_memory(second.forward(below.y)._x, below.y)
-    with pytest.raises(ValueError, match="read-only|WRITEABLE"):
+    with pytest.raises(ValueError, match=r"read-only|WRITEABLE"):
         below.y.base[...] = 1
 
 
-# ---- Batches of sequences --------------------------------------------------------------------------------------
+# ---- Batches of sequences ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("container", [list, tuple])

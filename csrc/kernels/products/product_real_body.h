@@ -38,8 +38,14 @@ static void interleave_rows(size_t count, size_t K, const real *source, weight *
 {
     for (size_t k = 0; k < K; k += LINE_LANES) {
         const size_t together = K - k < LINE_LANES ? K - k : LINE_LANES;
-        for (size_t n = 0; n < count; n++)
-            for (size_t j = 0; j < together; j++) to[(k + j) * step + n] = source[n * K + k + j];
+        weight *first = to + k * step;
+        for (size_t n = 0; n < count; n++) {
+            const real *from = source + n * K + k;
+            if (together == LINE_LANES)
+                FL_UNROLL_FOR (size_t j = 0; j < LINE_LANES; j++) first[j * step + n] = from[j];
+            else
+                for (size_t j = 0; j < together; j++) first[j * step + n] = from[j];
+        }
     }
 }
 

@@ -39,7 +39,7 @@ static bool all_finite(size_t n, const void *x)
 
 /* ---- Norms ---------------------------------------------------------------------------------------------------- */
 
-#define SUM_CHAINS 32     /* side by side, whatever the width of a vector */
+#define SUM_CHAINS 32 /* side by side, whatever the width of a vector */
 #define SUM_VECTORS (SUM_CHAINS / VD_LANES)
 #define SUM_BLOCK ((size_t)4096) /* elements of one partial sum; a multiple of SUM_CHAINS */
 

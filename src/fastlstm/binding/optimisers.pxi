@@ -50,8 +50,8 @@ def is_unshared(list sets not None, size_t n):
 
 # ---- Steps -----------------------------------------------------------------------------------------------------
 
-# By how much results stay below the limit, so that who sums their squares in float64 finds no more: of float32 arrays, and
-# where one is of float64.
+# By how much results stay below the limit, so that who sums their squares in float64 finds no more: of float32 arrays,
+# and where one is of float64.
 cdef double SHORT_MARGIN = 2.0 ** -36
 cdef double LONG_MARGIN = 2.0 ** -48
 
@@ -237,7 +237,7 @@ def clip_gradients(list grads not None, double limit):
         for n in range(count):
             typenum = flat_typenum(grads[n], "grads")
             flats[n].dtype, flats[n].size = dtype_of(typenum), <size_t>PyArray_SIZE(<ndarray>grads[n])
-            flats[n].grads = PyArray_DATA(flat_buffer(grads[n], "grads", typenum, PyArray_SIZE(<ndarray>grads[n]), True))
+            flats[n].grads = PyArray_DATA(flat_buffer(grads[n], "grads", typenum, <npy_intp>flats[n].size, True))
             total += flats[n].size
         if total < TINY_STEP:
             norm = clip(flats, count, limit)

@@ -99,7 +99,8 @@ cdef class Products:
         if scratch is None or PyArray_SIZE(scratch) != PyArray_SIZE(flat):
             scratch = <ndarray>PyArray_EMPTY(1, PyArray_DIMS(flat), self.typenum, 0)
         dx = <ndarray>PyArray_EMPTY(2, PyArray_DIMS(x), self.typenum, 0)
-        args.x, args.dy, args.dx, args.dweight = PyArray_DATA(x), PyArray_DATA(dy), PyArray_DATA(dx), PyArray_DATA(scratch)
+        args.x, args.dy = PyArray_DATA(x), PyArray_DATA(dy)
+        args.dx, args.dweight = PyArray_DATA(dx), PyArray_DATA(scratch)
         if args.bias != NULL:
             args.dbias = <char *>PyArray_DATA(scratch) + weights * <size_t>PyArray_ITEMSIZE(scratch)
         args.packed = self.ready(FL_DENSE_BACKWARD, flat)

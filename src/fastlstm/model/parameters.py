@@ -84,7 +84,7 @@ def uniform_filler(rng: np.random.Generator, bound: float) -> Filler:
 def uniform(rng: np.random.Generator) -> Values:
     """PyTorch's initialisation: all parameters from U(-1/sqrt(fan), 1/sqrt(fan)); see `Layout.fan`."""
 
-    def values(layout: Layout) -> Iterable[NDArray[Any]]:
+    def values(layout: Layout) -> Iterable[Filler]:
         bound = 1 / math.sqrt(layout.fan)
         return (uniform_filler(rng, bound) for _ in layout.shapes())
 
@@ -93,7 +93,11 @@ def uniform(rng: np.random.Generator) -> Values:
 
 def normal(rng: np.random.Generator) -> Values:
     """All parameters from N(0, 1)."""
-    return lambda layout: (filler(lambda out: rng.standard_normal(out=out)) for _ in layout.shapes())
+
+    def values(layout: Layout) -> Iterable[Filler]:
+        return (filler(lambda out: rng.standard_normal(out=out)) for _ in layout.shapes())
+
+    return values
 
 
 def given(mapping: Mapping[str, ArrayLike]) -> Values:
@@ -147,7 +151,6 @@ class ParameterSet:
     def views(self) -> dict[str, NDArray[Any]]:
         """Parts of `flat` by name; made anew, so that nobody has a part of it who does not hold it."""
         return views(self.flat, self.layout)
-
 
 
 def checked_size(layout: Layout) -> int:
