@@ -125,7 +125,7 @@ class _Optimizer:
         return True
 
     def _room(self, before: list[ParameterSet]) -> list[ParameterSet]:
-        """Sets for new parameters: in the memory of those that were in force before these, if nobody has them."""
+        """Sets for new parameters, in the memory of those in force before these where nobody has them."""
         spares = self.__dict__.pop("_spares", None)  # nobody else gets them
         after = []
         for n, now in enumerate(before):
@@ -412,8 +412,9 @@ def clip_grad_norm(layers: Parameters | Iterable[Parameters], max_norm: float) -
 
     Notes
     -----
-    Elements are rounded towards zero, so that the norm afterwards, in float64, is never above `max_norm`; it is
-    below by a few units of the last place of float32 at most, unless elements fall below its smallest number.
+    Elements are rounded towards zero, so that the norm afterwards, in float64, is never above `max_norm`; it
+    is below by a few units of the last place of float32 at most, unless elements fall below its smallest
+    number.
 
     Raises
     ------

@@ -113,7 +113,7 @@ class Dense(NumpyParameters):
     def _make_layout(self, settings: dict[str, Any], dtype: np.dtype[Any]) -> _Layout:
         return _Layout(**settings, dtype=dtype)
 
-    def __call__(self, x: ArrayLike) -> Any:
+    def __call__(self, x: ArrayLike) -> NDArray[Any]:
         """Return y.
 
         Parameters
@@ -136,7 +136,8 @@ class Dense(NumpyParameters):
         params, parts = self._parameter_set(), _sequences(x)
         if parts is None:
             return _apply(params, self._read(x, "x"))
-        return [_apply(params, self._read(part, f"x[{n}]")) for n, part in enumerate(parts)]
+        results: Any = [_apply(params, self._read(part, f"x[{n}]")) for n, part in enumerate(parts)]
+        return results  # type: ignore[no-any-return]
 
     def forward(self, x: ArrayLike) -> DenseTape:
         """Return a tape with y, for one backward.
@@ -243,7 +244,7 @@ class DenseTape(NumpyTape):
 
 
 def _sequences(x: Any) -> Sequence[Any] | None:
-    """`x` if it is a batch of sequences: a list or tuple with an array of two dimensions or more, or of none."""
+    """`x` if it is a batch of sequences: a list or tuple with an array of 2 dimensions or more, or empty."""
     if not isinstance(x, (list, tuple)):
         return None
     is_batch = len(x) == 0 or any(

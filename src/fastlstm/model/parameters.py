@@ -59,7 +59,7 @@ DRAWN = 2**15  # numbers that are drawn at a time: they stay in a core's own cac
 
 
 def filler(draw: Callable[[NDArray[np.float64]], Any], low: float = 0.0, width: float = 1.0) -> Filler:
-    """Fill an array with ``low + width * d`` for each d that `draw` writes, in float64, without a copy of it all.
+    """Fill an array with ``low + width * d`` for each d that `draw` writes in float64, block by block.
 
     The values are those that a generator gives in one call, as each number is drawn after the other.
     """
