@@ -89,7 +89,7 @@ cdef class Tape:
             else:
                 result = self._rows.backward(dy, dstate, dcells, self._bptt)
             self._is_used = True
-            self._record = self._rows = None
+            self._record = self._rows = self._parts = None  # what was packed serves the weights that follow
             return result
         finally:
             self._is_busy = False

@@ -228,6 +228,7 @@ class DenseTape(NumpyTape):
         self._is_used = True
         _core.add_flat(scratch, flat_grads)
         products.give_back(scratch)
+        del self._params  # may make room for those that follow
         return dx.reshape(x.shape) if self._shapes is None else _split(dx, self._shapes)
 
     def _read(self, dy: Any) -> NDArray[Any]:
