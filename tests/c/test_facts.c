@@ -321,7 +321,7 @@ static void step_work(void)
             family_make(&f, &s);
             for (size_t cell = 0; cell < f.cells; cell++)
                 products += (double)(family_sizes(&f, cell)[0] + family_sizes(&f, cell)[1] + family_sizes(&f, cell)[5]);
-            const double units = (double)(f.cells * f.H), work = fl_shape_step_work(&f.shape);
+            const double units = (double)(f.cells * f.H), work = fl_shape_step_work(&f.spec.shape);
             EXPECT(work >= products + 25.0 * units && work <= products + 100.0 * units, "%s: %g, with %g of products",
                    family_text(&f), work, products);
             family_free(&f);
