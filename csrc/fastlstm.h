@@ -68,9 +68,11 @@ FL_API const char *fl_isa_active(void);
 
 /* Number of CPUs that this process may use: floor(min(affinity, cgroup quota)), at least 1. */
 FL_API size_t fl_cpu_count(void);
-/* Upper limit of threads for a call in this process (0 restores fl_cpu_count()); a call uses fewer where more
- * would not gain.  Results do not depend on it. */
+/* Upper limit of threads for a call in this process, which may be above fl_cpu_count(); 0 restores the default.  A call uses
+ * fewer where more would not gain.  Results do not depend on it. */
 FL_API void fl_set_num_threads(size_t num_threads);
+/* The default: this many, but never more than fl_cpu_count(); 0, as at the start: fl_cpu_count(). */
+FL_API void fl_set_default_num_threads(size_t most);
 /* The limit in force for the calling thread: its local limit if set, else the process's. */
 FL_API size_t fl_get_num_threads(void);
 /* Limit for calls made by the calling thread only; 0 removes it.  Returns the one that was set before, or 0. */
@@ -208,8 +210,9 @@ FL_API void fl_stack_release(const fl_stack *stack);
  * missing that is not optional (fl_parameter_get_facts). */
 FL_API fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights);
 
-/* About how many multiply-adds a step of one row costs: for callers who want to know whether a call takes long. */
-FL_API double fl_stack_step_work(const fl_stack *stack);
+/* About how many multiply-adds a step of one row costs: for callers who want to know whether a call takes long; 0 for a
+ * shape that fl_stack_create would not take. */
+FL_API double fl_shape_step_work(const fl_stack_shape *shape);
 
 typedef struct fl_forward_args {
     size_t T, B; /* either may be 0 */
@@ -295,8 +298,10 @@ typedef struct fl_backward_args {
     const ptrdiff_t *dx_at, *dy_at; /* as x_at, y_at: of dx, and of dy and dcells */
     void *dh0, *dc0;                /* outputs, shaped as the states */
     const fl_gradients *gradients;  /* (L*D) */
-    size_t bptt;                    /* k >= 1: no gradient of the state passes between steps nk - 1 and nk; 0: all do */
-    size_t num_threads;             /* 0: fl_get_num_threads() */
+    bool
+        keeps_index_gradient; /* of x_index: weight_ih of layer 0 is not written, but kept for fl_tape_add_index_gradient */
+    size_t bptt;              /* k >= 1: no gradient of the state passes between steps nk - 1 and nk; 0: all do */
+    size_t num_threads;       /* 0: fl_get_num_threads() */
     int (*interrupt)(void *context); /* as in fl_forward_args */
     void *interrupt_context;
 } fl_backward_args;
@@ -304,6 +309,10 @@ typedef struct fl_backward_args {
 /* Backpropagation through the pass that `tape` recorded with this layer; may be repeated.  Outputs are unspecified after
  * an error. */
 FL_API fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args);
+
+/* Adds the gradient that the last backward pass kept to that of weight_ih of layer 0 in one direction: only of columns that
+ * the input named.  FL_ERROR_ARGUMENT: there is none. */
+FL_API fl_status fl_tape_add_index_gradient(const fl_tape *tape, size_t direction, void *weight_ih);
 
 /* The mask that `dropout` of fl_record_args puts on elements `first` and on: out = x * mask, n elements; out may be x.  A p
  * outside [0, 1] is its nearest end, NaN is 0. */
@@ -316,6 +325,15 @@ FL_API bool fl_all_finite(fl_dtype dtype, size_t n, const void *x);
 /* out += x */
 FL_API void fl_add(fl_dtype dtype, size_t n, const void *x, void *out);
 
+typedef struct fl_sgd_args {
+    double lr, momentum, weight_decay;
+    bool nesterov;
+} fl_sgd_args;
+
+/* b is updated; null: no momentum.  new_params may be params.  Whether all gradients are finite; the rest is done anyway. */
+FL_API bool fl_sgd_step(fl_dtype dtype, size_t n, const fl_sgd_args *args, const void *grads, const void *params,
+                        void *new_params, void *b);
+
 typedef struct fl_adam_args {
     double lr, beta1, beta2, eps;
     double weight_decay;
@@ -326,6 +344,48 @@ typedef struct fl_adam_args {
 /* m and v are updated; new_params may be params. */
 FL_API void fl_adam_step(fl_dtype dtype, size_t n, const fl_adam_args *args, const void *grads, const void *params,
                          void *new_params, void *m, void *v);
+
+/* Sum of (scale x)^2, in double and in one order, whatever the threads; scale is a power of two. */
+FL_API double fl_sum_squares(fl_dtype dtype, size_t n, const void *x, double scale);
+/* max |x|, NaN apart; 0 where n is 0. */
+FL_API double fl_largest(fl_dtype dtype, size_t n, const void *x);
+/* x = x * factor * 2^exponent, rounded towards zero, so that no element is above that; 1/2 <= factor < 1, exponent <= 0. */
+FL_API void fl_shrink(fl_dtype dtype, size_t n, double factor, int exponent, void *x);
+
+/* ---- Dense layers ----------------------------------------------------------------------------------------- */
+
+/* Weights (out_features, in_features), row-major, as the products of one pass take them: y = x weight' + bias, or
+ * dx = dy weight. */
+typedef enum fl_dense_pass { FL_DENSE_FORWARD, FL_DENSE_BACKWARD } fl_dense_pass;
+
+typedef struct fl_dense_shape {
+    fl_dtype dtype;
+    size_t in_features, out_features; /* >= 1 */
+} fl_dense_shape;
+
+/* Packs them; *packed is null, and then memory for fl_dense_release, or what an earlier call for this shape and pass left
+ * there.  FL_ERROR_ARGUMENT, FL_ERROR_SIZE, FL_ERROR_MEMORY: *packed stays as it is. */
+FL_API fl_status fl_dense_pack(const fl_dense_shape *shape, fl_dense_pass pass, const void *weight, void **packed);
+FL_API void fl_dense_release(void *packed); /* null is allowed */
+
+typedef struct fl_dense_args {
+    fl_dense_shape shape;
+    size_t rows;        /* may be 0; arrays of rows are contiguous */
+    const void *packed; /* for this pass; backward null where dx is not wanted */
+    const void *x;      /* (rows, in_features) */
+    const void *bias;   /* (out_features), or null; forward alone */
+    void *y;            /* (rows, out_features), output of the forward pass */
+    const void *dy;     /* likewise, gradient of y; backward: */
+    void *dx;           /* output (rows, in_features), or null */
+    void *dweight;      /* output (out_features, in_features) */
+    void *dbias;        /* output (out_features), or null */
+    size_t num_threads; /* 0: fl_get_num_threads() */
+} fl_dense_args;
+
+/* The same bits for any number of rows beside each other and of threads; denormal numbers are zero.  FL_ERROR_ARGUMENT,
+ * FL_ERROR_SIZE, FL_ERROR_MEMORY: nothing was changed. */
+FL_API fl_status fl_dense_forward(const fl_dense_args *args);
+FL_API fl_status fl_dense_backward(const fl_dense_args *args);
 
 /* ---- Streams: a unidirectional layer stack that keeps its state ------------------------------------------- */
 

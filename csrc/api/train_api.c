@@ -73,6 +73,7 @@ fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backw
     if (status != FL_OK)
         return status;
     const fl_forward_args *call = &tape->args.call;
+    tape->index_gradient.count = 0;
     const size_t rows = stack->shape.num_layers * stack->shape.num_directions * call->B;
     copy_or_clear(args->dh0, args->dh_n, rows * stack->sizes.P * stack->real_size);
     copy_or_clear(args->dc0, args->dc_n, rows * fl_states_width(&stack->sizes) * stack->real_size);
@@ -84,4 +85,17 @@ fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backw
     status = fl_back_run(stack, tape, args, &caller_state);
     fl_fp_leave(caller_state);
     return status;
+}
+
+fl_status fl_tape_add_index_gradient(const fl_tape *tape, size_t direction, void *weight_ih)
+{
+    if (tape == NULL || tape->stack == NULL || tape->args.call.x_index == NULL || weight_ih == NULL ||
+        direction >= tape->stack->shape.num_directions)
+        return FL_ERROR_ARGUMENT;
+    if (tape->index_gradient.count == 0)
+        return FL_OK;
+    const fl_fp_state caller_state = fl_fp_enter(false); /* as fl_add */
+    fl_add_index_gradient(tape->stack, &tape->index_gradient, direction, weight_ih);
+    fl_fp_leave(caller_state);
+    return FL_OK;
 }

@@ -98,15 +98,28 @@ static void clear_padding(const back_call *c)
                    c->stack->shape.input_size * c->stack->real_size);
 }
 
-#define TRANSPOSE_BLOCK 16
+#define COLUMN_BLOCK 16 /* rows of the matrix: a line of each transposed row */
 
-static void transpose(size_t rows, size_t columns, size_t real_size, const char *from, char *to)
+#define ADD_COLUMNS(name, real)                                                                         \
+    static void name(const fl_index_gradient *g, const real *from, size_t rows, size_t I, real *out)    \
+    {                                                                                                   \
+        for (size_t i = 0; i < rows; i += COLUMN_BLOCK) {                                               \
+            const size_t end = rows - i < COLUMN_BLOCK ? rows : i + COLUMN_BLOCK;                       \
+            for (size_t n = 0; n < g->count; n++)                                                       \
+                for (size_t r = i; r < end; r++) out[r * I + (size_t)g->used[n]] += from[n * rows + r]; \
+        }                                                                                               \
+    }
+ADD_COLUMNS(add_columns_f32, float)
+ADD_COLUMNS(add_columns_f64, double)
+
+void fl_add_index_gradient(const fl_stack *stack, const fl_index_gradient *gradient, size_t direction, void *weight_ih)
 {
-    for (size_t i = 0; i < rows; i += TRANSPOSE_BLOCK)
-        for (size_t j = 0; j < columns; j += TRANSPOSE_BLOCK)
-            for (size_t r = i; r < rows && r < i + TRANSPOSE_BLOCK; r++)
-                for (size_t k = j; k < columns && k < j + TRANSPOSE_BLOCK; k++)
-                    memcpy(to + (k * rows + r) * real_size, from + (r * columns + k) * real_size, real_size);
+    const size_t rows = stack->sizes.gates * stack->sizes.H, I = stack->shape.input_size;
+    const void *from = gradient->rows[direction];
+    if (stack->shape.dtype == FL_F32)
+        add_columns_f32(gradient, from, rows, I, weight_ih);
+    else
+        add_columns_f64(gradient, from, rows, I, weight_ih);
 }
 
 /* What is left when all stages are done. */
@@ -118,8 +131,10 @@ static void finish_gradients(const back_call *c)
         const fl_gradients gradients = fl_gradients_of(&c->stack->sizes, &c->args->gradients[n]);
         if (gradients.bias_ih != NULL && gradients.bias_hh != NULL && !own_bias_hh)
             memcpy(gradients.bias_hh, gradients.bias_ih, gates * real_size);
-        if (n < c->D && c->tape->args.call.x_index != NULL)
-            transpose(c->stack->shape.input_size, gates, real_size, c->memory.index_gradient[n], gradients.weight_ih);
+        if (n < c->D && c->memory.index_slot != NULL && !c->args->keeps_index_gradient) {
+            memset(gradients.weight_ih, 0, gates * c->stack->shape.input_size * real_size);
+            fl_add_index_gradient(c->stack, &c->memory.index_gradient, n, gradients.weight_ih);
+        }
     }
 }
 
@@ -239,6 +254,8 @@ fl_status fl_back_run(const fl_stack *stack, fl_tape *tape, const fl_backward_ar
         status = has_windows ? run_windows(&c, tape) : run_job(&c, 0, c.L * c.D * c.plan.chunks);
         tape->workspace.is_fixed = false;
         finish_gradients(&c);
+        if (status == FL_OK && c.memory.index_slot != NULL)
+            tape->index_gradient = c.memory.index_gradient;
     }
     if (status == FL_OK)
         fl_trial_end(&trial);

@@ -60,16 +60,17 @@ typedef struct back_memory {
     /* (L*D); W null where no gradient of the input is wanted, hr where there is no projection.  R is panels for all gates
      * together, or on whole rows, as fl_recurrence has them, for each gate or head. */
     void **R_panels, **W_panels, **hr_panels;
-    char *index_gradient[2]; /* (I, G*H) by direction: of weight_ih for one-hot input, transposed; or null */
-    char *index_low[2];      /* the low part of those totals */
-    back_sums *sums;         /* (L*D, FL_PARAMETER_COUNT) of products, where the plan folds */
-    char *column_low;        /* (L*D, width of fl_gradient_row): the low part of totals of columns */
-    char *masks;             /* of recurrent dropout, as in the forward pass; or null */
-    char *dgates[2];         /* by parity of the stage: rows of fl_gradient_row, `dgates_stride` apart */
-    char *dropped[2];        /* by parity of the stage: their input after dropout */
-    char *inner[2];          /* by parity of the layer: gradients of inner layers' outputs, (inner_places.count, D*P) */
-    fl_places inner_places;  /* of the steps of a chunk, for two directions of all */
-    back_scratch *threads;   /* one per thread */
+    fl_index_gradient index_gradient; /* for one-hot input, else empty */
+    char *index_low[2];               /* the low part of those totals */
+    int64_t *index_slot;              /* (I): which of their rows belongs to an input */
+    back_sums *sums;                  /* (L*D, FL_PARAMETER_COUNT) of products, where the plan folds */
+    char *column_low;                 /* (L*D, width of fl_gradient_row): the low part of totals of columns */
+    char *masks;                      /* of recurrent dropout, as in the forward pass; or null */
+    char *dgates[2];                  /* by parity of the stage: rows of fl_gradient_row, `dgates_stride` apart */
+    char *dropped[2];                 /* by parity of the stage: their input after dropout */
+    char *inner[2];         /* by parity of the layer: gradients of inner layers' outputs, (inner_places.count, D*P) */
+    fl_places inner_places; /* of the steps of a chunk, for two directions of all */
+    back_scratch *threads;  /* one per thread */
     ptrdiff_t dgates_stride;
     back_window window;
 } back_memory;

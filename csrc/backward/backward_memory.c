@@ -78,9 +78,13 @@ static void place_sums(fl_arena *arena, const back_call *c, back_memory *m)
     const fl_stack *stack = c->stack;
     const size_t count = c->L * c->D, real_size = stack->real_size, gate_rows = c->G * c->H;
     const bool has_index = c->tape->args.call.x_index != NULL;
-    for (size_t n = 0; n < c->D; n++) {
-        m->index_gradient[n] = has_index ? fl_arena_take(arena, stack->shape.input_size, gate_rows, real_size) : NULL;
-        m->index_low[n] = has_index ? fl_arena_take(arena, stack->shape.input_size, gate_rows, real_size) : NULL;
+    const size_t I = stack->shape.input_size, steps = c->T * c->B, different = steps < I ? steps : I;
+    m->index_slot = has_index ? fl_arena_take(arena, I, sizeof(int64_t), 1) : NULL;
+    m->index_gradient.used = has_index ? fl_arena_take(arena, different, sizeof(int64_t), 1) : NULL;
+    for (size_t n = 0; n < 2; n++) {
+        const bool is_there = has_index && n < c->D;
+        m->index_gradient.rows[n] = is_there ? fl_arena_take(arena, different, gate_rows, real_size) : NULL;
+        m->index_low[n] = is_there ? fl_arena_take(arena, different, gate_rows, real_size) : NULL;
     }
     m->column_low = fl_arena_take(arena, count, stack->gradient_row.width, real_size);
     m->sums = fl_arena_take(arena, c->plan.folds ? count : 0, FL_PARAMETER_COUNT, sizeof *m->sums);
@@ -142,6 +146,30 @@ static void place(fl_arena *arena, const back_call *c, back_memory *m)
         place_window(arena, c, &m->window);
 }
 
+/* Which inputs occur, and no gradient of them yet. */
+static void find_used_inputs(const back_call *c, back_memory *m)
+{
+    const size_t I = c->stack->shape.input_size;
+    fl_index_gradient *gradient = &m->index_gradient;
+    memset(m->index_slot, 0, I * sizeof *m->index_slot);
+    for (size_t b = 0; b < c->B; b++) {
+        const size_t steps = c->lengths != NULL ? (size_t)c->lengths[b] : c->T;
+        for (size_t t = 0; t < steps; t++) m->index_slot[fl_back_input_index(c, t, b)] = 1;
+    }
+    gradient->count = 0;
+    for (size_t index = 0; index < I; index++) {
+        if (m->index_slot[index] == 0)
+            continue;
+        m->index_slot[index] = (int64_t)gradient->count;
+        gradient->used[gradient->count++] = (int64_t)index;
+    }
+    const size_t bytes = gradient->count * c->G * c->H * c->stack->real_size;
+    for (size_t n = 0; n < c->D; n++) {
+        memset(gradient->rows[n], 0, bytes);
+        memset(m->index_low[n], 0, bytes);
+    }
+}
+
 fl_status fl_back_take_memory(back_call *c, fl_tape *tape)
 {
     const size_t real_size = c->stack->real_size, B = c->B, gate_rows = c->G * c->H;
@@ -161,9 +189,7 @@ fl_status fl_back_take_memory(back_call *c, fl_tape *tape)
         fl_rank_rows(m->rows, m->ranked, B, 1, c->lengths);
     memset(m->zeros, 0, most_of(most_of(gate_rows, c->stack->shape.input_size), most_of(c->P, c->states)) * real_size);
     fl_fill_recurrent_masks(c->stack, &tape->recording, B, m->masks);
-    for (size_t n = 0; n < c->D && m->index_gradient[n] != NULL; n++) {
-        memset(m->index_gradient[n], 0, c->stack->shape.input_size * gate_rows * real_size);
-        memset(m->index_low[n], 0, c->stack->shape.input_size * gate_rows * real_size);
-    }
+    if (m->index_slot != NULL)
+        find_used_inputs(c, m);
     return FL_OK;
 }

@@ -284,22 +284,22 @@ static void sum_columns(const shared_part *p)
     }
 }
 
-/* Gradient of weight_ih for one-hot input, transposed: totals take up each row by itself. */
+/* Gradient of weight_ih for one-hot input, of the inputs that occur: totals take up each row by itself. */
 static void scatter_index(const shared_part *p)
 {
     const back_call *c = p->c;
     const size_t gates = c->G * c->H;
     size_t begin, end, m = 0;
-    char *total = c->memory.index_gradient[p->s.direction], *low = c->memory.index_low[p->s.direction];
+    char *total = c->memory.index_gradient.rows[p->s.direction], *low = c->memory.index_low[p->s.direction];
     share_columns(p, gates, &begin, &end);
     for (size_t n = 0; n < p->s.end - p->s.begin; n++) {
         const size_t t = stage_time(&p->s, n), active = fl_back_active(c, t);
         for (size_t rank = 0; rank < active; rank++, m++)
-            p->scratch->index[m] = fl_back_input_index(c, t, c->memory.rows[rank]);
+            p->scratch->index[m] = c->memory.index_slot[fl_back_input_index(c, t, c->memory.rows[rank])];
     }
     c->stack->kernels->scatter_rows(p->rows, c->memory.dgates[p->parity], c->memory.dgates_stride, p->scratch->index,
                                     begin, end, total, low, (ptrdiff_t)gates);
-    const fl_fold last = {.rows = c->stack->shape.input_size,
+    const fl_fold last = {.rows = c->memory.index_gradient.count,
                           .columns = end - begin,
                           .stride = (ptrdiff_t)gates,
                           .total = total + begin * c->stack->real_size,

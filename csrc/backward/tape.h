@@ -6,6 +6,13 @@
 #define FL_TAPE_H
 #include "stack/recording.h"
 
+/* Gradients of weight_ih by input, transposed, of the inputs that occur; `used` ascends. */
+typedef struct fl_index_gradient {
+    size_t count;
+    int64_t *used;
+    char *rows[2]; /* (count, G*H) by direction, or null */
+} fl_index_gradient;
+
 struct fl_tape {
     const fl_stack *stack; /* that recorded; null: nothing is recorded */
     fl_record_args args;
@@ -13,7 +20,8 @@ struct fl_tape {
     size_t used; /* bytes of `kept` */
     fl_workspace kept;
     fl_workspace workspace; /* of the forward driver */
-    fl_workspace scratch;   /* of the backward pass */
+    fl_workspace scratch;   /* of the backward pass, which leaves there for fl_tape_add_index_gradient: */
+    fl_index_gradient index_gradient;
 };
 
 /* Memory for what a pass keeps, and tape->recording for the driver. */

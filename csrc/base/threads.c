@@ -12,7 +12,8 @@
 #include "base/exact.h"
 #include "fastlstm.h"
 
-static _Atomic size_t process_limit;     /* 0: fl_cpu_count() */
+static _Atomic size_t process_limit;     /* 0: the default, fl_cpu_count() and at most: */
+static _Atomic size_t default_limit;     /* 0: any number */
 static _Atomic size_t counted_cpus;      /* 0: not counted yet */
 static _Thread_local size_t local_limit; /* 0: none */
 
@@ -86,8 +87,13 @@ size_t fl_get_num_threads(void)
     if (local_limit != 0)
         return local_limit;
     const size_t limit = atomic_load_explicit(&process_limit, memory_order_relaxed);
-    return limit != 0 ? limit : fl_cpu_count();
+    if (limit != 0)
+        return limit;
+    const size_t cpus = fl_cpu_count(), most = atomic_load_explicit(&default_limit, memory_order_relaxed);
+    return most != 0 && most < cpus ? most : cpus;
 }
+
+void fl_set_default_num_threads(size_t most) { atomic_store(&default_limit, most); }
 
 size_t fl_set_local_num_threads(size_t num_threads)
 {

@@ -68,6 +68,13 @@ typedef struct fl_kernels {
     void (*add)(size_t n, const void *x, void *out); /* out += x */
     void (*multiply)(size_t n, const void *a, const void *b, void *out);
     void (*adam)(const fl_adam *);
+    bool (*sgd)(const fl_sgd *); /* whether all gradients are finite */
+    bool (*all_finite)(size_t n, const void *x);
+    /* Sum of (scale x)^2 in double, in one order for all instruction sets. */
+    double (*sum_squares)(size_t n, const void *x, double scale);
+    double (*largest)(size_t n, const void *x); /* |x| at most; NaN does not count */
+    /* x = x * factor * power * power, each product rounded as the caller has set it. */
+    void (*rescale)(size_t n, double factor, double power, void *x);
     double (*probe_fma)(size_t repeats); /* returns the flops done */
     void (*probe_stream)(const void *data, size_t bytes, size_t repeats);
 } fl_kernels;

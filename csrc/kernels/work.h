@@ -138,6 +138,7 @@ typedef struct fl_gate_rows {
  * fl_kernels.pack_gate_panels. */
 typedef struct fl_row_product {
     fl_panels panels;
+    size_t panel_begin, panel_end; /* of these; an end of 0 is that of all */
     const void *matrix;
     const void *bias; /* (N), or null; not with `adds` */
     size_t gates, H;
@@ -205,6 +206,16 @@ typedef struct fl_adam {
     double root_correction; /* 1 / sqrt(1 - beta2^t) */
     double beta1, beta2, eps;
     double l2, decay; /* added to the gradient; factor of the parameter */
+    bool is_far;      /* new_params should not take the place of other data in the caches */
 } fl_adam;
+
+typedef struct fl_sgd {
+    size_t n;
+    void *new_params, *b; /* b null: no momentum */
+    const void *params, *grads;
+    double lr, momentum, weight_decay;
+    bool nesterov;
+    bool is_far; /* as in fl_adam */
+} fl_sgd;
 
 #endif

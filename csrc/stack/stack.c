@@ -128,17 +128,18 @@ void fl_stack_destroy(fl_stack *stack)
     free(stack);
 }
 
-double fl_stack_step_work(const fl_stack *stack)
+double fl_shape_step_work(const fl_stack_shape *shape)
 {
-    const fl_cell_sizes *sizes = &stack->sizes;
-    const double per_unit = 50.0 + (double)stack->shape.cell.proj_size; /* activations, in multiply-adds */
-    double work = 0.0;
-    for (size_t layer = 0; layer < stack->shape.num_layers; layer++) {
-        const double columns =
-            (double)fl_recurrence_of(stack, layer, 0)->I + (sizes->recurs ? (double)fl_head_depth(sizes) : 0.0);
-        work += (double)(stack->shape.num_directions * sizes->H) * ((double)sizes->gates * columns + per_unit);
-    }
-    return work;
+    if (fl_shape_check(shape) != FL_OK)
+        return 0.0;
+    const fl_cell_options complete = fl_cell_options_complete(shape->cell);
+    const fl_cell_sizes sizes = fl_cell_sizes_of(&complete, shape->hidden_size);
+    const double per_unit = 50.0 + (double)shape->cell.proj_size; /* activations, in multiply-adds */
+    const double recurrent = sizes.recurs ? (double)fl_head_depth(&sizes) : 0.0;
+    const double deeper = (double)(shape->num_directions * sizes.P), rest = (double)(shape->num_layers - 1);
+    const double columns = (double)shape->input_size + recurrent + rest * (deeper + recurrent);
+    return (double)(shape->num_directions * sizes.H) *
+           ((double)sizes.gates * columns + per_unit * (double)shape->num_layers);
 }
 
 void fl_stack_release(const fl_stack *stack)

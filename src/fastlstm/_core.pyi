@@ -8,8 +8,12 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import disjoint_base
 
 compiler: str
+wished_num_threads: int
 initial_num_threads: int
 initial_num_threads_source: str
+
+@final
+class Lineage: ...
 
 @final
 class Weights:
@@ -17,10 +21,10 @@ class Weights:
     draws: bool  # read-only
     def __new__(
         cls,
-        dtype: DTypeLike,
-        sizes: tuple[int, int, int, int],
-        options: dict[str, Any],
-        arrays: Sequence[dict[str, Any]],
+        dtype: DTypeLike | Weights,
+        sizes: tuple[int, int, int, int] | None,
+        options: dict[str, Any] | None,
+        arrays: Sequence[dict[str, Any] | str] | None,
         source: Any = None,
         begin: int = 0,
     ) -> Weights: ...
@@ -223,7 +227,7 @@ class Block: ...
 
 def flat_array(size: int, dtype: np.dtype[Any], is_zero: bool) -> NDArray[Any]: ...
 def gradient_scratch(layer: Recurrent) -> NDArray[Any]: ...
-def add_gradients(layer: Recurrent, scratch: NDArray[Any]) -> int: ...
+def add_gradients(layer: Recurrent, scratch: NDArray[Any], first: Record) -> int: ...
 def give_back(layer: Recurrent, record: Record) -> int: ...
 def drop_rows(
     rows: NDArray[Any],
@@ -271,21 +275,30 @@ def plan_trials() -> bool: ...
 def plan_facts() -> list[dict[str, Any]]: ...
 def workspace_bytes(layer: Recurrent, T: int, B: int) -> int: ...
 def all_finite(values: NDArray[Any]) -> bool: ...
-def adam_step(
-    params: NDArray[Any],
-    new_params: NDArray[Any],
-    grads: NDArray[Any],
-    m: NDArray[Any],
-    v: NDArray[Any],
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    step: int,
-) -> None: ...
+
+@final
+class Products:
+    def __new__(cls, dtype: np.dtype[Any], in_features: int, out_features: int) -> Products: ...
+    def renew(self) -> None: ...
+    def forward(self, flat: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]: ...
+    def backward(
+        self, flat: NDArray[Any], x: NDArray[Any], dy: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    def give_back(self, scratch: NDArray[Any]) -> None: ...
+
+def add_flat(x: NDArray[Any], outs: list[NDArray[Any]]) -> None: ...
+def is_unshared(sets: list[Any], n: int) -> bool: ...
+def optimiser_step(
+    changes: list[tuple[object, str, Any]],
+    before: list[Any],
+    after: list[Any],
+    grads: list[NDArray[Any]],
+    moments: list[tuple[NDArray[Any], ...]],
+    options: dict[str, Any],
+    num_steps: int,
+    checks: bool,
+) -> int: ...
+def clip_gradients(grads: list[NDArray[Any]], limit: float) -> float: ...
 def cell_facts(options: dict[str, Any], hidden_size: int) -> tuple[str, str, int]: ...
 def parameter_facts(
     options: dict[str, Any], input_size: int, hidden_size: int

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from . import _core
 from .model.checks import checked_flag, checked_number, checked_reals
 from .model.guards import Guarded
-from .model.parameters import Parameters
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from .model.parameters import Parameters, ParameterSet, ready_for
 
 __all__ = ["SGD", "Adam", "AdamW", "clip_grad_norm"]
 
@@ -108,22 +105,52 @@ class _Optimizer(Guarded):
             A gradient is not finite, and this is to raise; the message names layer and parameter.  Nothing
             has changed.
         """
-        grads = [layer.flat_grads for layer in self._layers]
-        if self._nonfinite != "ignore":
-            for index, flat in enumerate(grads):
-                if not _core.all_finite(flat):
-                    if self._nonfinite == "skip":
-                        return False
-                    raise FloatingPointError(self._where_not_finite(index))
-        news = [np.empty_like(flat) for flat in grads]
-        # What overflows or is not finite, and is to be ignored, gives what it gives.
-        with np.errstate(all="ignore"):
-            for layer, new, flat, buffers in zip(self._layers, news, grads, self._buffers, strict=True):
-                self._update(new, layer.flat_params, flat, buffers, self._num_steps + 1)
-        self._num_steps += 1
-        for layer, new in zip(self._layers, news, strict=True):
-            layer._replace(new)
+        layers, num_steps = self._layers, self._num_steps + 1
+        before = [layer._parameter_set() for layer in layers]
+        after = self._room(before)
+        bad = _core.optimiser_step(
+            [*ready_for(zip(layers, after, strict=True)), (self, "_num_steps", num_steps)],
+            before,
+            after,
+            [layer.flat_grads for layer in layers],
+            [tuple(buffers.values()) for buffers in self._buffers],
+            self._step_options(),
+            num_steps,
+            self._nonfinite != "ignore",
+        )
+        if bad >= 0:
+            self._spares = after
+            if self._nonfinite == "skip":
+                return False
+            raise FloatingPointError(self._where_not_finite(bad))
+        for n, new in enumerate(after):
+            products = before[n].products
+            if products is not None and _core.is_unshared(before, n):
+                products.renew()  # what was packed is packed anew in its place
+                new.products, before[n].products = products, None
+        self._spares = before
         return True
+
+    def _room(self, before: list[ParameterSet]) -> list[ParameterSet]:
+        """Sets for new parameters, in the memory of those in force before these where nobody has them."""
+        spares = self.__dict__.pop("_spares", None)  # nobody else gets them
+        after = []
+        for n, now in enumerate(before):
+            if (
+                spares is not None
+                and spares[n].flat.size == now.flat.size
+                and spares[n].flat.dtype == now.flat.dtype
+                and _core.is_unshared(spares, n)
+            ):
+                flat = spares[n].flat
+            else:
+                flat = _core.flat_array(now.flat.size, now.flat.dtype, False)
+            after.append(ParameterSet(now.layout, flat))
+        return after
+
+    def _step_options(self) -> dict[str, Any]:
+        """Options of a step, as `_core.optimiser_step` takes them."""
+        return {name: getattr(self, name) for name in ("lr", "weight_decay", *self._option_names)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that a step depends on, beside parameters and gradients.
@@ -134,7 +161,7 @@ class _Optimizer(Guarded):
             ``num_steps``, ``lr`` and the other options, and ``layers``: for each layer its moments, a dict of
             arrays laid out as ``layer.flat_params``.
         """
-        options = {name: getattr(self, name) for name in ("lr", "weight_decay", *self._option_names)}
+        options = _Optimizer._step_options(self)
         buffers = [{name: flat.copy() for name, flat in kept.items()} for kept in self._buffers]
         return {"num_steps": self._num_steps, **options, "layers": buffers}
 
@@ -185,17 +212,6 @@ class _Optimizer(Guarded):
                 flat[...] = value
         checked._num_steps = int(num_steps)
         self.__dict__.update(checked.__dict__)
-
-    def _update(
-        self,
-        new_params: NDArray[Any],
-        params: NDArray[Any],
-        grads: NDArray[Any],
-        buffers: dict[str, NDArray[Any]],
-        step: int,
-    ) -> None:
-        """Write `new_params`, and change `buffers`, of one layer; `step` counts from 1."""
-        raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (type(self), self._layers, self._nonfinite, self.state_dict())
@@ -291,25 +307,6 @@ class SGD(_Optimizer):
         """As in the constructor."""
         return self._nesterov
 
-    def _update(
-        self,
-        new_params: NDArray[Any],
-        params: NDArray[Any],
-        grads: NDArray[Any],
-        buffers: dict[str, NDArray[Any]],
-        step: int,
-    ) -> None:
-        _sgd_update(
-            new_params,
-            params,
-            grads,
-            buffers.get("momentum"),
-            self.lr,
-            self.momentum,
-            self.nesterov,
-            self.weight_decay,
-        )
-
 
 class Adam(_Optimizer):
     """Adam (Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2015).
@@ -380,29 +377,8 @@ class Adam(_Optimizer):
         """As in the constructor."""
         return self._eps
 
-    def _update(
-        self,
-        new_params: NDArray[Any],
-        params: NDArray[Any],
-        grads: NDArray[Any],
-        buffers: dict[str, NDArray[Any]],
-        step: int,
-    ) -> None:
-        beta1, beta2 = self.betas
-        _core.adam_step(
-            params,
-            new_params,
-            grads,
-            buffers["m"],
-            buffers["v"],
-            lr=self.lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            decoupled=self._is_decoupled,
-            step=step,
-        )
+    def _step_options(self) -> dict[str, Any]:
+        return super()._step_options() | {"decoupled": self._is_decoupled}
 
 
 class AdamW(Adam):
@@ -434,29 +410,6 @@ class AdamW(Adam):
         super().__init__(layers, lr, betas=betas, eps=eps, weight_decay=weight_decay, nonfinite=nonfinite)
 
 
-# ---- The arithmetic of one flat buffer -------------------------------------------------------------------
-
-
-def _sgd_update(
-    new_params: NDArray[Any],
-    params: NDArray[Any],
-    grads: NDArray[Any],
-    b: NDArray[Any] | None,
-    lr: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-) -> None:
-    """Write `new_params` and change `b`, None where there is no momentum; no two arrays overlap."""
-    d = grads + weight_decay * params if weight_decay else grads
-    if b is not None:
-        b *= momentum
-        b += d
-        d = d + momentum * b if nesterov else b
-    np.multiply(d, lr, out=new_params)
-    np.subtract(params, new_params, out=new_params)
-
-
 # ---- Gradients -------------------------------------------------------------------------------------------
 
 
@@ -476,6 +429,12 @@ def clip_grad_norm(layers: Parameters | Iterable[Parameters], max_norm: float) -
         The Euclidean norm of all gradients before, summed in float64.  If it is not finite, because a
         gradient is not, the gradients stay as they are.
 
+    Notes
+    -----
+    Elements are rounded towards zero, so that the norm afterwards, in float64, is never above `max_norm`; it
+    is below by a few units of the last place of float32 at most, unless elements fall below its smallest
+    number.
+
     Raises
     ------
     TypeError, ValueError
@@ -483,22 +442,7 @@ def clip_grad_norm(layers: Parameters | Iterable[Parameters], max_norm: float) -
     """
     checked = _checked_layers(layers)
     limit = checked_number(max_norm, "max_norm", "a number of at least 0", lambda value: value >= 0)
-    flats = [layer.flat_grads for layer in checked]
-    with np.errstate(over="ignore", under="ignore"):
-        norm = math.sqrt(sum(_sum_of_squares(flat) for flat in flats))
-        if not 1e-140 < norm < math.inf:  # squares may have gone out of range where numbers are not
-            largest = float(max(np.abs(flat).max(initial=0) for flat in flats))
-            if 0 < largest < math.inf:
-                norm = largest * math.sqrt(sum(_sum_of_squares(flat / largest) for flat in flats))
-        if limit < norm < math.inf:
-            scaled = [flat * (limit / norm) for flat in flats]
-            for flat, new in zip(flats, scaled, strict=True):
-                flat[...] = new
-    return norm
-
-
-def _sum_of_squares(flat: NDArray[Any]) -> float:
-    return float(np.square(flat, dtype=np.float64).sum())
+    return _core.clip_gradients([layer.flat_grads for layer in checked], limit)
 
 
 # ---- Checks ----------------------------------------------------------------------------------------------

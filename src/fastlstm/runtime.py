@@ -26,8 +26,8 @@ def set_num_threads(n: int | None) -> None:
     Parameters
     ----------
     n : int or None
-        At least 1; None restores the number at import: ``FASTLSTM_NUM_THREADS``, else ``OMP_NUM_THREADS``,
-        else the CPUs that this process may use.
+        At least 1, also above the number of CPUs; None restores the number at import:
+        ``FASTLSTM_NUM_THREADS``, else the CPUs that this process may use, and at most ``OMP_NUM_THREADS``.
 
     Raises
     ------

@@ -415,7 +415,7 @@ static void step_work(void)
             for (size_t cell = 0; cell < p.cells; cell++)
                 products +=
                     (double)(problem_sizes(&p, cell)[0] + problem_sizes(&p, cell)[1] + problem_sizes(&p, cell)[5]);
-            const double units = (double)(p.cells * p.H), work = fl_stack_step_work(p.stack);
+            const double units = (double)(p.cells * p.H), work = fl_shape_step_work(&p.spec.shape);
             EXPECT(work >= products + 25.0 * units && work <= products + 100.0 * units, "%s: %g, with %g of products",
                    problem_text(&p), work, products);
             problem_free(&p);

@@ -240,6 +240,7 @@ static void compute_pieces(const problem *p, const result *from, guard_arena *ar
     const size_t B = p->spec.B, H = p->H;
     const ptrdiff_t h = (ptrdiff_t)H;
     const fl_adam_args adam = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1, .step = 3};
+    const fl_sgd_args sgd = {.lr = 0.1, .momentum = 0.9, .weight_decay = 0.1, .nesterov = true};
     char *gates = guard_new(arena, 4 * B * H, p->real_size), *state = guard_new(arena, B * H, p->real_size);
     char *m = guard_new(arena, B * H, p->real_size), *v = guard_new(arena, B * H, p->real_size);
     memset(m, 0, B * H * p->real_size);
@@ -251,6 +252,10 @@ static void compute_pieces(const problem *p, const result *from, guard_arena *ar
     fl_dropout(dtype, 0.3, MASK_SEED, 5, B * H, state, state);
     fl_add(dtype, B * H, from->h_n, state);
     fl_adam_step(dtype, B * H, &adam, from->h_n, state, state, m, v);
+    fl_sgd_step(dtype, B * H, &sgd, from->h_n, state, state, m);
+    const double norms[2] = {fl_sum_squares(dtype, B * H, state, 0.3), fl_largest(dtype, B * H, state)};
+    memcpy(guard_new(arena, 2, sizeof(double)), norms, sizeof norms);
+    fl_shrink(dtype, B * H, 0.7, 0, state);
 }
 
 static void compute_everything(const problem *p, size_t threads, everything *e)

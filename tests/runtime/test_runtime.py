@@ -110,6 +110,49 @@ def test_the_environment_sets_the_number_of_threads():
     assert "FASTLSTM_NUM_THREADS" in finished.stdout
 
 
+@pytest.mark.parametrize("text", ["1", " 1", "1 ", "1,4", " 1 , 2,3"])
+def test_forms_of_the_number_of_threads(text):
+    assert python("-c", GET, OMP_NUM_THREADS=text).stdout == "1\n"
+    three = text.replace("1", "3", 1)
+    assert python("-c", GET, FASTLSTM_NUM_THREADS=three).stdout == "3\n"
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "two", "1.5", ",2", "9" * 30, "\u0663"])
+def test_a_wish_that_is_no_number_does_not_count(text):
+    assert python("-c", GET, OMP_NUM_THREADS=text).stdout == f"{inside.cpu_count()}\n"
+    finished = python("-c", GET, FASTLSTM_NUM_THREADS=text)
+    if text:
+        assert f"FASTLSTM_NUM_THREADS: expected an integer of at least 1, got {text!r}" in finished.stderr
+    else:
+        assert finished.stdout == f"{inside.cpu_count()}\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
+def test_more_threads_than_cpus_only_where_the_caller_insists():
+    """A wish of the environment is capped at the CPUs of the process, also if they become others later."""
+    code = """
+import os, fastlstm
+most = sorted(os.sched_getaffinity(0))
+def seen(cpus):
+    os.sched_setaffinity(0, cpus)
+    fastlstm.set_num_threads(None)
+    return fastlstm.get_num_threads()
+numbers = [fastlstm.get_num_threads(), seen(most[:1]), seen(most)]
+fastlstm.set_num_threads(50)
+numbers.append(fastlstm.get_num_threads())
+with fastlstm.threads(60):
+    numbers.append(fastlstm.get_num_threads())
+numbers.append(fastlstm.show_runtime(as_dict=True)["threads"]["from"])
+fastlstm.set_num_threads(None)
+print(numbers, fastlstm.get_num_threads())
+"""
+    cpus = inside.cpu_count()
+    expected = f"[{cpus}, 1, {cpus}, 50, 60, 'set_num_threads'] {cpus}\n"
+    assert python("-c", code, OMP_NUM_THREADS="64").stdout == expected
+    insisting = expected.replace(f"[{cpus}, 1, {cpus},", "[40, 40, 40,").replace(f"] {cpus}", "] 40")
+    assert python("-c", code, FASTLSTM_NUM_THREADS="40", OMP_NUM_THREADS="1").stdout == insisting
+
+
 def test_without_the_environment_it_is_the_number_of_cpus_of_this_process():
     assert python("-c", GET).stdout == f"{inside.cpu_count()}\n"
     assert 1 <= inside.cpu_count() <= len(os.sched_getaffinity(0))

@@ -21,7 +21,7 @@ C_FLOORS = (
     ("kernels/cells", "kernels/products"),
     ("kernels/walks",),
     ("kernels/isa",),
-    ("stack",),
+    ("stack", "dense"),
     ("forward",),
     ("backward",),
     ("api",),

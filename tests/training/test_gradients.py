@@ -231,3 +231,32 @@ def test_no_steps_at_all(T, B, is_index, save):
         assert_same_bits(dstate_0, dstate)
         assert_same_results(named("dx", dx), {} if is_index else {"dx0": np.zeros(x.shape, np.float32)})
         assert (layer.flat_grads == 3).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True, "num_layers": 2}, {"merge": "sum", "bidirectional": True}]
+)
+def test_index_input_changes_gradients_of_its_own_columns_alone(options):
+    """Columns of inputs that do not occur are not read; the others are those of one-hot rows, and add up."""
+    rng = np.random.default_rng(0)
+    layer, twin = (fastlstm.LSTM(40, 9, rng=1, dtype=np.float64, **options) for _ in range(2))
+    x, lengths = rng.integers(3, 30, (6, 4)), [6, 2, 0, 5]
+    x[2:, 1], x[:, 2], x[5, 3] = 35, 36, 37  # behind the ends of their rows
+    used = np.unique(np.concatenate([x[:n, b] for b, n in enumerate(lengths)]))
+    assert used.max() < 30
+    unused = np.setdiff1d(np.arange(40), used)
+    firsts = [name for name in layer.grads if name.startswith("weight_ih_l0")]
+    for name in firsts:
+        layer.grads[name][:, unused] = np.nan
+    for _ in range(2):
+        tape = layer.forward(x, lengths=lengths)
+        dy = rng.standard_normal(tape.y.shape)
+        assert tape.backward(dy)[0] is None
+        twin.forward(np.eye(40)[x], lengths=lengths).backward(dy)
+    for name, grad in layer.grads.items():
+        right = twin.grads[name]
+        if name in firsts:
+            assert np.isnan(grad[:, unused]).all()
+            assert not right[:, unused].any()
+            grad, right = grad[:, used], right[:, used]
+        np.testing.assert_allclose(grad, right, rtol=1e-12, atol=1e-13, err_msg=name)

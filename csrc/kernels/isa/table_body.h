@@ -123,6 +123,11 @@ const fl_kernels FL_PASTE(FL_ISA, FL_SUFFIX) = {
     .add = add_array,
     .multiply = multiply_array,
     .adam = adam,
+    .sgd = sgd,
+    .all_finite = all_finite,
+    .sum_squares = sum_squares,
+    .largest = largest,
+    .rescale = rescale,
     .probe_fma = probe_fma,
     .probe_stream = probe_stream,
 };

@@ -210,7 +210,8 @@ FL_INLINE void walk_product(const fl_row_product *p, const real *const *a, prepa
                             finish_totals *finish, const void *context)
 {
     const size_t gates = p->gates, H = p->H, rows = p->rows;
-    for (size_t n = 0; n < p->panels.count; n++) {
+    const size_t panel_end = p->panel_end != 0 ? p->panel_end : p->panels.count;
+    for (size_t n = p->panel_begin; n < panel_end; n++) {
         const size_t first = fl_panel_first(&p->panels, n), NV = fl_panel_first(&p->panels, n + 1) - first;
         const weight *panel = (const weight *)p->matrix + first * VF_LANES * gates * H;
         const size_t most = product_rows[NV - 1], tile_size = NV * VF_LANES;

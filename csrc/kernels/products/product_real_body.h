@@ -32,12 +32,21 @@ FL_INLINE vf load_weight(const weight *w) { return vf_load(w); }
 
 /* ---- Packing ------------------------------------------------------------------------------------------------ */
 
-/* `count` rows of K weights each, transposed: weight k of row n to to[k * step + n].  Rows are in step in the inner loop,
- * so that writes are contiguous and reads find their cache lines again. */
+/* `count` rows of K weights each, transposed: weight k of row n to to[k * step + n].  A line of a row at a time, because
+ * lines of several rows may fall on the same places of a cache. */
 static void interleave_rows(size_t count, size_t K, const real *source, weight *to, size_t step)
 {
-    for (size_t k = 0; k < K; k++, to += step)
-        for (size_t n = 0; n < count; n++) to[n] = source[n * K + k];
+    for (size_t k = 0; k < K; k += LINE_LANES) {
+        const size_t together = K - k < LINE_LANES ? K - k : LINE_LANES;
+        weight *first = to + k * step;
+        for (size_t n = 0; n < count; n++) {
+            const real *from = source + n * K + k;
+            if (together == LINE_LANES)
+                FL_UNROLL_FOR (size_t j = 0; j < LINE_LANES; j++) first[j * step + n] = from[j];
+            else
+                for (size_t j = 0; j < together; j++) first[j * step + n] = from[j];
+        }
+    }
 }
 
 static void pack_gates(const fl_layout *layout, size_t K, const void *source, void *packed)

@@ -18,6 +18,7 @@ typedef __m256 vf;
 FL_INLINE vf vf_set1(real a) { return _mm256_set1_ps(a); }
 FL_INLINE vf vf_load(const real *p) { return _mm256_loadu_ps(p); }
 FL_INLINE void vf_store(real *p, vf a) { _mm256_storeu_ps(p, a); }
+FL_INLINE void vf_stream(real *p, vf a) { _mm256_stream_ps(p, a); }
 FL_INLINE __m256i vf_first(size_t n)
 {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -61,6 +62,7 @@ typedef __m256d vf;
 FL_INLINE vf vf_set1(real a) { return _mm256_set1_pd(a); }
 FL_INLINE vf vf_load(const real *p) { return _mm256_loadu_pd(p); }
 FL_INLINE void vf_store(real *p, vf a) { _mm256_storeu_pd(p, a); }
+FL_INLINE void vf_stream(real *p, vf a) { _mm256_stream_pd(p, a); }
 FL_INLINE __m256i vf_first(size_t n)
 {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x((long long)n), _mm256_setr_epi64x(0, 1, 2, 3));
@@ -96,4 +98,22 @@ FL_INLINE vf vf_quarter(vf a, int q)
 }
 
 #endif
+
+FL_INLINE void vf_stream_end(void) { _mm_sfence(); }
+
+/* ---- Doubles, for sums ---------------------------------------------------------------------------------------- */
+
+#define VD_LANES 4
+typedef __m256d vd;
+
+#if FL_REAL_BITS == 32
+FL_INLINE vd vd_load(const real *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+#else
+FL_INLINE vd vd_load(const real *p) { return _mm256_loadu_pd(p); }
+#endif
+FL_INLINE vd vd_set1(double a) { return _mm256_set1_pd(a); }
+FL_INLINE void vd_store(double *p, vd a) { _mm256_storeu_pd(p, a); }
+FL_INLINE vd vd_add(vd a, vd b) { return _mm256_add_pd(a, b); }
+FL_INLINE vd vd_mul(vd a, vd b) { return _mm256_mul_pd(a, b); }
+
 #endif

@@ -19,6 +19,7 @@ typedef __m512 vf;
 FL_INLINE vf vf_set1(real a) { return _mm512_set1_ps(a); }
 FL_INLINE vf vf_load(const real *p) { return _mm512_loadu_ps(p); }
 FL_INLINE void vf_store(real *p, vf a) { _mm512_storeu_ps(p, a); }
+FL_INLINE void vf_stream(real *p, vf a) { _mm512_stream_ps(p, a); }
 FL_INLINE __mmask16 vf_first(size_t n) { return (__mmask16)((1U << n) - 1U); }
 FL_INLINE vf vf_load_n(const real *p, size_t n) { return _mm512_maskz_loadu_ps(vf_first(n), p); }
 FL_INLINE void vf_store_n(real *p, vf a, size_t n) { _mm512_mask_storeu_ps(p, vf_first(n), a); }
@@ -58,6 +59,7 @@ typedef __m512d vf;
 FL_INLINE vf vf_set1(real a) { return _mm512_set1_pd(a); }
 FL_INLINE vf vf_load(const real *p) { return _mm512_loadu_pd(p); }
 FL_INLINE void vf_store(real *p, vf a) { _mm512_storeu_pd(p, a); }
+FL_INLINE void vf_stream(real *p, vf a) { _mm512_stream_pd(p, a); }
 FL_INLINE __mmask8 vf_first(size_t n) { return (__mmask8)((1U << n) - 1U); }
 FL_INLINE vf vf_load_n(const real *p, size_t n) { return _mm512_maskz_loadu_pd(vf_first(n), p); }
 FL_INLINE void vf_store_n(real *p, vf a, size_t n) { _mm512_mask_storeu_pd(p, vf_first(n), a); }
@@ -90,4 +92,22 @@ FL_INLINE vf vf_quarter(vf a, int q)
 }
 
 #endif
+
+FL_INLINE void vf_stream_end(void) { _mm_sfence(); }
+
+/* ---- Doubles, for sums ---------------------------------------------------------------------------------------- */
+
+#define VD_LANES 8
+typedef __m512d vd;
+
+#if FL_REAL_BITS == 32
+FL_INLINE vd vd_load(const real *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+#else
+FL_INLINE vd vd_load(const real *p) { return _mm512_loadu_pd(p); }
+#endif
+FL_INLINE vd vd_set1(double a) { return _mm512_set1_pd(a); }
+FL_INLINE void vd_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
+FL_INLINE vd vd_add(vd a, vd b) { return _mm512_add_pd(a, b); }
+FL_INLINE vd vd_mul(vd a, vd b) { return _mm512_mul_pd(a, b); }
+
 #endif

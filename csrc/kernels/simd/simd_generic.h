@@ -96,4 +96,20 @@ FL_INLINE vf vf_quarter(vf a, int q)
     return b;
 }
 
+/* A store to memory that nobody reads soon, aligned to a vector; vf_stream_end() before others may look. */
+FL_INLINE void vf_stream(real *p, vf a) { vf_store(p, a); }
+FL_INLINE void vf_stream_end(void) {}
+
+/* ---- Doubles, for sums ---------------------------------------------------------------------------------------- */
+
+#define VD_LANES 2
+typedef double vd __attribute__((vector_size(16)));
+
+/* VD_LANES reals, widened exactly. */
+FL_INLINE vd vd_load(const real *p) { return (vd){(double)p[0], (double)p[1]}; }
+FL_INLINE vd vd_set1(double a) { return (vd){a, a}; }
+FL_INLINE void vd_store(double *p, vd a) { memcpy(p, &a, sizeof a); }
+FL_INLINE vd vd_add(vd a, vd b) { return a + b; }
+FL_INLINE vd vd_mul(vd a, vd b) { return a * b; }
+
 #endif

@@ -113,4 +113,23 @@ FL_INLINE vf vf_half(vf a, int h) { return h ? vdupq_laneq_f64(a, 1) : a; }
 FL_INLINE vf vf_quarter(vf a, int q) { return vf_half(a, q); }
 
 #endif
+
+FL_INLINE void vf_stream(real *p, vf a) { vf_store(p, a); }
+FL_INLINE void vf_stream_end(void) {}
+
+/* ---- Doubles, for sums ---------------------------------------------------------------------------------------- */
+
+#define VD_LANES 2
+typedef float64x2_t vd;
+
+#if FL_REAL_BITS == 32
+FL_INLINE vd vd_load(const real *p) { return vcvt_f64_f32(vld1_f32(p)); }
+#else
+FL_INLINE vd vd_load(const real *p) { return vld1q_f64(p); }
+#endif
+FL_INLINE vd vd_set1(double a) { return vdupq_n_f64(a); }
+FL_INLINE void vd_store(double *p, vd a) { vst1q_f64(p, a); }
+FL_INLINE vd vd_add(vd a, vd b) { return vaddq_f64(a, b); }
+FL_INLINE vd vd_mul(vd a, vd b) { return vmulq_f64(a, b); }
+
 #endif

@@ -32,6 +32,7 @@ cdef extern from "fastlstm.h" nogil:
 
     size_t fl_cpu_count()
     void fl_set_num_threads(size_t num_threads)
+    void fl_set_default_num_threads(size_t most)
     size_t fl_get_num_threads()
     size_t fl_set_local_num_threads(size_t num_threads)
 
@@ -82,7 +83,7 @@ cdef extern from "fastlstm.h" nogil:
     void fl_stack_release(const fl_stack *stack)
     fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights)
 
-    double fl_stack_step_work(const fl_stack *stack)
+    double fl_shape_step_work(const fl_stack_shape *shape)
 
     ctypedef struct fl_forward_args:
         size_t T
@@ -154,6 +155,7 @@ cdef extern from "fastlstm.h" nogil:
         void *dh0
         void *dc0
         const fl_gradients *gradients
+        bint keeps_index_gradient
         size_t bptt
         size_t num_threads
         int (*interrupt)(void *context) noexcept nogil
@@ -161,10 +163,25 @@ cdef extern from "fastlstm.h" nogil:
 
     fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args)
 
+    fl_status fl_tape_add_index_gradient(const fl_tape *tape, size_t direction, void *weight_ih)
+
     void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *x, void *out)
 
     bint fl_all_finite(fl_dtype dtype, size_t n, const void *x)
     void fl_add(fl_dtype dtype, size_t n, const void *x, void *out)
+
+    ctypedef struct fl_sgd_args:
+        double lr
+        double momentum
+        double weight_decay
+        bint nesterov
+
+    bint fl_sgd_step(fl_dtype dtype, size_t n, const fl_sgd_args *args, const void *grads, const void *params,
+                     void *new_params, void *b)
+
+    double fl_sum_squares(fl_dtype dtype, size_t n, const void *x, double scale)
+    double fl_largest(fl_dtype dtype, size_t n, const void *x)
+    void fl_shrink(fl_dtype dtype, size_t n, double factor, int exponent, void *x)
 
     ctypedef struct fl_adam_args:
         double lr
@@ -177,6 +194,34 @@ cdef extern from "fastlstm.h" nogil:
 
     void fl_adam_step(fl_dtype dtype, size_t n, const fl_adam_args *args, const void *grads, const void *params,
                       void *new_params, void *m, void *v)
+
+    ctypedef enum fl_dense_pass:
+        FL_DENSE_FORWARD
+        FL_DENSE_BACKWARD
+
+    ctypedef struct fl_dense_shape:
+        fl_dtype dtype
+        size_t in_features
+        size_t out_features
+
+    fl_status fl_dense_pack(const fl_dense_shape *shape, fl_dense_pass which, const void *weight, void **packed)
+    void fl_dense_release(void *packed)
+
+    ctypedef struct fl_dense_args:
+        fl_dense_shape shape
+        size_t rows
+        const void *packed
+        const void *x
+        const void *bias
+        void *y
+        const void *dy
+        void *dx
+        void *dweight
+        void *dbias
+        size_t num_threads
+
+    fl_status fl_dense_forward(const fl_dense_args *args)
+    fl_status fl_dense_backward(const fl_dense_args *args)
 
     ctypedef struct fl_stream:
         pass

@@ -23,6 +23,7 @@ from cpython.tuple cimport PyTuple_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject_GenericGetAttr
+from libc.math cimport INFINITY, frexp, ldexp, sqrt
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (
@@ -95,6 +96,7 @@ include "tape.pxi"
 include "stream.pxi"
 include "pieces.pxi"
 include "optimisers.pxi"
+include "products.pxi"
 include "runtime.pxi"
 
 
@@ -123,21 +125,23 @@ cdef select_isa(str max_isa):
 
 
 cdef int threads_asked(str text):
-    """A number of threads in decimal digits, 0 for anything else."""
-    return int(text) if len(text) < 10 and text.isascii() and text.isdecimal() else 0
+    """A number of threads in decimal digits, the first of those for nested levels (``4,2``); 0 for anything else."""
+    cdef str first = text.split(",")[0].strip()
+    return int(first) if len(first) < 10 and first.isascii() and first.isdecimal() else 0
 
 
 cdef tuple threads_from_environment():
-    """The number of threads for this process, 0 for the number of its CPUs, and where it came from."""
-    cdef str asked = os.environ.get("FASTLSTM_NUM_THREADS")
-    if asked:
+    """The number of threads that this process insists on or 0, that of a wish or 0, and where it came from."""
+    cdef str asked = os.environ.get("FASTLSTM_NUM_THREADS", "")
+    if asked.strip():
         if threads_asked(asked) == 0:
             raise ImportError(f"FASTLSTM_NUM_THREADS: expected an integer of at least 1, got {asked!r}")
-        return threads_asked(asked), "FASTLSTM_NUM_THREADS"
+        return threads_asked(asked), 0, "FASTLSTM_NUM_THREADS"
+    # Containers set it to the count of the host: it is a wish, which the CPUs that there are may not fulfil.
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if threads_asked(asked) != 0:
-        return threads_asked(asked), "OMP_NUM_THREADS"
-    return 0, "CPUs that this process may use"
+    if threads_asked(asked) != 0 and <size_t>threads_asked(asked) <= fl_cpu_count():
+        return 0, threads_asked(asked), "OMP_NUM_THREADS"
+    return 0, threads_asked(asked), "CPUs that this process may use"
 
 
 cdef plans_from_environment():
@@ -149,5 +153,6 @@ cdef plans_from_environment():
 
 select_isa(os.environ.get("FASTLSTM_MAX_ISA"))
 plans_from_environment()
-initial_num_threads, initial_num_threads_source = threads_from_environment()
+initial_num_threads, wished_num_threads, initial_num_threads_source = threads_from_environment()
+fl_set_default_num_threads(wished_num_threads)
 fl_set_num_threads(initial_num_threads)

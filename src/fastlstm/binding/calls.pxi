@@ -55,8 +55,7 @@ cdef class Layer:
         cdef Weights part
         self.ready()
         for part in self._parts:
-            with nogil:
-                fl_stack_release(part.stack)
+            part.release()
 
     cdef inline Weights ready(self):
         if self._weights is None:
@@ -205,7 +204,7 @@ cdef class Recurrent(Layer):
         cdef Weights weights = self.ready()
         cdef direct_call call
         cdef tuple arrays = fill_direct(self, weights, x, state, lengths, out, False, &call)
-        cdef fl_status status = run_forward(weights.stack, &call.args.call,
+        cdef fl_status status = run_forward(weights.packed_stack(), &call.args.call,
                                             weights.work(call.x.T, call.x.B) > TINY_WORK)
         if status != FL_OK:
             check_direct(status, self, weights, x, lengths, arrays, &call)
@@ -397,7 +396,7 @@ cdef class Step(Layer):
                 raise MemoryError
         args.y = y
         args.y_stride_b = <ptrdiff_t>weights.shape.hidden_size
-        status = run_forward(weights.stack, &args, weights.work(1, view.B) > TINY_WORK)
+        status = run_forward(weights.packed_stack(), &args, weights.work(1, view.B) > TINY_WORK)
         if y != <void *>small:
             PyMem_Free(y)
         if status != FL_OK:

@@ -11,34 +11,223 @@ cdef ndarray flat_buffer(object value, str name, int typenum, npy_intp size, bin
     return <ndarray>value
 
 
+cdef int flat_typenum(object value, str name) except -1:
+    """Of float32 or float64."""
+    cdef int typenum = PyArray_TYPE(<ndarray?>value)
+    if typenum != NPY_FLOAT32 and typenum != NPY_FLOAT64:
+        raise ValueError(f"{name}: expected float32 or float64, got {value.dtype}")
+    return typenum
+
+
+cdef inline fl_dtype dtype_of(int typenum) noexcept:
+    return FL_F32 if typenum == NPY_FLOAT32 else FL_F64
+
+
 def all_finite(ndarray values not None):
     """Whether a contiguous array of float32 or float64 has neither infinite elements nor NaN."""
-    cdef int typenum = PyArray_TYPE(values)
+    cdef fl_dtype dtype = dtype_of(flat_typenum(values, "values"))
     cdef size_t size = <size_t>PyArray_SIZE(values)
     cdef void *data = PyArray_DATA(values)
     cdef bint result
-    if (typenum != NPY_FLOAT32 and typenum != NPY_FLOAT64) or not PyArray_IS_C_CONTIGUOUS(values):
-        raise ValueError(f"values: expected a contiguous array of float32 or float64, got {values.dtype}")
+    if not PyArray_IS_C_CONTIGUOUS(values):
+        raise ValueError("values: expected a contiguous array, got another")
     with nogil:
-        result = fl_all_finite(FL_F32 if typenum == NPY_FLOAT32 else FL_F64, size, data)
+        result = fl_all_finite(dtype, size, data)
     return result
 
 
-def adam_step(params, new_params, grads, m, v, *, double lr, double beta1, double beta2, double eps,
-              double weight_decay, bint decoupled, size_t step):
-    """One step of Adam over flat buffers; `m` and `v` are updated, `new_params` (may be `params`) written."""
-    cdef fl_adam_args args
-    cdef int typenum = PyArray_TYPE(<ndarray?>params)
+# ---- Whether anybody else holds a set of parameters -------------------------------------------------------------
+
+cdef object getrefcount = sys.getrefcount
+cdef list alone = [object()]
+cdef Py_ssize_t count_alone = getrefcount(alone[0])
+
+
+def is_unshared(list sets not None, size_t n):
+    """Whether the list has the only reference to its set `n` of parameters, and nobody has a view of it."""
+    return getrefcount(sets[n]) == count_alone and getrefcount(sets[n].flat) == count_alone
+
+
+# ---- Steps -----------------------------------------------------------------------------------------------------
+
+# By how much results stay below the limit, so that who sums their squares in float64 finds no more: of float32 arrays,
+# and where one is of float64.
+cdef double SHORT_MARGIN = 2.0 ** -36
+cdef double LONG_MARGIN = 2.0 ** -48
+
+# Elements of all layers: less take a few microseconds, and keep the GIL.
+cdef size_t TINY_STEP = 20000
+
+
+cdef struct flat_work:
+    fl_dtype dtype
+    size_t size
+    const void *params
+    const void *grads
+    void *new_params
+    void *first   # moments
+    void *second
+
+
+cdef struct step_work:
+    flat_work *flats
+    size_t count
+    bint is_adam, checks
+    fl_adam_args adam
+    fl_sgd_args sgd
+
+
+cdef int point_at_work(flat_work *work, params, new_params, grads, tuple moments) except -1:
+    """All checked; `new_params` may be read-only, as it is not in force yet."""
+    cdef int typenum = flat_typenum(params, "params")
     cdef npy_intp size = PyArray_SIZE(<ndarray>params)
-    cdef size_t n = <size_t>size
-    if typenum != NPY_FLOAT32 and typenum != NPY_FLOAT64:
-        raise ValueError(f"params: expected float32 or float64, got {params.dtype}")
-    cdef void *p = PyArray_DATA(flat_buffer(params, "params", typenum, size, False))
-    cdef void *new = PyArray_DATA(flat_buffer(new_params, "new_params", typenum, size, True))
-    cdef void *g = PyArray_DATA(flat_buffer(grads, "grads", typenum, size, False))
-    cdef void *first = PyArray_DATA(flat_buffer(m, "m", typenum, size, True))
-    cdef void *second = PyArray_DATA(flat_buffer(v, "v", typenum, size, True))
-    args.lr, args.beta1, args.beta2, args.eps = lr, beta1, beta2, eps
-    args.weight_decay, args.decoupled, args.step = weight_decay, decoupled, step
-    with nogil:
-        fl_adam_step(FL_F32 if typenum == NPY_FLOAT32 else FL_F64, n, &args, g, p, new, first, second)
+    work.dtype, work.size, work.first, work.second = dtype_of(typenum), <size_t>size, NULL, NULL
+    work.params = PyArray_DATA(flat_buffer(params, "params", typenum, size, False))
+    work.new_params = PyArray_DATA(flat_buffer(new_params, "new_params", typenum, size, False))
+    work.grads = PyArray_DATA(flat_buffer(grads, "grads", typenum, size, False))
+    if len(moments) > 0:
+        work.first = PyArray_DATA(flat_buffer(moments[0], "moments", typenum, size, True))
+    if len(moments) > 1:
+        work.second = PyArray_DATA(flat_buffer(moments[1], "moments", typenum, size, True))
+    return 0
+
+
+cdef ptrdiff_t run_steps(const step_work *w) noexcept nogil:
+    """All steps, or none and the index of the first layer with a gradient that is not finite."""
+    cdef size_t n
+    cdef const flat_work *f
+    cdef bint fine
+    # Where there are moments, nothing may be written before all is known; new parameters alone are in nobody's way.
+    for n in range(w.count):
+        f = w.flats + n
+        if w.checks and f.first != NULL and not fl_all_finite(f.dtype, f.size, f.grads):
+            return <ptrdiff_t>n
+    for n in range(w.count):
+        f = w.flats + n
+        if w.is_adam:
+            fl_adam_step(f.dtype, f.size, &w.adam, f.grads, f.params, f.new_params, f.first, f.second)
+        else:
+            fine = fl_sgd_step(f.dtype, f.size, &w.sgd, f.grads, f.params, f.new_params, f.first)
+            if w.checks and f.first == NULL and not fine:
+                return <ptrdiff_t>n
+    return -1
+
+
+def optimiser_step(list changes not None, list before not None, list after not None, list grads not None,
+                   list moments not None, dict options not None, num_steps, bint checks):
+    """One step over the flat buffers of several layers, which puts the new parameters in force.
+
+    All of it, or nothing: after the checks nothing can raise, and no signal is handled before the end.
+
+    Parameters
+    ----------
+    changes : list of tuple
+        What puts the new parameters in force, as `assign_all` takes it, and what else a step changes.
+    before, after : list of ParameterSet
+        Parameters in force, and those to be written, which nobody else has.
+    grads : list of ndarray
+    moments : list of tuple of ndarray
+        None, that of SGD, or both of Adam, which are changed.
+    options : dict
+        Of the step: ``lr`` and ``weight_decay``, with ``betas``, ``eps`` and ``decoupled`` or with ``momentum`` and
+        ``nesterov``.
+    num_steps : int
+        Number of the step, from 1.
+    checks : bool
+        Whether all gradients must be finite.
+
+    Returns
+    -------
+    int
+        Index of a layer with a gradient that is not, in which case nothing has changed; else -1.
+    """
+    cdef size_t n, total = 0, count = <size_t>len(before)
+    cdef ptrdiff_t bad
+    cdef step_work work
+    work.count, work.checks, work.is_adam = count, checks, "betas" in options
+    if work.is_adam:
+        (work.adam.beta1, work.adam.beta2), work.adam.eps = options["betas"], options["eps"]
+        work.adam.lr, work.adam.weight_decay = options["lr"], options["weight_decay"]
+        work.adam.decoupled, work.adam.step = options["decoupled"], num_steps
+    else:
+        work.sgd.lr, work.sgd.weight_decay = options["lr"], options["weight_decay"]
+        work.sgd.momentum, work.sgd.nesterov = options["momentum"], options["nesterov"]
+    work.flats = <flat_work *>PyMem_Malloc(count * sizeof(flat_work))
+    if work.flats == NULL:
+        raise MemoryError
+    try:
+        for n in range(count):
+            point_at_work(work.flats + n, before[n].flat, after[n].flat, grads[n], moments[n])
+            total += work.flats[n].size
+        if total < TINY_STEP:
+            bad = run_steps(&work)
+        else:
+            with nogil:
+                bad = run_steps(&work)
+        if bad < 0:
+            assign_all(changes)
+        return bad
+    finally:
+        PyMem_Free(work.flats)
+
+
+# ---- Clipping --------------------------------------------------------------------------------------------------
+
+cdef double sum_all_squares(const flat_work *flats, size_t count, double scale) noexcept nogil:
+    cdef double total = 0.0
+    cdef size_t n
+    for n in range(count):
+        total += fl_sum_squares(flats[n].dtype, flats[n].size, flats[n].grads, scale)
+    return total
+
+
+cdef double clip(flat_work *flats, size_t count, double limit) noexcept nogil:
+    """The norm; all arrays are shrunk where it is above the limit."""
+    cdef double total = sum_all_squares(flats, count, 1.0), most = 0.0, norm, factor, margin = SHORT_MARGIN
+    cdef int exponent = 0, own = 0
+    cdef size_t n
+    # Squares of float64 may go out of range where numbers do not: divide by a power of two near the largest.
+    if total == total and not 1e-280 < total < 1e300:
+        for n in range(count):
+            most = max(most, fl_largest(flats[n].dtype, flats[n].size, flats[n].grads))
+        if most > 0.0 and most < INFINITY:
+            frexp(most, &exponent)
+            exponent = max(exponent, -1000)  # so that the reciprocal is finite
+            total = sum_all_squares(flats, count, ldexp(1.0, -exponent))
+    norm = sqrt(total)  # times 2^exponent
+    if not norm < INFINITY or ldexp(norm, exponent) <= limit:
+        return ldexp(norm, exponent)
+    for n in range(count):
+        if flats[n].dtype == FL_F64:
+            margin = LONG_MARGIN
+    factor = frexp(limit / norm * (1.0 - margin), &own)
+    for n in range(count):
+        if limit == 0.0:
+            memset(<void *>flats[n].grads, 0, flats[n].size * (4 if flats[n].dtype == FL_F32 else 8))
+        else:
+            fl_shrink(flats[n].dtype, flats[n].size, factor, own - exponent, <void *>flats[n].grads)
+    return ldexp(norm, exponent)
+
+
+def clip_gradients(list grads not None, double limit):
+    """Shrink arrays so that their norm together is at most `limit`; returns the norm before."""
+    cdef size_t n, total = 0, count = <size_t>len(grads)
+    cdef double norm
+    cdef int typenum
+    cdef flat_work *flats = <flat_work *>PyMem_Malloc(count * sizeof(flat_work))
+    if flats == NULL:
+        raise MemoryError
+    try:
+        for n in range(count):
+            typenum = flat_typenum(grads[n], "grads")
+            flats[n].dtype, flats[n].size = dtype_of(typenum), <size_t>PyArray_SIZE(<ndarray>grads[n])
+            flats[n].grads = PyArray_DATA(flat_buffer(grads[n], "grads", typenum, <npy_intp>flats[n].size, True))
+            total += flats[n].size
+        if total < TINY_STEP:
+            norm = clip(flats, count, limit)
+        else:
+            with nogil:
+                norm = clip(flats, count, limit)
+        return norm
+    finally:
+        PyMem_Free(flats)

@@ -88,6 +88,7 @@ def gate_matmul(x, h, weight_ih, weight_hh=None, bias=None, out=None):
     cdef input_view view
     cdef npy_intp[2] dims
     cdef ndarray x_read, h_read, gates
+    cdef fl_stack *stack
     cdef fl_status status
     cdef size_t H
     cdef int nd, typenum = NPY_FLOAT32
@@ -125,8 +126,9 @@ def gate_matmul(x, h, weight_ih, weight_hh=None, bias=None, out=None):
             check_apart(out, "out", <ndarray>weight_hh, "weight_hh")
             check_apart(out, "out", <ndarray>bias, "bias")
         gates = <ndarray>out
+    stack = weights.packed_stack()
     with nogil:
-        status = fl_gate_matmul(weights.stack, view.B, view.data, view.stride_b, PyArray_DATA(h_read),
+        status = fl_gate_matmul(stack, view.B, view.data, view.stride_b, PyArray_DATA(h_read),
                                 <ptrdiff_t>H, PyArray_DATA(gates), 4 * <ptrdiff_t>H)
     check(status)
     return gates

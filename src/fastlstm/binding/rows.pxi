@@ -335,7 +335,7 @@ cdef class StackCall:
     def run(self, size_t num_threads):
         """Compute."""
         self.args.num_threads = num_threads
-        check(run_forward(self.weights.stack, &self.args, True))
+        check(run_forward(self.weights.packed_stack(), &self.args, True))
 
     def record(self, Recurrent layer not None, reset, size_t save, double dropout, uint64_t seed, bint draws,
                size_t first):
@@ -378,6 +378,7 @@ cdef class Record:
     cdef StackCall call  # of rows that lie anywhere
     cdef object pins
     cdef Record next_spare
+    cdef bint is_index  # whether the input was
     cdef readonly size_t nbytes
 
     def __cinit__(self):
@@ -394,21 +395,24 @@ cdef class Record:
         return 0
 
     cdef fl_status run(self, Weights weights, fl_record_args *args) except *:
-        cdef fl_status status = run_record(weights.stack, args, self.tape)
+        cdef fl_status status = run_record(weights.packed_stack(), args, self.tape)
         if status == FL_OK:
             self.nbytes = fl_tape_bytes(self.tape)
             self.weights = weights
+            self.is_index = args.call.x_index != NULL
         return status
 
     cdef int run_back(self, fl_backward_args *args, ndarray scratch) except -1:
-        """Gradients of the parameters go to `scratch`, which is laid out as they are."""
+        """Gradients of the parameters go to `scratch`, which is laid out as they are, but that of weights of an index
+        input stays here: `add_gradients`."""
         cdef Weights weights = self.weights
         cdef fl_status status
         first = <fl_weights *>PyMem_Malloc(weights.rows() * (sizeof(fl_weights) + sizeof(fl_gradients)))
         if first == NULL:
             raise MemoryError
         point_at_parameters(weights, scratch, first, args)
-        status = run_backward(weights.stack, self.tape, args)
+        args.keeps_index_gradient = True
+        status = run_backward(weights.packed_stack(), self.tape, args)
         PyMem_Free(first)
         check(status)
         return 0
@@ -456,16 +460,33 @@ cdef class Record:
 
 
 @cython.nonecheck(True)
-cpdef int add_gradients(Recurrent layer, ndarray scratch) except -1:
-    """Add gradients of all parameters to those of the layer, which keeps `scratch` for a next pass."""
+cpdef int add_gradients(Recurrent layer, ndarray scratch, Record first) except -1:
+    """Add gradients of all parameters to those of the layer, which keeps `scratch` for a next pass.
+
+    `first` is the pass of the first stack: it has the gradients of weights of an index input.
+    """
     cdef Weights weights = layer.ready()
+    cdef fl_dtype dtype = weights.shape.dtype
+    cdef size_t size = <size_t>PyArray_SIZE(scratch), real_size = <size_t>PyArray_ITEMSIZE(scratch)
     cdef ndarray flat = flat_buffer(layer.flat_grads, "flat_grads", weights.typenum, PyArray_SIZE(scratch), True)
-    cdef size_t count = <size_t>PyArray_SIZE(scratch)
-    cdef void *gradients = PyArray_DATA(scratch)
-    cdef void *sums = PyArray_DATA(flat)
+    cdef char *source = <char *>PyArray_DATA(scratch)
+    cdef char *sums = <char *>PyArray_DATA(flat)
+    cdef size_t D = weights.shape.num_directions, direction, begin = 0, end
+    cdef size_t columns = weights.first[0].shape[0] * weights.first[0].shape[1]  # weight_ih, the first of each direction
+    cdef size_t each = weights.size_of(0)
+    cdef fl_tape *tape = first.tape
+    cdef bint is_index = first.is_index
     with layer._adding:  # without the GIL, two threads could add at once
         with nogil:
-            fl_add(weights.shape.dtype, count, gradients, sums)
+            if not is_index:
+                fl_add(dtype, size, source, sums)
+            else:
+                for direction in range(D):
+                    begin = direction * each
+                    end = begin + each if direction + 1 < D else size
+                    fl_tape_add_index_gradient(tape, direction, sums + begin * real_size)  # fails for no tape alone
+                    begin += columns
+                    fl_add(dtype, end - begin, source + begin * real_size, sums + begin * real_size)
     layer._gradient_scratch = scratch
     return 0
 

@@ -32,7 +32,7 @@ def real_array(value, name, shape, dtype):
     return read_operand(value, name, typenum, nd, dims)
 
 
-def assign_all(assignments):
+cpdef assign_all(assignments):
     """Set attributes, ``(object, name, value)`` each, without a look at signals in between."""
     cdef list ready = list(assignments)
     for owner, name, value in ready:
@@ -137,5 +137,5 @@ def workspace_bytes(Recurrent layer not None, size_t T, size_t B):
     args.T = T
     args.B = B
     args.num_threads = layer._num_threads
-    check(fl_stack_workspace(layer.ready().stack, &args, &size))
+    check(fl_stack_workspace(layer.ready().packed_stack(), &args, &size))
     return size

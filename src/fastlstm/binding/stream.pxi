@@ -58,6 +58,7 @@ cdef class Stream:
     def __cinit__(self, tuple parts not None, batch_size, num_threads, bint batch_first, bint is_listed=False,
                   bint joins=False):
         cdef Weights first = <Weights?>parts[0]
+        cdef fl_stack *stack
         cdef fl_status status
         self.batch_size = as_count(batch_size, "batch_size")
         self._num_threads = 0 if num_threads is None else as_count(num_threads, "num_threads")
@@ -70,8 +71,9 @@ cdef class Stream:
         if len(parts) > 1 or joins:
             self.several = tuple([Stream((part,), batch_size, num_threads, batch_first) for part in parts])
         else:
+            stack = first.packed_stack()
             with nogil:
-                status = fl_stream_create(first.stack, self.batch_size, self._num_threads, &self.stream)
+                status = fl_stream_create(stack, self.batch_size, self._num_threads, &self.stream)
             if status == FL_ERROR_MEMORY or status == FL_ERROR_SIZE:
                 raise (MemoryError if status == FL_ERROR_MEMORY else OverflowError)(
                     f"batch_size: expected a stream that fits into memory, got {self.batch_size} rows")

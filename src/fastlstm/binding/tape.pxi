@@ -94,9 +94,10 @@ cdef class Tape:
                 records = self._rows.records
                 result, scratch = self._rows.backward(dy, dstate, dcells, self._bptt)
             # All that can fail is done: nothing is raised once gradients have changed.
-            add_gradients(self._layer, scratch)
+            add_gradients(self._layer, scratch, records[0])
             self._is_used = True
-            self._record = self._rows = None
+            # What was packed serves the weights that follow.
+            self._record = self._rows = self._parts = None
             for record in records:
                 give_back(self._layer, record)
             return result

@@ -53,27 +53,43 @@ def parameter_facts(dict options not None, size_t input_size, size_t hidden_size
 
 
 @cython.final
+cdef class Lineage:
+    """What the weights that follow each other in one layer share: memory that is packed again."""
+
+    cdef fl_stack *spare
+    cdef size_t waiting  # weights that are not packed yet
+
+    def __dealloc__(self):
+        with nogil:
+            fl_stack_destroy(self.spare)
+
+
+@cython.final
 cdef class Weights:
     """The packed weights of a layer stack.  They never change: whoever holds a reference may call.
 
+    Those of a layer are packed when they are first used, in the memory of others before them that nobody uses any more.
+
     Parameters
     ----------
-    dtype : numpy.dtype
-        float32 or float64.
+    dtype : numpy.dtype or Weights
+        float32 or float64; or others, from another source but else the same: `sizes`, `options`, `arrays` are None.
     sizes : tuple of int
         I, H, L, D.
     options : dict
         What the cell is: fields of fl_cell_options by name, with names in place of enumerations.
-    arrays : sequence of dict
+    arrays : sequence of dict or str
         For each layer, for each direction: by the names of fl_weights, of the shapes said there.  Biases may be
-        missing.
+        missing.  Or the names alone, of all that each layer and direction has.
     source : object
-        What the arrays belong to: kept for the layer.  A tuple holds the arguments of `packed`.
+        What the arrays belong to: kept for the layer.  A tuple holds the arguments of `packed`.  Where there are names
+        alone, the parameters stand in ``source.flat``, in the order of fl_weights.
     begin : int
         Where the first of them stands in ``source.flat``, in elements.
     """
 
-    cdef fl_stack *stack
+    cdef fl_stack *stack  # null until they are packed
+    cdef Lineage lineage  # of those that have been, or will be, packed from `flat`
     cdef fl_stack_shape shape
     cdef int typenum
     cdef fl_parameter_facts first[FL_PARAMETER_COUNT]   # parameters of the first layer
@@ -88,9 +104,12 @@ cdef class Weights:
     cdef ndarray flat         # all parameters of the layer
     cdef readonly object source
 
-    def __cinit__(self, dtype, tuple sizes not None, dict options not None, arrays, source=None, size_t begin=0):
+    def __cinit__(self, dtype, sizes, options, arrays, source=None, size_t begin=0):
         cdef size_t layer, direction
         cdef fl_status status
+        if isinstance(dtype, Weights):
+            self.follow(<Weights>dtype, source)
+            return
         dtype = np.dtype(dtype)
         if dtype != np.float32 and dtype != np.float64:
             raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
@@ -102,10 +121,14 @@ cdef class Weights:
         self.begin = begin
         if source is not None and not isinstance(source, tuple):
             self.flat = <ndarray?>source.flat
+        self.ask()
+        if isinstance(arrays[0], str):
+            self.put_names(arrays)
+            self.join(Lineage())
+            return
         with nogil:
             status = fl_stack_create(&self.shape, &self.stack)
         check(status)
-        self.ask()
         if <size_t>len(arrays) != self.rows():
             raise ValueError(f"arrays: expected {self.rows()} dicts, got {len(arrays)}")
         for layer in range(self.shape.num_layers):
@@ -113,8 +136,106 @@ cdef class Weights:
                 self.pack(layer, direction, arrays[layer * self.shape.num_directions + direction])
 
     def __dealloc__(self):
+        cdef Lineage lineage = self.lineage
+        cdef fl_stack *unused = self.stack
+        if lineage is not None:
+            if self.stack == NULL:
+                lineage.waiting -= 1
+                if lineage.waiting == 0:
+                    unused, lineage.spare = lineage.spare, NULL
+            elif lineage.waiting > 0 and lineage.spare == NULL:
+                unused, lineage.spare = NULL, self.stack
         with nogil:
-            fl_stack_destroy(self.stack)
+            fl_stack_destroy(unused)
+
+    cdef int join(self, Lineage lineage) except -1:
+        self.lineage = lineage
+        lineage.waiting += 1
+        return 0
+
+    cdef int follow(self, Weights before, source) except -1:
+        """Be what `before` is, with the parameters of another source."""
+        cdef ndarray flat = <ndarray?>source.flat
+        if before.lineage is None or PyArray_SIZE(flat) != PyArray_SIZE(before.flat):
+            raise ValueError("source: expected parameters as those before, got others")
+        self.shape, self.typenum, self.first, self.deeper = before.shape, before.typenum, before.first, before.deeper
+        self.width, self.states, self.letters = before.width, before.states, before.letters
+        self.step_work, self.draws, self.fields, self.begin = (
+            before.step_work, before.draws, before.fields, before.begin)
+        self.source, self.flat = source, flat
+        self.join(before.lineage)
+        return 0
+
+    cdef int put_names(self, names) except -1:
+        """Which parameters there are in `flat`."""
+        cdef size_t n
+        cdef npy_intp end
+        for n in range(FL_PARAMETER_COUNT):
+            if self.first[n].name.decode() in names and self.first[n].dims != 0:
+                self.fields |= <unsigned int>1 << n
+            elif self.first[n].dims != 0 and not self.first[n].is_optional:
+                raise ValueError(f"arrays: expected {self.first[n].name.decode()} among the names, got {list(names)}")
+        end = <npy_intp>(self.begin + self.size())
+        if PyArray_SIZE(self.flat) < end or PyArray_TYPE(self.flat) != self.typenum:
+            raise ValueError(f"source: expected {end} elements or more, got {PyArray_SIZE(self.flat)}")
+        return 0
+
+    cdef size_t size_of(self, size_t layer) noexcept:
+        """Elements of the parameters of a layer in one direction."""
+        cdef size_t n, total = 0
+        cdef const fl_parameter_facts *facts = self.facts_of(layer)
+        for n in range(FL_PARAMETER_COUNT):
+            if self.fields >> n & 1:
+                total += facts[n].shape[0] * facts[n].shape[1]
+        return total
+
+    cdef size_t size(self) noexcept:
+        """Elements of all parameters."""
+        return self.shape.num_directions * (
+            self.size_of(0) + (self.shape.num_layers - 1) * self.size_of(self.shape.num_layers - 1))
+
+    cdef fl_stack *packed_stack(self) except NULL:
+        """The packed form: whoever asks first makes it."""
+        if self.stack == NULL:
+            self.pack_all()
+        return self.stack
+
+    cdef int pack_all(self) except -1:
+        cdef fl_stack *stack = self.lineage.spare
+        cdef fl_status status = FL_OK
+        cdef fl_weights *all_weights
+        cdef size_t place, D = self.shape.num_directions, count = self.rows()
+        all_weights = <fl_weights *>PyMem_Malloc(count * sizeof(fl_weights))
+        if all_weights == NULL:
+            raise MemoryError
+        self.lineage.spare = NULL
+        point_at(self, <char *>PyArray_DATA(self.flat), <void *>all_weights, sizeof(fl_weights))
+        with nogil:
+            if stack == NULL:
+                status = fl_stack_create(&self.shape, &stack)
+            for place in range(count):
+                if status == FL_OK:
+                    status = fl_stack_pack(stack, place // D, place % D, all_weights + place)
+        PyMem_Free(all_weights)
+        # Another thread may have been faster; nobody waited for a lock that a fork might leave locked.
+        if status != FL_OK or self.stack != NULL:
+            with nogil:
+                fl_stack_destroy(stack)
+            check(status)
+            return 0
+        self.stack = stack
+        self.lineage.waiting -= 1
+        return 0
+
+    cdef void release(self) noexcept:
+        """Give back what calls, and weights before these, have left."""
+        cdef fl_stack *spare = NULL
+        cdef fl_stack *stack = self.stack
+        if self.lineage is not None:
+            spare, self.lineage.spare = self.lineage.spare, NULL
+        with nogil:
+            fl_stack_release(stack)
+            fl_stack_destroy(spare)
 
     def __reduce__(self):
         if not isinstance(self.source, tuple):
@@ -130,7 +251,7 @@ cdef class Weights:
         self.letters = facts.states.decode()
         self.states = <size_t>len(self.letters) - 1
         self.draws = facts.draws
-        self.step_work = fl_stack_step_work(self.stack)
+        self.step_work = fl_shape_step_work(&self.shape)
         for index in range(FL_PARAMETER_COUNT):
             check(fl_parameter_get_facts(&self.shape, 0, index, &self.first[index]))
             check(fl_parameter_get_facts(&self.shape, self.shape.num_layers - 1, index, &self.deeper[index]))
@@ -205,22 +326,25 @@ cdef class Weights:
         return self.width
 
 
-cdef void point_at_parameters(Weights weights, ndarray gradients, fl_weights *first, fl_backward_args *args) noexcept:
-    """Where each parameter and its gradient stand in the flat buffers; `first` has room for both structs of all."""
-    cdef size_t count = weights.rows(), place, n
-    cdef fl_gradients *gradient = <fl_gradients *>(first + count)
-    cdef size_t real_size = <size_t>PyArray_ITEMSIZE(gradients), offset = weights.begin * real_size
-    cdef char *p = <char *>PyArray_DATA(weights.flat)
-    cdef char *g = <char *>PyArray_DATA(gradients)
+cdef void point_at(Weights weights, char *flat, void *structs, size_t size) noexcept:
+    """Where each parameter, or its gradient, stands in a flat buffer; one struct of so many bytes for each layer and
+    direction."""
+    cdef size_t place, n, offset = weights.begin * (4 if weights.typenum == NPY_FLOAT32 else 8)
+    cdef size_t real_size = 4 if weights.typenum == NPY_FLOAT32 else 8
     cdef const fl_parameter_facts *facts
-    memset(first, 0, count * (sizeof(fl_weights) + sizeof(fl_gradients)))
-    for place in range(count):
+    memset(structs, 0, weights.rows() * size)
+    for place in range(weights.rows()):
         facts = weights.facts_of(place // weights.shape.num_directions)
         for n in range(FL_PARAMETER_COUNT):
-            if not weights.fields >> n & 1:
-                continue
-            (<const void **>(first + place))[n] = p + offset
-            (<void **>(gradient + place))[n] = g + offset
-            offset += facts[n].shape[0] * facts[n].shape[1] * real_size
+            if weights.fields >> n & 1:
+                (<void **>(<char *>structs + place * size))[n] = flat + offset
+                offset += facts[n].shape[0] * facts[n].shape[1] * real_size
+
+
+cdef void point_at_parameters(Weights weights, ndarray gradients, fl_weights *first, fl_backward_args *args) noexcept:
+    """Where each parameter and its gradient stand in the flat buffers; `first` has room for both structs of all."""
+    cdef fl_gradients *gradient = <fl_gradients *>(first + weights.rows())
+    point_at(weights, <char *>PyArray_DATA(weights.flat), <void *>first, sizeof(fl_weights))
+    point_at(weights, <char *>PyArray_DATA(gradients), <void *>gradient, sizeof(fl_gradients))
     args.weights = first
     args.gradients = gradient

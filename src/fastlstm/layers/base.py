@@ -73,7 +73,9 @@ class Recurrent(Parameters):
 
     def _ready(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
         layout: Layout = parameter_set.layout
-        return layout.packed(parameter_set)
+        before: tuple[_core.Weights, ...] | None = self._packed
+        is_same = before is not None and before[0].source.layout is layout
+        return layout.packed(parameter_set, before if is_same else None)
 
     def _parameter_set(self) -> ParameterSet:
         self._own_settings()  # or an exception

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A dense layer in NumPy, for what an LSTM is trained with."""
+"""A dense layer, for what an LSTM is trained with: products of the C core."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import _core
-from ..model.checks import checked_flag, checked_reals
+from ..model.checks import checked_flag, checked_reals, checked_sequences
 from ..model.guards import gradient_views, parameter_views
 from ..model.options import Option, Settings
 from ..model.parameters import (
@@ -19,7 +21,6 @@ from ..model.parameters import (
     Parameters,
     ParameterSet,
     Values,
-    kept_for_backward,
     matched,
     uniform,
 )
@@ -215,41 +216,52 @@ class Dense(NumpyParameters):
 
         Parameters
         ----------
-        x : array_like, (..., in_features)
-            Real numbers; cast as NumPy does with ``casting="same_kind"``.
+        x : array_like, (..., in_features), or list of arrays
+            Real numbers; cast as NumPy does with ``casting="same_kind"``.  A list or tuple of arrays with two
+            dimensions or more, as a layer returns it for a list, is a batch of sequences.
 
         Returns
         -------
-        ndarray, (..., out_features)
-            Of the layer's dtype.
+        ndarray, (..., out_features), or list of ndarray
+            Of the layer's dtype; a list, of arrays in memory of their own, where `x` is a batch of sequences.
+            Denormal numbers count as zero.
 
         Raises
         ------
         TypeError, ValueError
             `x` does not hold real numbers, or its last dimension is not `in_features`.
         """
-        return _apply(self._whole, self._read(x))
+        params, rows = self._whole, _core.read_sequences(x, "x")
+        if rows is None:
+            return _apply(params, self._read(x, "x"))
+        results: Any = [_apply(params, self._read(row, f"x[{n}]")) for n, row in enumerate(rows)]
+        return results  # type: ignore[no-any-return]
 
     def forward(self, x: ArrayLike) -> DenseTape:
         """Return a tape with y, for one backward.
 
         Parameters
         ----------
-        x : array_like, (..., in_features)
-            As in a call.  It is copied, unless it is read-only, as the `y` of a tape is.
+        x : array_like, (..., in_features), or list of arrays
+            As in a call.  It is copied, unless nobody can write to it, as to the `y` of a tape.
 
         Returns
         -------
         DenseTape
             With `y`.
         """
-        params, checked = self._whole, self._read(x)
-        return DenseTape(self, params, _apply(params, checked), kept_for_backward(checked, x))
+        params, rows = self._whole, _core.read_sequences(x, "x")
+        if rows is None:
+            kept = _core.kept(self._read(x, "x"))
+            return DenseTape(self, params, _apply(params, kept), kept)
+        read = [self._read(row, f"x[{n}]") for n, row in enumerate(rows)]
+        joined = np.concatenate([np.empty((0, self.in_features), self.dtype), *map(_as_matrix, read)])
+        return DenseTape(self, params, _apply(params, joined), joined, [row.shape[:-1] for row in read])
 
-    def _read(self, x: ArrayLike) -> NDArray[Any]:
-        checked = checked_reals(x, "x", self.dtype)
+    def _read(self, x: ArrayLike, name: str) -> NDArray[Any]:
+        checked = checked_reals(x, name, self.dtype)
         if checked.ndim < 1 or checked.shape[-1] != self.in_features:
-            raise ValueError(f"x: expected shape (..., {self.in_features}), got {checked.shape}")
+            raise ValueError(f"{name}: expected shape (..., {self.in_features}), got {checked.shape}")
         return checked
 
 
@@ -266,15 +278,26 @@ class DenseTape(NumpyTape):
 
     Attributes
     ----------
-    y : ndarray, (..., out_features)
+    y : ndarray, (..., out_features), or list of ndarray
         Result of the call, read-only.
     nbytes : int
         Bytes that the tape keeps.
     """
 
-    def __init__(self, layer: Dense, params: ParameterSet, y: NDArray[Any], x: NDArray[Any]) -> None:
+    def __init__(
+        self,
+        layer: Dense,
+        params: ParameterSet,
+        y: NDArray[Any],
+        x: NDArray[Any],
+        shapes: list[tuple[int, ...]] | None = None,
+    ) -> None:
         super().__init__(layer, params, y)
         self._x = x
+        self._all_y = self._y  # of all sequences, where there are some: their shapes without the features
+        self._shapes = shapes
+        if shapes is not None:
+            self._y = _split(self._all_y, shapes)
 
     def _is_in_force(self) -> bool:
         layer: Any = self._layer
@@ -283,19 +306,19 @@ class DenseTape(NumpyTape):
     @property
     def nbytes(self) -> int:
         """Bytes that the tape keeps."""
-        return self.y.nbytes + self._x.nbytes
+        return self._all_y.nbytes + self._x.nbytes
 
-    def backward(self, dy: ArrayLike) -> NDArray[Any]:
+    def backward(self, dy: ArrayLike) -> Any:
         """Add the gradients of the parameters to `Dense.grads`; return that of the input.
 
         Parameters
         ----------
-        dy : array_like, shaped as `y`
+        dy : array_like, or list of arrays, shaped as `y`
             Gradient of `y`.
 
         Returns
         -------
-        ndarray, shaped as the input
+        ndarray, or list of ndarray, shaped as the input
             ``dx = dy W``; ``dW = dy' x`` and ``db`` is the sum of `dy` over all rows.
 
         Raises
@@ -305,30 +328,71 @@ class DenseTape(NumpyTape):
         TypeError, ValueError
             `dy` does not fit; nothing has changed, and the tape can still be used.
         """
-        rows, x = _as_matrix(self._check(dy)), self._x
-        views, sums = self._params.views, self._layer.grads
-        dx: NDArray[Any] = (rows @ views["weight"]).reshape(x.shape)
-        dweight, dbias = rows.T @ _as_matrix(x), rows.sum(axis=0)
-        with np.errstate(all="ignore"):  # nothing is raised once a gradient has changed
+        rows, x = _as_matrix(self._read(dy)), _as_matrix(self._x)
+        params = self._params
+        products = _products(params)
+        dx, scratch = products.backward(params.flat, x, rows)
+        result = dx.reshape(self._x.shape) if self._shapes is None else _split(dx, self._shapes)
+        self._add(scratch)
+        products.give_back(scratch)
+        del self._params  # may make room for those that follow
+        return result
+
+    def _add(self, gradients: NDArray[Any]) -> None:
+        """Add to the sums of weight and bias, each where it belongs: nothing is raised once one has changed."""
+        layer: Any = self._layer
+        owners = [layer] if layer.tied is None else [layer.tied, layer]
+        sums = [owner.flat_grads for owner in owners]
+        with contextlib.ExitStack() as locks:
+            for owner in owners:
+                locks.enter_context(owner._adding)
             self._is_used = True
-            sums["weight"] += dweight
-            if "bias" in sums:
-                sums["bias"] += dbias
-        return dx
+            _core.add_flat(gradients, sums)
+
+    def _read(self, dy: Any) -> NDArray[Any]:
+        """`dy` as one array, if the tape can still be used."""
+        self._check_unused()
+        shapes = self._shapes
+        if shapes is None:
+            return self._checked(dy, "dy", self._y.shape)
+        width = self._all_y.shape[-1]
+        parts = [
+            _as_matrix(self._checked(row, f"dy[{n}]", (*shape, width)))
+            for n, (row, shape) in enumerate(zip(checked_sequences(dy, "dy", len(shapes)), shapes, strict=True))
+        ]
+        return np.concatenate([np.empty((0, width), self._all_y.dtype), *parts])
+
+
+def _products(params: ParameterSet) -> _core.Products:
+    """The weights as products take them."""
+    products = params.products
+    if products is None:
+        layout = params.layout
+        products = _core.Products(layout.dtype, layout.in_features, layout.out_features)
+        params.products = products
+    return products
 
 
 def _apply(params: ParameterSet, x: NDArray[Any]) -> NDArray[Any]:
-    # One product of two matrices: NumPy would make one of each matrix in a stack.
-    weight = params.views["weight"]
-    y: NDArray[Any] = _as_matrix(x) @ weight.T
-    if "bias" in params.views:
-        y += params.views["bias"]
-    return y.reshape(*x.shape[:-1], len(weight))
+    y = _products(params).forward(params.flat, _as_matrix(x))
+    if x.ndim == 2:
+        return y
+    y = y.view()
+    y.shape = (*x.shape[:-1], y.shape[1])
+    return y
+
+
+def _split(rows: NDArray[Any], shapes: list[tuple[int, ...]]) -> list[NDArray[Any]]:
+    """Sequences of rows, which stand one behind the other."""
+    parts, begin = [], 0
+    for shape in shapes:
+        end = begin + math.prod(shape)
+        parts.append(rows[begin:end].reshape(*shape, rows.shape[1]))
+        begin = end
+    return parts
 
 
 def _as_matrix(x: NDArray[Any]) -> NDArray[Any]:
-    """`x` with all dimensions but the last made one."""
-    rows = 1
-    for size in x.shape[:-1]:  # reshape could not tell them if there are none
-        rows *= size
-    return x.reshape(rows, x.shape[-1])
+    """`x`, contiguous, with all dimensions but the last made one."""
+    # reshape could not tell how many rows there are if there are none
+    return np.ascontiguousarray(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))

@@ -11,7 +11,7 @@ import numpy as np
 from .. import _core
 from ..model.checks import checked_array, checked_index, checked_sequences
 from ..model.options import Option, Settings
-from ..model.parameters import NumpyParameters, NumpyTape, ParameterSet, Values, normal
+from ..model.parameters import Filler, NumpyParameters, NumpyTape, ParameterSet, Values, normal
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -120,10 +120,14 @@ class Embedding(NumpyParameters):
     def _first_values(self, given: dict[str, Any]) -> Values:
         draws = normal(self.rng)
 
-        def values(layout: _Layout) -> Iterable[NDArray[Any]]:
-            (table,) = draws(layout)
-            if layout.padding_idx is not None:
-                table[layout.padding_idx] = 0
+        def values(layout: _Layout) -> Iterable[NDArray[Any] | Filler]:
+            (fill,) = draws(layout)
+
+            def table(out: NDArray[Any]) -> None:
+                fill(out)
+                if layout.padding_idx is not None:
+                    out[layout.padding_idx] = 0
+
             return (table,)
 
         return values
@@ -220,7 +224,7 @@ class EmbeddingTape(NumpyTape):
         self._nbytes = y.nbytes + index.nbytes
         self._width = layer.embedding_dim
         if bounds is not None:
-            self.y = _core.split_sequences(y, bounds)  # type: ignore[assignment]
+            self._y = _core.split_sequences(self._y, bounds)
 
     @property
     def nbytes(self) -> int:
@@ -251,9 +255,10 @@ class EmbeddingTape(NumpyTape):
             _add_rows(sums, place.reshape(-1), checked.reshape(place.size, checked.shape[-1]))
             if padding is not None:
                 sums[rows == padding] = 0
-            sums += grad[rows]
-        self._is_used = True
-        grad[rows] = sums
+            with self._layer._adding:
+                sums += grad[rows]
+                self._is_used = True
+                grad[rows] = sums
 
     def _check_listed(self, dy: Any) -> NDArray[Any]:
         """Gradients of a list of sequences, as one array."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _core
 from .checks import checked_number, is_finite
+from .parameters import Filler, uniform_filler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,22 +129,25 @@ class Layout:
         """Names and shapes of all parameters."""
         return {kind + end: shape for _, end, kinds in self.recurrences() for kind, shape in kinds.items()}
 
-    def packed(self, parameter_set: ParameterSet) -> tuple[_core.Weights, ...]:
-        """Pack parameters for the C core: the whole stack, or each layer."""
-        arrays = [
-            {_FIELDS.get(kind, kind): parameter_set.views[kind + end] for kind in kinds}
-            for _, end, kinds in self.recurrences()
-        ]
+    def packed(
+        self, parameter_set: ParameterSet, before: tuple[_core.Weights, ...] | None
+    ) -> tuple[_core.Weights, ...]:
+        """Parameters for the C core, which packs them when they are used: the whole stack, or each layer.
+
+        `before` are those of another set of this layout, or None.
+        """
+        if before is not None:
+            return tuple(_core.Weights(part, None, None, None, parameter_set) for part in before)
+        names = tuple(_FIELDS.get(kind, kind) for kind in self.kinds(0))
         D, options = self.num_directions, dict(self.options)
         if not self.in_parts:
             sizes = self.input_size, self.hidden(0), self.num_layers, D
-            return (_core.Weights(self.dtype, sizes, options, arrays, parameter_set),)
+            return (_core.Weights(self.dtype, sizes, options, names, parameter_set),)
         parts, begin = [], 0
         for layer in range(self.num_layers):
-            own = arrays[layer * D : (layer + 1) * D]
             sizes = self.inputs(layer), self.hidden(layer), 1, D
-            parts.append(_core.Weights(self.dtype, sizes, options, own, parameter_set, begin))
-            begin += sum(view.size for views in own for view in views.values())
+            parts.append(_core.Weights(self.dtype, sizes, options, names, parameter_set, begin))
+            begin += D * sum(map(math.prod, self.kinds(layer).values()))
         return tuple(parts)
 
 
@@ -156,10 +160,13 @@ def initial(rng: np.random.Generator, init: str, forget_bias: object, usual_bias
     `usual_bias` is that of a forget gate where none is given.
     """
 
-    def values(layout: Layout) -> Iterator[NDArray[Any]]:
+    def values(layout: Layout) -> Iterator[NDArray[Any] | Filler]:
         bias = usual_bias if forget_bias is None else _checked_forget_bias(forget_bias, layout)
         for layer, _, kinds in layout.recurrences():
             for kind, shape in kinds.items():
+                if init == "torch" and kind in ("weight_ih", "weight_hh"):
+                    yield uniform_filler(rng, 1 / math.sqrt(layout.hidden(layer)))
+                    continue
                 if kind.startswith("weight_ln"):
                     value = np.ones(shape)
                 elif kind.startswith("bias_ln"):

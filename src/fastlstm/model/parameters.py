@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -52,23 +53,53 @@ class Layout(Protocol):
         """Names and shapes of all parameters, in the order they lie in."""
 
 
-# Gives the values of the parameters of a layout, in its order.
-Values = Callable[[Any], "Iterable[NDArray[Any]]"]
+# Gives the values of the parameters of a layout, in its order: arrays, or functions that fill one.
+Filler = Callable[["NDArray[Any]"], None]
+Values = Callable[[Any], "Iterable[NDArray[Any] | Filler]"]
+
+DRAWN = 2**15  # numbers that are drawn at a time: they stay in a core's own cache
+
+
+def filler(draw: Callable[[NDArray[np.float64]], Any], low: float = 0.0, width: float = 1.0) -> Filler:
+    """Fill an array with ``low + width * d`` for each d that `draw` writes in float64, block by block.
+
+    The values are those that a generator gives in one call, as each number is drawn after the other.
+    """
+
+    def fill(out: NDArray[Any]) -> None:
+        flat, block = out.reshape(-1), np.empty(min(DRAWN, out.size))
+        for begin in range(0, flat.size, DRAWN):
+            drawn = block[: flat.size - begin]
+            draw(drawn)
+            drawn *= width
+            drawn += low
+            flat[begin : begin + DRAWN] = drawn
+
+    return fill
+
+
+def uniform_filler(rng: np.random.Generator, bound: float) -> Filler:
+    """``rng.uniform(-bound, bound)``."""
+    return filler(lambda out: rng.random(out=out), -bound, bound - -bound)
 
 
 def uniform(rng: np.random.Generator) -> Values:
     """PyTorch's initialisation: all parameters from U(-1/sqrt(fan), 1/sqrt(fan)); see `Layout.fan`."""
 
-    def values(layout: Layout) -> Iterable[NDArray[Any]]:
+    def values(layout: Layout) -> Iterable[Filler]:
         bound = 1 / math.sqrt(layout.fan)
-        return (rng.uniform(-bound, bound, shape) for shape in layout.shapes().values())
+        return (uniform_filler(rng, bound) for _ in layout.shapes())
 
     return values
 
 
 def normal(rng: np.random.Generator) -> Values:
     """All parameters from N(0, 1)."""
-    return lambda layout: (rng.standard_normal(shape) for shape in layout.shapes().values())
+
+    def values(layout: Layout) -> Iterable[Filler]:
+        return (filler(lambda out: rng.standard_normal(out=out)) for _ in layout.shapes())
+
+    return values
 
 
 class LoadedKeys(NamedTuple):
@@ -137,7 +168,9 @@ class ParameterSet:
         Their values, or the buffer itself, which then belongs to the set.
     """
 
-    __slots__ = ("flat", "layout", "views")
+    __slots__ = ("flat", "layout", "products")
+
+    products: _core.Products | None  # of a dense layer, packed for them
 
     def __init__(self, layout: Any, values: Values | NDArray[Any]) -> None:
         self.layout = layout
@@ -146,9 +179,17 @@ class ParameterSet:
         else:
             self.flat = _core.flat_array(checked_size(layout), layout.dtype, False)
             for view, value in zip(views(self.flat, layout).values(), values(layout), strict=True):
-                view[...] = value
+                if isinstance(value, np.ndarray):
+                    view[...] = value
+                else:
+                    value(view)
         self.flat.flags.writeable = False
-        self.views = views(self.flat, layout)
+        self.products = None
+
+    @property
+    def views(self) -> dict[str, NDArray[Any]]:
+        """Parts of `flat` by name; made anew, so that nobody has a part of it who does not hold it."""
+        return views(self.flat, self.layout)
 
 
 def checked_size(layout: Layout) -> int:
@@ -465,7 +506,7 @@ class Parameters(guards.Guarded):
             setattr(self, name, value)
 
     # Attributes that copies and pickles get in another way, or not at all.
-    _not_kept = frozenset({"_flat_grads", "_set", "_settings", "_joined"})
+    _not_kept = frozenset({"_flat_grads", "_set", "_settings", "_joined", "_lock"})
 
 
 def restore(cls: type[Parameters], config: Mapping[str, Any], params: Mapping[str, ArrayLike]) -> Parameters:
@@ -479,10 +520,14 @@ def restore(cls: type[Parameters], config: Mapping[str, Any], params: Mapping[st
     return layer
 
 
+def ready_for(changes: Iterable[tuple[Parameters, ParameterSet]]) -> list[tuple[Parameters, str, Any]]:
+    """What `_core.assign_all` has to do for sets to be in force, all made and checked."""
+    return [(layer, layer._place, layer._ready(parameter_set)) for layer, parameter_set in changes]
+
+
 def put_in_force(changes: Iterable[tuple[Parameters, ParameterSet]]) -> None:
     """Put sets of one or more layers in force: of all layers or, after any exception, of none."""
-    ready = [(layer, layer._place, layer._ready(parameter_set)) for layer, parameter_set in changes]
-    _core.assign_all(ready)  # no signal handler runs in between
+    _core.assign_all(ready_for(changes))  # no signal handler runs in between
 
 
 class NumpyParameters(Parameters):
@@ -499,6 +544,12 @@ class NumpyParameters(Parameters):
 
     def _ready(self, parameter_set: ParameterSet) -> ParameterSet:
         return parameter_set
+
+    @property
+    def _adding(self) -> threading.Lock:
+        """Held while gradients are added to those of the layer."""
+        lock: threading.Lock = self.__dict__.setdefault("_lock", threading.Lock())
+        return lock
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -519,14 +570,13 @@ class NumpyTape(guards.Guarded):
     _has_notes = False
 
     def __init__(self, layer: NumpyParameters, params: ParameterSet, y: NDArray[Any]) -> None:
-        y.flags.writeable = False
-        self._y = y
+        self._y = _core.frozen(y)
         self._layer = layer
         self._params = params
         self._is_used = False
 
     @property
-    def y(self) -> NDArray[Any]:
+    def y(self) -> Any:
         """Result of the call, read-only."""
         return self._y
 
@@ -540,15 +590,8 @@ class NumpyTape(guards.Guarded):
             "pickle the layer instead"
         )
 
-    def _check(self, dy: ArrayLike) -> NDArray[Any]:
-        """`dy` in the shape and dtype of `y`, if the tape can still be used."""
-        self._check_unused()
-        checked = checked_reals(dy, "dy", self.y.dtype)
-        if checked.shape != self.y.shape:
-            raise ValueError(f"dy: expected shape {self.y.shape}, got {checked.shape}")
-        return checked
-
     def _check_unused(self) -> None:
+        """Raise unless the tape can still be used."""
         if self._is_used:
             raise RuntimeError("tape: expected one backward for each forward, got a second one")
         if not self._is_in_force():
@@ -556,7 +599,14 @@ class NumpyTape(guards.Guarded):
                 "tape: expected the parameters of its forward, got others since: call forward again"
             )
 
+    def _checked(self, dy: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """`dy` as an array of the layer's dtype."""
+        checked = checked_reals(dy, name, self._layer.dtype)
+        if checked.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {checked.shape}")
+        return checked
 
-def kept_for_backward(x: NDArray[Any], value: ArrayLike) -> NDArray[Any]:
-    """`x`, or a copy of it where the caller, who gave `value`, could still change it."""
-    return x.copy() if x.flags.writeable and np.may_share_memory(x, value) else x
+    def _check(self, dy: ArrayLike) -> NDArray[Any]:
+        """`dy` in the shape and dtype of `y`, if the tape can still be used."""
+        self._check_unused()
+        return self._checked(dy, "dy", self.y.shape)
