@@ -339,7 +339,7 @@ class DenseTape(NumpyTape):
         return result
 
     def _add(self, gradients: NDArray[Any]) -> None:
-        """Add to the sums of weight and bias, each where it belongs: nothing is raised once one has changed."""
+        """Add to the sums of weight and bias, where each belongs: nothing is raised once one has changed."""
         layer: Any = self._layer
         owners = [layer] if layer.tied is None else [layer.tied, layer]
         sums = [owner.flat_grads for owner in owners]
@@ -356,9 +356,10 @@ class DenseTape(NumpyTape):
         if shapes is None:
             return self._checked(dy, "dy", self._y.shape)
         width = self._all_y.shape[-1]
+        given = checked_sequences(dy, "dy", len(shapes))
         parts = [
             _as_matrix(self._checked(row, f"dy[{n}]", (*shape, width)))
-            for n, (row, shape) in enumerate(zip(checked_sequences(dy, "dy", len(shapes)), shapes, strict=True))
+            for n, (row, shape) in enumerate(zip(given, shapes, strict=True))
         ]
         return np.concatenate([np.empty((0, width), self._all_y.dtype), *parts])
 
