@@ -121,6 +121,7 @@ class Embedding(NumpyParameters):
         draws = normal(self.rng)
 
         def values(layout: _Layout) -> Iterable[NDArray[Any] | Filler]:
+            fill: Any
             (fill,) = draws(layout)
 
             def table(out: NDArray[Any]) -> None:

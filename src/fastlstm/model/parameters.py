@@ -570,7 +570,7 @@ class NumpyTape(guards.Guarded):
     _has_notes = False
 
     def __init__(self, layer: NumpyParameters, params: ParameterSet, y: NDArray[Any]) -> None:
-        self._y = _core.frozen(y)
+        self._y: Any = _core.frozen(y)
         self._layer = layer
         self._params = params
         self._is_used = False
