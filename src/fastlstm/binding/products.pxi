@@ -121,7 +121,7 @@ cdef class Products:
 
 
 def add_flat(ndarray x not None, list outs not None):
-    """``out += part`` for flat buffers, parts of `x` one behind the other: all of them, or nothing after an exception."""
+    """``out += part`` for flat buffers, parts of `x` one behind the other: all, or nothing after an exception."""
     cdef int typenum = flat_typenum(x, "x")
     cdef npy_intp size = 0
     cdef size_t n, count = <size_t>len(outs), begin = 0

@@ -472,7 +472,8 @@ cpdef int add_gradients(Recurrent layer, ndarray scratch, Record first) except -
     cdef char *source = <char *>PyArray_DATA(scratch)
     cdef char *sums = <char *>PyArray_DATA(flat)
     cdef size_t D = weights.shape.num_directions, direction, begin = 0, end
-    cdef size_t columns = weights.first[0].shape[0] * weights.first[0].shape[1]  # weight_ih, the first of each direction
+    # Of weight_ih, the first of each direction.
+    cdef size_t columns = weights.first[0].shape[0] * weights.first[0].shape[1]
     cdef size_t each = weights.size_of(0)
     cdef fl_tape *tape = first.tape
     cdef bint is_index = first.is_index

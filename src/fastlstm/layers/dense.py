@@ -306,7 +306,7 @@ class DenseTape(NumpyTape):
     @property
     def nbytes(self) -> int:
         """Bytes that the tape keeps."""
-        return self._all_y.nbytes + self._x.nbytes
+        return int(self._all_y.nbytes + self._x.nbytes)
 
     def backward(self, dy: ArrayLike) -> Any:
         """Add the gradients of the parameters to `Dense.grads`; return that of the input.
