@@ -243,7 +243,7 @@ def test_bad_arguments_of_cross_entropy_are_named(changes, error, message):
     [
         ({"y": ["a"]}, TypeError, "y: expected real numbers"),
         ({"target": np.zeros((4, 2))}, ValueError, r"target: expected shape \(4, 2, 3\), got \(4, 2\)"),
-        ({"target": [None]}, TypeError, "target: expected real numbers"),
+        ({"target": [None]}, TypeError, r"target\[0\]: expected an array, got None"),
         ({"lengths": [1, 5]}, ValueError, r"lengths\[1\]: expected an integer from 0 to T = 4, got 5"),
         (
             {"mask": np.ones((4, 2, 1), bool)},

@@ -168,6 +168,11 @@ cdef class Recurrent(Layer):
         self._adding = allocate_lock()
 
     def release(self):
+        """Give back the memory that calls, tapes and gradients have left for the next ones.
+
+        Parameters and `flat_grads` stay, and so does what tapes that have not been used and calls that run hold.  The
+        next call takes memory anew.
+        """
         Layer.release(self)
         while self._spare is not None:
             take_record(self)

@@ -220,7 +220,7 @@ class EmbeddingTape(NumpyTape):
         self._nbytes = y.nbytes + index.nbytes
         self._width = layer.embedding_dim
         if bounds is not None:
-            self.y = _core.split_sequences(y, bounds)  # type: ignore[assignment]
+            self._y = _core.split_sequences(y, bounds)  # type: ignore[assignment]
 
     @property
     def nbytes(self) -> int:
