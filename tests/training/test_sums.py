@@ -63,8 +63,8 @@ def test_a_million_equal_rows(base):
     assert_sums_of_equal_rows_are_exact(*VARIANTS[base], (10**6,))
 
 
-# With parameters for which the terms are well conditioned, so that float64 is their truth too: a term's own rounding is
-# the same in every step.  Peepholes of 0.2 would make it 1.7e-6 where multiply-adds round twice.
+# With parameters for which the terms are well conditioned, so that float64 is their truth too: a term's own
+# rounding is the same in every step.  Peepholes of 0.2 would make it 1.7e-6 where multiply-adds round twice.
 STEPS = {
     "RNN": ("RNN", {}, 0.2),
     "LSTM": ("LSTM", {}, 0.2),
