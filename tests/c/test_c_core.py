@@ -26,7 +26,7 @@ CHECKED = [isa for isa in AVAILABLE if isa != "avx512"]
 DEFAULT_COMPILER = os.environ.get("CC", "cc")
 COMPILERS = os.environ.get("FASTLSTM_CI_COMPILERS", "").split() or [DEFAULT_COMPILER]
 
-HANG = 300  # seconds; no test comes near
+HANG = 900  # seconds; no test comes near, on a busy machine either
 
 
 @dataclass
@@ -186,7 +186,7 @@ def test_example_with_all_instruction_sets(built):
 def test_no_warnings(compiled, compiler):
     assert shutil.which(shlex.split(compiler)[0]), f"{compiler} is not installed"
     said = compiled(compiler).build.messages
-    assert {"forward.c", "family.c", "generic_f32.c"} <= {source.name for source in said}
+    assert {"forward.c", "problem.c", "generic_f32.c"} <= {source.name for source in said}
     assert not any(said.values()), "\n".join(said.values())
 
 

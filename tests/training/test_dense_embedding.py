@@ -191,7 +191,7 @@ DENSE, EMBEDDING = fastlstm.Dense(4, 3, rng=0), fastlstm.Embedding(4, 3, rng=0)
         (DENSE, 1.0, ValueError, r"x: expected shape \(..., 4\), got \(\)"),
         (DENSE, np.ones(4, complex), TypeError, "x: expected real numbers, got dtype complex128"),
         (DENSE, np.ma.ones(4), TypeError, "x: expected an array without a mask"),
-        (DENSE, [[1], [2, 3]], TypeError, "x: expected an array, or a list of arrays for sequences"),
+        (DENSE, [[1], [2, 3]], TypeError, "x: expected an array, or a list of arrays for sequences, got "),
         (EMBEDDING, [0, 4], ValueError, r"x\[1\]: expected an index from 0 to 3, got 4"),
         (EMBEDDING, [[0, -1]], ValueError, r"x\[0, 1\]: expected an index from 0 to 3, got -1"),
         (EMBEDDING, 7, ValueError, "x: expected an index from 0 to 3, got 7"),

@@ -63,24 +63,25 @@ def test_a_million_equal_rows(base):
     assert_sums_of_equal_rows_are_exact(*VARIANTS[base], (10**6,))
 
 
-# Where the terms themselves are well conditioned, so that float64 is their truth too.
+# With parameters for which the terms are well conditioned, so that float64 is their truth too: a term's own
+# rounding is the same in every step.  Peepholes of 0.2 would make it 1.7e-6 where multiply-adds round twice.
 STEPS = {
-    "RNN": ("RNN", {}),
-    "LSTM": ("LSTM", {}),
-    "peephole": ("LSTM", {"peephole": True}),
-    "MGU": ("MGU", {}),
-    "MinGRU": ("MinGRU", {}),
+    "RNN": ("RNN", {}, 0.2),
+    "LSTM": ("LSTM", {}, 0.2),
+    "peephole": ("LSTM", {"peephole": True}, 0.1),
+    "MGU": ("MGU", {}, 0.2),
+    "MinGRU": ("MinGRU", {}, 0.2),
 }
 
 
 @pytest.mark.every_isa
 @pytest.mark.parametrize("name", STEPS)
 def test_a_million_equal_steps(name):
-    cell, options = STEPS[name]
+    cell, options, parameter = STEPS[name]
     found = {}
     for dtype in ("float32", "float64"):
         layer = getattr(fastlstm, cell)(1, 1, **options, dtype=dtype)
-        layer.load_state_dict({key: np.full(value.shape, 0.2) for key, value in layer.params.items()})
+        layer.load_state_dict({key: np.full(value.shape, parameter) for key, value in layer.params.items()})
         tape = layer.forward(np.ones((10**6, 1, 1), dtype), save=1000)
         tape.backward(np.full(tape.y.shape, 0.1, dtype))
         found[dtype] = layer.grads

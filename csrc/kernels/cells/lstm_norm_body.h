@@ -114,6 +114,13 @@ FL_INLINE vf scaled_variance(norm_terms *terms, size_t n, real pre)
     return vf_div(sum_over_row(n, terms, square_term), count);
 }
 
+/* Squares of any number times this fit. */
+#if FL_REAL_BITS == 32
+#define NORM_SMALLER REAL(0x1p-80)
+#else
+#define NORM_SMALLER REAL(0x1p-600)
+#endif
+
 static __attribute__((noinline)) norm_stats norm_stats_of(const norm_row *row, size_t n, real eps)
 {
     norm_terms terms = {.row = row};
@@ -121,9 +128,8 @@ static __attribute__((noinline)) norm_stats norm_stats_of(const norm_row *row, s
     vf variance = scaled_variance(&terms, n, 1);
     vf_store(lanes, variance);
     if (!__builtin_isfinite(lanes[0])) { /* or the norm of large numbers would be 0 */
-        const real pre = sizeof(real) == 4 ? REAL(0x1p-80) : REAL(0x1p-600);
-        variance = scaled_variance(&terms, n, pre);
-        eps = eps * pre * pre;
+        variance = scaled_variance(&terms, n, NORM_SMALLER);
+        eps = eps * NORM_SMALLER * NORM_SMALLER;
     }
     terms.stats.scale = vf_div(vf_set1(1), vf_sqrt(vf_add(variance, vf_set1(eps))));
     return terms.stats;

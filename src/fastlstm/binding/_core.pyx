@@ -28,11 +28,11 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (
     NPY_ARRAY_CARRAY_RO, NPY_ARRAY_ENSURECOPY, NPY_ARRAY_FORCECAST, NPY_CORDER, NPY_FLOAT16, NPY_FLOAT32,
-    NPY_ARRAY_WRITEABLE, NPY_FLOAT64, NPY_INT64, NPY_INTP, NPY_UINT8,
-    PyArray_CLEARFLAGS, PyArray_Check, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY,
-    PyArray_FROM_OTF, PyArray_IS_C_CONTIGUOUS, PyArray_ISBEHAVED_RO, PyArray_ISCARRAY, PyArray_ISWRITEABLE,
-    PyArray_ITEMSIZE, PyArray_NDIM, PyArray_NewCopy, PyArray_SimpleNewFromData, PyArray_SIZE, PyArray_STRIDES,
-    PyArray_TYPE, get_array_base, import_array, ndarray, npy_intp, set_array_base,
+    NPY_ARRAY_WRITEABLE, NPY_FLOAT64, NPY_INT64, NPY_INTP, NPY_UINT8, PyArray_CLEARFLAGS, PyArray_Check,
+    PyArray_CheckExact, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_FROM_OTF, PyArray_IS_C_CONTIGUOUS,
+    PyArray_ISBEHAVED_RO, PyArray_ISCARRAY, PyArray_ISWRITEABLE, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_NewCopy,
+    PyArray_SimpleNewFromData, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, get_array_base, import_array, ndarray,
+    npy_intp, set_array_base,
 )
 
 from _capi cimport *
