@@ -202,7 +202,7 @@ static inline void lstm_norm_row(const fl_cell *cell, const unit_row *row, const
     const fl_cell_options *o = &cell->options;
     const size_t H = cell->sizes.H, gates = cell->sizes.gates, second_row = gates - 3;
     lstm_norms norms = {.haste = o->layer_norm == FL_LAYER_NORM_HASTE};
-    norm_stats c_stats = {vf_set1(0), vf_set1(0)};
+    norm_stats c_stats = {vf_set1(0), vf_set1(0), vf_set1(0)};
     if (norms.haste) {
         norms.rows[0].x = x;
         norms.rows[1].x = h;
@@ -269,7 +269,7 @@ static inline void lstm_norm_row_back(const fl_cell *cell, const unit_back_row *
     real *const unclipped = scratch + 6 * H, *const c = scratch + 7 * H, *const dc = scratch + 8 * H;
     const norm_row c_row = {.x = c};
     lstm_norms norms = {.haste = o->layer_norm == FL_LAYER_NORM_HASTE};
-    norm_stats c_stats = {vf_set1(0), vf_set1(0)};
+    norm_stats c_stats = {vf_set1(0), vf_set1(0), vf_set1(0)};
     const size_t width = norms.haste ? GH : H;
     const real *gamma = cell->own.weight_ln_ih;
     for (size_t n = 0; n < (norms.haste ? 2 : gates); n++) {

@@ -40,12 +40,12 @@ static bool all_finite(size_t n, const void *x)
 /* ---- Norms ---------------------------------------------------------------------------------------------------- */
 
 #define SUM_CHAINS 32 /* side by side, whatever the width of a vector */
-#define SUM_VECTORS (SUM_CHAINS / VD_LANES)
+#define CHAIN_VECTORS (SUM_CHAINS / VD_LANES)
 #define SUM_BLOCK ((size_t)4096) /* elements of one partial sum; a multiple of SUM_CHAINS */
 
 FL_INLINE void add_squares(vd *sum, const real *x, vd scale)
 {
-    FL_UNROLL_FOR (size_t v = 0; v < SUM_VECTORS; v++) {
+    FL_UNROLL_FOR (size_t v = 0; v < CHAIN_VECTORS; v++) {
         const vd a = vd_mul(vd_load(x + v * VD_LANES), scale);
         sum[v] = vd_add(sum[v], vd_mul(a, a));
     }
@@ -59,17 +59,17 @@ static double sum_squares(size_t n, const void *x, double scale)
     for (size_t begin = 0; begin < n; begin += SUM_BLOCK) {
         const size_t end = n - begin < SUM_BLOCK ? n : begin + SUM_BLOCK;
         const vd factor = vd_set1(scale);
-        vd sum[SUM_VECTORS];
+        vd sum[CHAIN_VECTORS];
         double chains[SUM_CHAINS];
         size_t k = begin;
-        FL_UNROLL_FOR (size_t v = 0; v < SUM_VECTORS; v++) sum[v] = vd_set1(0.0);
+        FL_UNROLL_FOR (size_t v = 0; v < CHAIN_VECTORS; v++) sum[v] = vd_set1(0.0);
         for (; k + SUM_CHAINS <= end; k += SUM_CHAINS) add_squares(sum, (const real *)x + k, factor);
         if (k < end) {
             real rest[SUM_CHAINS] = {0};
             for (size_t j = 0; k + j < end; j++) rest[j] = ((const real *)x)[k + j];
             add_squares(sum, rest, factor);
         }
-        FL_UNROLL_FOR (size_t v = 0; v < SUM_VECTORS; v++) vd_store(chains + v * VD_LANES, sum[v]);
+        FL_UNROLL_FOR (size_t v = 0; v < CHAIN_VECTORS; v++) vd_store(chains + v * VD_LANES, sum[v]);
         for (size_t half = SUM_CHAINS / 2; half > 0; half /= 2)
             for (size_t j = 0; j < half; j++) chains[j] += chains[j + half];
         const double next = total + chains[0];
