@@ -212,7 +212,7 @@ static void run_thread(void *context, size_t thread)
         run_bidirectional(&p);
     if (thread % (plan->threads / plan->row_groups) == 0)
         clear_padding(&p);
-    if (p.slow_waits > 2 + p.seq / 32)
+    if (p.slow_waits > 2 + p.seq / 32 && !plan->is_tried)
         fl_pool_rest();
     fl_fp_leave(thread_state);
 }
@@ -381,6 +381,7 @@ fl_status fl_forward_planned(const fl_stack *stack, const fl_forward_args *args,
         plan = fl_plan_make(stack, args->T, args->B, acquired, rows_only);
         trial.slot = NULL; /* it says nothing of the plan that was chosen */
     }
+    plan.is_tried = trial.slot != NULL;
     fl_workspace *workspace = kept != NULL ? kept : fl_workspace_take(stack);
     fl_status status = FL_ERROR_MEMORY;
     if (workspace != NULL)

@@ -157,6 +157,7 @@ static fl_plan grid(const fl_stack *stack, size_t T, size_t B, size_t rows, size
     if (layers > 1)
         plan.chunk = pipeline_chunk(plan.chunk, T, B);
     plan.group_rows = (B + rows - 1) / rows;
+    plan.is_tried = false;
     return plan;
 }
 

@@ -18,6 +18,7 @@ typedef struct fl_plan {
     size_t hidden_groups;
     size_t chunk;      /* steps that pass through a unidirectional stack together */
     size_t group_rows; /* most rows of a row group */
+    bool is_tried;     /* this call is timed beside others: a wait that is long is for the trial to judge */
 } fl_plan;
 
 /* The plan of least estimated time for at most `max_threads`; `rows_only`: row groups alone. */
