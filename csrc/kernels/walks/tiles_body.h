@@ -427,10 +427,10 @@ FL_INLINE void input_tile(const fl_input_product *p, const tile t)
     }
 }
 
-/* All rows of a full block, whose tiles fetch the panel of the next. */
-static __attribute__((noinline)) void input_block_and_fetch_3(const fl_input_product *p, size_t j)
+/* All rows of a full block, whose tiles fetch the panel of the next.  Functions of their own, as in walk_block_and_fetch. */
+FL_INLINE void input_block_and_fetch(const fl_input_product *p, size_t j, const int V)
 {
-#define TILE(NR) input_tile(p, (tile){m, j, 3, NR, 1, 0, true})
+#define TILE(NR) input_tile(p, (tile){m, j, V, NR, 1, 0, true})
     for (size_t m = 0, rows; m < p->rows; m += rows) {
         rows = next_tile_rows(p->rows - m);
         TILE_OF_MANY(TILE, rows);
@@ -438,14 +438,14 @@ static __attribute__((noinline)) void input_block_and_fetch_3(const fl_input_pro
 #undef TILE
 }
 
+static __attribute__((noinline)) void input_block_and_fetch_3(const fl_input_product *p, size_t j)
+{
+    input_block_and_fetch(p, j, 3);
+}
+
 static __attribute__((noinline)) void input_block_and_fetch_4(const fl_input_product *p, size_t j)
 {
-#define TILE(NR) input_tile(p, (tile){m, j, 4, NR, 1, 0, true})
-    for (size_t m = 0, rows; m < p->rows; m += rows) {
-        rows = next_tile_rows(p->rows - m);
-        TILE_OF_MANY(TILE, rows);
-    }
-#undef TILE
+    input_block_and_fetch(p, j, 4);
 }
 
 FL_INLINE void walk_input_product(const fl_input_product *p, const int V)
