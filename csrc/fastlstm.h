@@ -418,10 +418,10 @@ FL_API void *fl_stream_c(fl_stream *stream);
 
 typedef enum fl_pass { FL_PASS_FORWARD, FL_PASS_RECORD, FL_PASS_BACKWARD, FL_PASS_STREAM } fl_pass;
 
-#define FL_PLAN_WAYS 3
+#define FL_PLAN_WAYS 4
 
-/* What has been learned of one kind of call.  Calls whose threads are worth their while beyond doubt, and those that are
- * too short for more than one, are not measured. */
+/* What has been learned of one kind of call.  Where no doubt is, as with one thread and weights that lie near, or threads
+ * that are worth their while on any machine, nothing is measured. */
 typedef struct fl_plan_facts {
     fl_pass pass;
     fl_dtype dtype;
@@ -433,6 +433,7 @@ typedef struct fl_plan_facts {
     size_t ways; /* plans that are tried */
     struct fl_plan_way {
         size_t threads, row_groups, direction_groups, layer_groups, hidden_groups;
+        bool fetches;       /* weights that lie far are fetched ahead for few rows too */
         double nanoseconds; /* a step, as measured last; 0: not yet */
     } way[FL_PLAN_WAYS];
     size_t chosen;   /* the plan in force */

@@ -347,7 +347,8 @@ static struct fl_plan_way way_of(const fl_plan *plan)
                                     .row_groups = plan->row_groups,
                                     .direction_groups = plan->direction_groups,
                                     .layer_groups = plan->layer_groups,
-                                    .hidden_groups = plan->hidden_groups};
+                                    .hidden_groups = plan->hidden_groups,
+                                    .fetches = plan->fetches};
     return way;
 }
 

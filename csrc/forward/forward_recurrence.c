@@ -344,7 +344,7 @@ static fl_steps steps_of(const part *p, const run *r, size_t t, size_t steps)
     else
         s.x = fl_moved_const(r->in->base, x_first, real_size);
     s.y = fl_moved(r->out->base, y_first + (ptrdiff_t)(r->direction * P), real_size);
-    s.weights_far = weights_are_far(&s, P, stack->kernels->weight_size);
+    s.weights_far = c->plan.fetches && weights_are_far(&s, P, stack->kernels->weight_size);
     if (c->recording != NULL || c->args->cells != NULL)
         set_saving(c, &s, r->layer, r->direction, t, first_row);
     return s;

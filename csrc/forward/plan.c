@@ -20,6 +20,8 @@
 #define DOUBT_LEAST 0.5
 #define NEAR 1.25 /* a second way to place threads is tried up to this estimate */
 
+#define FEW_ROWS 24 /* rows from which weights that lie far are always fetched ahead */
+
 #define PRE_BYTES ((size_t)256 << 10) /* hoisted pre-activations stay in L2 */
 #define CHUNK_BYTES ((size_t)1 << 20) /* output of a layer, passed on to the next */
 #define HOIST_MIN_ROWS 48             /* so that a panel of W is reused often even when rows are long */
@@ -50,6 +52,19 @@ double fl_step_nanoseconds(const fl_stack *stack, size_t rows, size_t share)
     const double products = (double)rows * vectors * P * FL_FMA_NS;
     const double streamed = bytes_nanoseconds(units * P * (double)stack->real_size);
     return (products > streamed ? products : streamed) + (double)rows * vectors / 4 * CELL_NS + STEP_NS;
+}
+
+/* Bytes of a step's weights, of one layer and direction and of all hidden units. */
+static size_t step_weight_bytes(const fl_stack *stack)
+{
+    return stack->layout.gate_row * stack->sizes.P * stack->kernels->weight_size;
+}
+
+/* Whether fetching ahead may gain or lose: hardware does it too, from the last cache well enough on some processors. */
+static bool may_fetch(const fl_stack *stack, const fl_plan *plan)
+{
+    return stack->sizes.path == FL_PATH_TILES && plan->group_rows < FEW_ROWS &&
+           step_weight_bytes(stack) / plan->hidden_groups > 2 * fl_cache_l2();
 }
 
 /* Rows whose pre-activations stay in L2, or the output of a scan. */
@@ -157,13 +172,16 @@ static fl_plan grid(const fl_stack *stack, size_t T, size_t B, size_t rows, size
     if (layers > 1)
         plan.chunk = pipeline_chunk(plan.chunk, T, B);
     plan.group_rows = (B + rows - 1) / rows;
+    plan.fetches = plan.group_rows >= FEW_ROWS || step_weight_bytes(stack) > fl_cache_last() / 3;
     plan.is_tried = false;
     return plan;
 }
 
+#define SPLITS (FL_PLAN_WAYS - 1) /* ways to place threads; one of them is tried with and without fetching */
+
 /* The plans of least estimated time: best[0] of one thread, best[1] and best[2] of more.  Returns how many there are. */
 static size_t rank_plans(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only,
-                         fl_plan best[FL_PLAN_WAYS], double time[FL_PLAN_WAYS])
+                         fl_plan best[SPLITS], double time[SPLITS])
 {
     const fl_stack_shape *shape = &stack->shape;
     const bool shares_units = stack->sizes.path == FL_PATH_TILES && shape->cell.proj_size == 0 && !rows_only;
@@ -190,7 +208,7 @@ static size_t rank_plans(const fl_stack *stack, size_t T, size_t B, size_t max_t
                         time[2] = time[1];
                         best[1] = plan;
                         time[1] = estimate;
-                        count += count < FL_PLAN_WAYS;
+                        count += count < SPLITS;
                     } else if (plan.threads > 1 && (count < 3 || estimate < time[2])) {
                         best[2] = plan;
                         time[2] = estimate;
@@ -207,8 +225,8 @@ static size_t rank_plans(const fl_stack *stack, size_t T, size_t B, size_t max_t
 
 fl_plan fl_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only)
 {
-    fl_plan best[FL_PLAN_WAYS];
-    double time[FL_PLAN_WAYS] = {0};
+    fl_plan best[SPLITS];
+    double time[SPLITS] = {0};
     const size_t count = rank_plans(stack, T, B, max_threads, rows_only, best, time);
     return best[count > 1 && time[1] < WORTH * time[0]];
 }
@@ -216,8 +234,8 @@ fl_plan fl_plan_make(const fl_stack *stack, size_t T, size_t B, size_t max_threa
 size_t fl_plan_candidates(const fl_stack *stack, size_t T, size_t B, size_t max_threads, bool rows_only,
                           fl_plan plans[FL_PLAN_WAYS])
 {
-    fl_plan best[FL_PLAN_WAYS];
-    double time[FL_PLAN_WAYS] = {0};
+    fl_plan best[SPLITS];
+    double time[SPLITS] = {0};
     const size_t count = rank_plans(stack, T, B, max_threads, rows_only, best, time);
     size_t ways = 0;
     const bool gains = count > 1 && time[1] < WORTH * time[0];
@@ -229,7 +247,11 @@ size_t fl_plan_candidates(const fl_stack *stack, size_t T, size_t B, size_t max_
         plans[ways++] = best[1];
     if (gains && may_lose)
         plans[ways++] = best[0];
-    if (count > 2 && ways < FL_PLAN_WAYS && (gains || may_gain) && time[2] < NEAR * time[1])
+    if (count > 2 && (gains || may_gain) && time[2] < NEAR * time[1])
         plans[ways++] = best[2];
+    if (may_fetch(stack, &plans[0])) {
+        plans[ways] = plans[0];
+        plans[ways++].fetches = !plans[0].fetches;
+    }
     return ways;
 }

@@ -18,6 +18,7 @@ typedef struct fl_plan {
     size_t hidden_groups;
     size_t chunk;      /* steps that pass through a unidirectional stack together */
     size_t group_rows; /* most rows of a row group */
+    bool fetches;      /* steps of few rows ask ahead for weights that lie far, as those of many do */
     bool is_tried;     /* this call is timed beside others: a wait that is long is for the trial to judge */
 } fl_plan;
 

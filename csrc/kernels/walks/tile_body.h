@@ -90,7 +90,7 @@ FL_INLINE void add_product(vf *total, const fl_steps *s, const step_view *at, co
     const real *row[MAX_ROWS];
     FL_UNROLL_FOR (int r = 0; r < t.NR; r++) row[r] = base + fl_row_offset(rows, row_at(s, t.position + (size_t)r));
     const weight *w = (const weight *)(is_state ? s->R : s->W) + t.j * panel;
-    const fetch ahead = t.fetches ? fetch_share(w + at->after * (ptrdiff_t)panel, K, t, s->B) : FETCH_NOTHING;
+    const fetch ahead = t.lines != 0 ? fetch_ahead(w, at->after * (ptrdiff_t)panel, K, t, s->B) : FETCH_NOTHING;
     accumulate(total, t, row, K, w, panel, ahead);
 }
 
@@ -223,12 +223,21 @@ FL_INLINE size_t next_tile_rows(size_t rest)
     }
 #endif
 
-/* DO(NR) for a number of rows as tiles of FETCH_ROWS rows and more have it: MAX_ROWS, or one less. */
+/* DO(NR) for a number of rows as tiles have it that fetch one line for each k: of very many rows. */
 #define TILE_OF_MANY(DO, ROWS) \
     if ((ROWS) == MAX_ROWS)    \
         DO(MAX_ROWS);          \
     else                       \
         DO(MAX_ROWS - 1)
+
+/* The same where they fetch more. */
+#define TILE_OF_SEVERAL(DO, ROWS) \
+    switch (ROWS) {               \
+    case 3: DO(3); break;         \
+    case 4: DO(4); break;         \
+    case 5: DO(5); break;         \
+    default: DO(6); break;        \
+    }
 
 /* DO(NR, NB, NT) for block j of a layout: a full one, or the packed tail. */
 #define TILE_OF_BLOCK(DO, ROWS, LAYOUT, J) \

@@ -75,7 +75,7 @@ FL_INLINE void one_row_called(const fl_steps *s, const step_view *at, size_t j, 
                               finish_tile *finish)
 {
 #define TILE(NB, NT) \
-    case 8 * (NT) + (NB): tile_of_rows(s, at, (tile){0, j, V, 1, (NB), (NT), false}, finish); break;
+    case 8 * (NT) + (NB): tile_of_rows(s, at, (tile){0, j, V, 1, (NB), (NT), 0}, finish); break;
     switch (8 * tail + blocks) {
         FULL_TILES(TILE)
         TAIL_TILES(TILE)
@@ -95,10 +95,8 @@ static __attribute__((noinline)) void one_row_called_4(const fl_steps *s, const 
 FL_INLINE void one_row_inlined(const fl_steps *s, const step_view *at, size_t j, size_t blocks, size_t tail,
                                const tile_end end)
 {
-#define TILE(NB, NT)                                                                              \
-    case 8 * (NT) + (NB):                                                                         \
-        tile_of_one(s, at, (tile){0, j, 4, 1, (NB), (NT), false}, !end.spends_code, end.inlined); \
-        break;
+#define TILE(NB, NT) \
+    case 8 * (NT) + (NB): tile_of_one(s, at, (tile){0, j, 4, 1, (NB), (NT), 0}, !end.spends_code, end.inlined); break;
     if (tail == 0) {
         switch (blocks) {
             FULL_TILES(TILE)
@@ -144,7 +142,7 @@ FL_INLINE void walk_few_rows(const fl_steps *s, const step_view *at, const block
         const size_t begin = cut_begin(&cut, place), blocks = cut_begin(&cut, place + 1) - begin;
         const size_t j = range->begin + begin;
 #define TILE(NR, NB) \
-    case 8 * (NR) + (NB): tile_of_rows(s, at, (tile){0, j, V, (NR), (NB), 0, false}, finish); break
+    case 8 * (NR) + (NB): tile_of_rows(s, at, (tile){0, j, V, (NR), (NB), 0, 0}, finish); break
         switch (8 * s->B + blocks) {
             TILE(2, 1);
             TILE(3, 1);
@@ -182,7 +180,7 @@ static __attribute__((noinline)) void prepare_tile(const fl_steps *s, const step
 /* All rows of one block. */
 FL_INLINE void walk_block(const fl_steps *s, const step_view *at, size_t j, const int V, finish_tile *finish)
 {
-#define TILE(NR, NB, NT) tile_of_rows(s, at, (tile){position, j, V, NR, NB, NT, false}, finish)
+#define TILE(NR, NB, NT) tile_of_rows(s, at, (tile){position, j, V, NR, NB, NT, 0}, finish)
     for (size_t position = 0, rows; position < s->B; position += rows) {
         rows = next_tile_rows(s->B - position);
         if (s->saves_far)
@@ -192,30 +190,54 @@ FL_INLINE void walk_block(const fl_steps *s, const step_view *at, size_t j, cons
 #undef TILE
 }
 
-/* The same for a full block and FETCH_ROWS rows at least, whose tiles fetch the panels of the block after it.  A function of
- * its own: beside the other tiles the compiler runs out of registers in them. */
-FL_INLINE void walk_block_and_fetch(const fl_steps *s, const step_view *at, size_t j, const int V, finish_tile *finish)
+/* The same for a full block and FETCH_ROWS rows at least, whose tiles fetch weights on their way.  Functions of their own:
+ * beside the other tiles the compiler runs out of registers in them. */
+FL_INLINE void walk_block_fetching(const fl_steps *s, const step_view *at, size_t j, const int V, const int lines,
+                                   finish_tile *finish)
 {
-#define TILE(NR) tile_of_rows(s, at, (tile){position, j, V, NR, 1, 0, true}, finish)
+#define TILE(NR) tile_of_rows(s, at, (tile){position, j, V, NR, 1, 0, lines}, finish)
     for (size_t position = 0, rows; position < s->B; position += rows) {
         rows = next_tile_rows(s->B - position);
         if (s->saves_far)
             prepare_tile(s, at, position, rows, j);
-        TILE_OF_MANY(TILE, rows);
+        if (lines == 1) {
+            TILE_OF_MANY(TILE, rows);
+        } else {
+            TILE_OF_SEVERAL(TILE, rows);
+        }
     }
 #undef TILE
 }
 
-static __attribute__((noinline)) void walk_block_and_fetch_3(const fl_steps *s, const step_view *at, size_t j,
-                                                             finish_tile *finish)
-{
-    walk_block_and_fetch(s, at, j, 3, finish);
-}
+typedef void block_walk(const fl_steps *s, const step_view *at, size_t j, finish_tile *finish);
 
-static __attribute__((noinline)) void walk_block_and_fetch_4(const fl_steps *s, const step_view *at, size_t j,
-                                                             finish_tile *finish)
+#define BLOCK_WALK(NAME, V, LINES)                                                                                    \
+    static __attribute__((noinline)) void NAME(const fl_steps *s, const step_view *at, size_t j, finish_tile *finish) \
+    {                                                                                                                 \
+        walk_block_fetching(s, at, j, V, LINES, finish);                                                              \
+    }
+
+BLOCK_WALK(walk_block_fetching_one_3, 3, 1)
+BLOCK_WALK(walk_block_fetching_one_4, 4, 1)
+#ifdef FETCH_TWO_ROWS
+BLOCK_WALK(walk_block_fetching_two_3, 3, 2)
+BLOCK_WALK(walk_block_fetching_two_4, 4, 2)
+BLOCK_WALK(walk_block_fetching_all_3, 3, PANEL_LINES(3))
+BLOCK_WALK(walk_block_fetching_all_4, 4, PANEL_LINES(4))
+#endif
+
+/* The walk of a block of weights that lie far, or null where nothing is fetched. */
+FL_INLINE block_walk *fetching_walk(const fl_steps *s, const int V)
 {
-    walk_block_and_fetch(s, at, j, 4, finish);
+    if (!s->weights_far || s->B < FETCH_ROWS)
+        return NULL;
+#ifdef FETCH_TWO_ROWS
+    if (s->B < FETCH_TWO_ROWS)
+        return V == 3 ? walk_block_fetching_all_3 : walk_block_fetching_all_4;
+    if (s->B < FETCH_ONE_ROWS)
+        return V == 3 ? walk_block_fetching_two_3 : walk_block_fetching_two_4;
+#endif
+    return V == 3 ? walk_block_fetching_one_3 : walk_block_fetching_one_4;
 }
 
 /* All rows of one step, block by block. */
@@ -229,13 +251,13 @@ FL_INLINE void walk_rows(const fl_steps *s, const step_view *at, const block_ran
             walk_block(s, at, range->full_end, V, finish);
         return;
     }
-    const bool fetches = s->weights_far && s->B >= FETCH_ROWS;
+    block_walk *const fetching = fetching_walk(s, V);
     step_view view = *at;
     view.after = down ? -1 : 1;
     for (size_t n = range->begin; n < end; n++) {
         const size_t j = down ? end - 1 - (n - range->begin) : n;
-        if (fetches && n + 1 < end && j < range->full_end)
-            (V == 3 ? walk_block_and_fetch_3 : walk_block_and_fetch_4)(s, &view, j, finish);
+        if (fetching != NULL && n + 1 < end && j < range->full_end)
+            fetching(s, &view, j, finish);
         else
             walk_block(s, &view, j, V, finish);
     }
@@ -419,7 +441,8 @@ FL_INLINE void input_tile(const fl_input_product *p, const tile t)
     tile_bias(acc, t, p->bias, &p->layout);
     FL_UNROLL_FOR (int r = 0; r < t.NR; r++) row[r] = (const real *)p->x + p->x_offsets[t.position + (size_t)r];
     const weight *w = (const weight *)p->W + t.j * panel;
-    accumulate(acc, t, row, p->I, w, panel, t.fetches ? fetch_share(w + panel, p->I, t, p->rows) : FETCH_NOTHING);
+    accumulate(acc, t, row, p->I, w, panel,
+               t.lines != 0 ? fetch_ahead(w, (ptrdiff_t)panel, p->I, t, p->rows) : FETCH_NOTHING);
     FL_UNROLL_FOR (int r = 0; r < t.NR; r++) {
         real *pre = (real *)p->pre + (ptrdiff_t)(t.position + (size_t)r) * p->pre_stride_row;
         pre += fl_block_offset(&p->layout, t.j);
@@ -427,10 +450,10 @@ FL_INLINE void input_tile(const fl_input_product *p, const tile t)
     }
 }
 
-/* All rows of a full block, whose tiles fetch the panel of the next.  Functions of their own, as in walk_block_and_fetch. */
-FL_INLINE void input_block_and_fetch(const fl_input_product *p, size_t j, const int V)
+/* All rows of a full block, whose tiles fetch the panel of the next.  Functions of their own, as in walk_block_fetching. */
+FL_INLINE void input_block_fetching(const fl_input_product *p, size_t j, const int V)
 {
-#define TILE(NR) input_tile(p, (tile){m, j, V, NR, 1, 0, true})
+#define TILE(NR) input_tile(p, (tile){m, j, V, NR, 1, 0, 1})
     for (size_t m = 0, rows; m < p->rows; m += rows) {
         rows = next_tile_rows(p->rows - m);
         TILE_OF_MANY(TILE, rows);
@@ -438,23 +461,23 @@ FL_INLINE void input_block_and_fetch(const fl_input_product *p, size_t j, const 
 #undef TILE
 }
 
-static __attribute__((noinline)) void input_block_and_fetch_3(const fl_input_product *p, size_t j)
+static __attribute__((noinline)) void input_block_fetching_3(const fl_input_product *p, size_t j)
 {
-    input_block_and_fetch(p, j, 3);
+    input_block_fetching(p, j, 3);
 }
 
-static __attribute__((noinline)) void input_block_and_fetch_4(const fl_input_product *p, size_t j)
+static __attribute__((noinline)) void input_block_fetching_4(const fl_input_product *p, size_t j)
 {
-    input_block_and_fetch(p, j, 4);
+    input_block_fetching(p, j, 4);
 }
 
 FL_INLINE void walk_input_product(const fl_input_product *p, const int V)
 {
-    const bool fetches = p->weights_far && p->rows >= FETCH_ROWS;
-#define TILE(NR, NB, NT) input_tile(p, (tile){m, j, V, NR, NB, NT, false})
+    const bool fetches = p->weights_far && p->rows >= FETCH_ONE_ROWS;
+#define TILE(NR, NB, NT) input_tile(p, (tile){m, j, V, NR, NB, NT, 0})
     for (size_t j = p->block_begin; j < p->block_end; j++) {
         if (fetches && j + 1 < p->block_end) {
-            (V == 3 ? input_block_and_fetch_3 : input_block_and_fetch_4)(p, j);
+            (V == 3 ? input_block_fetching_3 : input_block_fetching_4)(p, j);
             continue;
         }
         for (size_t m = 0, rows; m < p->rows; m += rows) {
@@ -505,7 +528,7 @@ FL_INLINE void gate_rows_tile(const fl_gate_rows *s, const tile t)
 
 static void gate_rows(const fl_gate_rows *s)
 {
-#define TILE(NR, NB, NT) gate_rows_tile(s, (tile){m, j, 4, NR, NB, NT, false})
+#define TILE(NR, NB, NT) gate_rows_tile(s, (tile){m, j, 4, NR, NB, NT, 0})
     for (size_t j = 0; j < s->layout.blocks; j++) {
         for (size_t m = 0, rows; m < s->rows; m += rows) {
             rows = next_tile_rows(s->rows - m);

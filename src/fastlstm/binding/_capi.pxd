@@ -260,6 +260,7 @@ cdef extern from "fastlstm.h" nogil:
         size_t direction_groups
         size_t layer_groups
         size_t hidden_groups
+        bint fetches
         double nanoseconds
 
     ctypedef struct fl_plan_facts:

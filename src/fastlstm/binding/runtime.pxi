@@ -120,7 +120,8 @@ def plan_facts():
             way = &facts.way[n]
             plans.append({"threads": way.threads, "row_groups": way.row_groups,
                           "direction_groups": way.direction_groups, "layer_groups": way.layer_groups,
-                          "hidden_groups": way.hidden_groups, "nanoseconds": way.nanoseconds})
+                          "hidden_groups": way.hidden_groups, "fetches": bool(way.fetches),
+                          "nanoseconds": way.nanoseconds})
         kinds.append({"pass": PASSES[facts.pass_], "dtype": "float32" if facts.dtype == FL_F32 else "float64",
                       "cell": facts.cell, "input_size": facts.input_size, "hidden_size": facts.hidden_size,
                       "num_layers": facts.num_layers, "num_directions": facts.num_directions, "steps": facts.steps,
