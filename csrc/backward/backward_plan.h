@@ -33,8 +33,9 @@ typedef struct stage {
     bool is_first, is_last;
 } stage;
 
-/* Steps of a chunk.  Gradients are summed chunk by chunk, so it is a function of T and B alone. */
-size_t fl_back_chunk(size_t T, size_t B);
+/* Steps of a chunk.  Gradients are summed chunk by chunk, so it is a function of the sizes alone: neither of threads nor
+ * of the machine. */
+size_t fl_back_chunk(const fl_stack *stack, size_t T, size_t B);
 /* Up to FL_PLAN_WAYS plans of at most `max_threads`, one of which is the fastest; the first is that which seems so. */
 size_t fl_back_plan_candidates(const fl_stack *stack, size_t T, size_t B, size_t max_threads,
                                back_plan plans[FL_PLAN_WAYS]);

@@ -34,7 +34,7 @@ static size_t segment_of(const fl_stack *stack, const fl_record_args *args)
 {
     if (args->save == FL_SAVE_ALL || (args->save == FL_SAVE_STATES && stack->sizes.gates_from_states))
         return 0;
-    return args->save == FL_SAVE_STATES ? fl_back_chunk(args->call.T, args->call.B) : args->save;
+    return args->save == FL_SAVE_STATES ? fl_back_chunk(stack, args->call.T, args->call.B) : args->save;
 }
 
 /* Of what is kept; `at` and `checked_at` (B) say where rows of different lengths lie, `any_reset` (T). */
