@@ -105,6 +105,7 @@ def plan_trials():
     return bool(fl_get_plan_trials())
 
 
+PLAN_WAYS = FL_PLAN_WAYS  # the most plans of one kind of call
 PASSES = ("forward", "record", "backward", "stream")
 
 
