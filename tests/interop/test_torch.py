@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Torch as one more witness, where it is installed; the reference is always there (see conftest.py)."""
+"""Torch as one more witness; the reference is the one that is always there."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import itertools
 import warnings
 
 import numpy as np
 import pytest
-import torch
 
 import fastlstm
+from fastlstm.reference import Config
 from tests.problems.comparing import TOLERANCE, assert_close, assert_same_bits, largest_errors
 from tests.problems.problem import arrays_of, make_problem, problem_of
 from tests.problems.running import called, constructor_arguments, expected_results, named, trained
+
+torch = pytest.importorskip("torch")
 
 T, B, I, H = 4, 3, 5, 7
 TWINS = {
@@ -23,6 +27,8 @@ TWINS = {
     "relu": ("RNN", {"nonlinearity": "relu"}),
     "projected": ("LSTM", {"proj_size": 4}),
 }
+# Options of torch's layers too, which a problem may have as it likes.
+DRAWN = {"input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional"}
 every_twin = pytest.mark.parametrize("name", TWINS)
 
 
@@ -41,8 +47,8 @@ def twin_of(problem, dtype):
     return layer
 
 
-def by_torch(problem, dtype=torch.float32):
-    """Results of torch for a problem of floats, and gradients of all that it was given."""
+def by_torch(problem, dtype=torch.float32, has_gradients=False):
+    """Results of torch for a problem of floats; with gradients of all that it was given."""
     twin = twin_of(problem, dtype)
     states = [torch.tensor(s, requires_grad=True) for s in arrays_of(problem.state)]
     leaf = torch.tensor(problem.x, requires_grad=True)
@@ -59,6 +65,8 @@ def by_torch(problem, dtype=torch.float32):
         y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first)
     results = named("y", y.detach().numpy())
     results |= named("state", tuple(s.detach().numpy() for s in tensors(state)))
+    if not has_gradients:
+        return results
     dy = torch.from_numpy(np.nan_to_num(problem.dy))
     dstate = [torch.from_numpy(d) for d in arrays_of(problem.dstate)]
     sum((a * b).sum() for a, b in zip((y, *tensors(state)), (dy, *dstate), strict=True)).backward()
@@ -68,22 +76,20 @@ def by_torch(problem, dtype=torch.float32):
 
 
 def problem_of_torch(seed, name, dtype, largest=40, **fixed):
-    """One with what torch has: no resets, masks, empty rows or other options; the longest row is whole."""
+    """One with what torch has: every option that it lacks at its default, no resets, masks or empty rows;
+    the longest row is whole.
+    """
     cell, options = TWINS[name]
-    plain = {
-        "activations": None, "layer_norm": None, "peephole": False, "coupled": None, "forget_gate": True,
-        "proj_size": 0, "proj_bias": False, "proj_clip": None, "cell_clip": None, "gate_clip": None,
-        "zoneout_c": 0.0, "zoneout_h": 0.0, "recurrent_dropout": 0.0, "forget_bias": None,
-    }  # fmt: skip
-    allowed = {
-        name: value for name, value in plain.items() if cell == "LSTM" or name in ("gate_clip", "activations")
-    }
-    allowed |= {"reset_after": True} if cell == "GRU" else {}
+    ours = inspect.signature(getattr(fastlstm, cell)).parameters
+    options = {
+        field.name: ours[field.name].default
+        for field in dataclasses.fields(Config)
+        if field.name in ours and field.name not in DRAWN
+    } | options
     size = int(np.random.default_rng(seed).integers(5, largest + 1))
     problem = problem_of(
-        seed, cell, dtype, largest=largest, hidden_size=size, init="torch", reverse=False, residual=None,
-        merge="concat", dropout=0.0, **(allowed | options), is_index=False, is_batched=True, has_mask=False,
-        has_reset=False, has_cells=False, pad="zero", bptt=None, **fixed,
+        seed, cell, dtype, largest=largest, hidden_size=size, **options, is_index=False, is_batched=True,
+        has_mask=False, has_reset=False, has_cells=False, pad="zero", bptt=None, **fixed,
     )  # fmt: skip
     if "lengths" in problem.keywords:
         lengths = np.maximum(problem.keywords["lengths"], 1)
@@ -97,7 +103,7 @@ def problem_of_torch(seed, name, dtype, largest=40, **fixed):
 def test_results_and_gradients_agree_with_torch(name):
     for seed in range(12):
         problem = problem_of_torch(seed, name, "float64")
-        expected = by_torch(problem, torch.float64)
+        expected = by_torch(problem, torch.float64, has_gradients=True)
         for got in (trained(problem), expected_results(problem, True, np.float64)):
             got = {key: value for key, value in got.items() if key in expected}
             errors = largest_errors(got, expected)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Torch as a witness of what training consists of, where it is installed (see conftest.py)."""
+"""Torch as a witness of what training consists of."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 
 import fastlstm
 from fastlstm.losses import softmax_cross_entropy
 from tests.training.test_schedules import CASES, MEASURES, PLATEAUS, STEPS, STORED, STORED_PLATEAUS
+
+torch = pytest.importorskip("torch")
 
 
 def an_sgd():
