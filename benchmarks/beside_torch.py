@@ -201,7 +201,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="a JSON file for all figures")
     arguments = parser.parse_args()
     try:
-        import torch  # type: ignore[import-not-found]
+        import torch  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         parser.error("expected PyTorch in this environment, got none")
     torch.set_num_threads(1)
