@@ -81,26 +81,58 @@ double random_real(double magnitude) { return magnitude * ((double)(random_bits(
 
 /* ---- Guard pages ------------------------------------------------------------------------------------------- */
 
+/* Pages of released blocks, by how many lie between the guards; nothing may touch them until they are used again.  To map
+ * new ones for every array took as long as all else that the tests do. */
+#define POOLED_PAGES 32
+#define POOLED_BLOCKS 64
+static struct {
+    size_t count;
+    unsigned char *pages[POOLED_BLOCKS];
+} pool[POOLED_PAGES];
+
+static unsigned char *new_pages(size_t body, size_t page)
+{
+    const size_t all = body + 2 * page;
+    unsigned char *pages = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return pages == MAP_FAILED || mprotect(pages + page, body, PROT_READ | PROT_WRITE) != 0 ? NULL : pages;
+}
+
+static unsigned char *used_pages(size_t body, size_t page)
+{
+    if (body / page >= POOLED_PAGES || pool[body / page].count == 0)
+        return NULL;
+    unsigned char *pages = pool[body / page].pages[--pool[body / page].count];
+    return mprotect(pages + page, body, PROT_READ | PROT_WRITE) == 0 ? pages : NULL;
+}
+
+static void give_back_pages(unsigned char *pages, size_t body, size_t page)
+{
+    if (body / page >= POOLED_PAGES || pool[body / page].count == POOLED_BLOCKS) {
+        munmap(pages, body + 2 * page);
+        return;
+    }
+    mprotect(pages + page, body, PROT_NONE);
+    pool[body / page].pages[pool[body / page].count++] = pages;
+}
+
 void *guard_new(guard_arena *arena, size_t count, size_t each)
 {
     static bool at_start;
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = count * each;
     const size_t body = (bytes + page - 1) / page * page;
     guard_block block = {.bytes = bytes, .page_bytes = body + 2 * page};
-    void *pages = arena->count < GUARD_MOST
-                      ? mmap(NULL, block.page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-                      : MAP_FAILED;
-    if (pages == MAP_FAILED) {
+    if (arena->count < GUARD_MOST)
+        block.pages = used_pages(body, page);
+    if (arena->count < GUARD_MOST && block.pages == NULL)
+        block.pages = new_pages(body, page);
+    if (block.pages == NULL) {
         printf("no memory for a test array of %zu bytes\n", bytes);
         exit(2);
     }
     at_start = !at_start;
-    block.pages = pages;
     block.data = block.pages + page + (at_start ? 0 : body - bytes);
     memset(block.pages + page, PATTERN, body);
     memset(block.data, 0xff, bytes);
-    mprotect(block.pages, page, PROT_NONE);
-    mprotect(block.pages + page + body, page, PROT_NONE);
     arena->blocks[arena->count++] = block;
     return block.data;
 }
@@ -112,18 +144,22 @@ void guard_read_only(const guard_arena *arena)
         mprotect(arena->blocks[n].pages + page, arena->blocks[n].page_bytes - 2 * page, PROT_READ);
 }
 
+static size_t count_changed(const unsigned char *begin, const unsigned char *end)
+{
+    size_t changed = 0;
+    for (; begin < end; begin++) changed += *begin != PATTERN;
+    return changed;
+}
+
 void guard_release(guard_arena *arena)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     for (size_t n = 0; n < arena->count; n++) {
         const guard_block *block = &arena->blocks[n];
-        const unsigned char *end = block->pages + block->page_bytes - page;
-        size_t changed = 0;
-        for (const unsigned char *byte = block->pages + page; byte < end; byte++)
-            if (byte < block->data || byte >= block->data + block->bytes)
-                changed += *byte != PATTERN;
+        const unsigned char *begin = block->pages + page, *end = block->pages + block->page_bytes - page;
+        const size_t changed = count_changed(begin, block->data) + count_changed(block->data + block->bytes, end);
         EXPECT(changed == 0, "%zu bytes beside an array of %zu bytes were written", changed, block->bytes);
-        munmap(block->pages, block->page_bytes);
+        give_back_pages(block->pages, block->page_bytes - 2 * page, page);
     }
     arena->count = 0;
 }
