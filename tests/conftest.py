@@ -32,10 +32,21 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "long: begins first, so that no process waits for it in the end")
 
 
+@pytest.hookimpl(trylast=True)  # after what -k and -m leave out
 def pytest_collection_modifyitems(items):
-    """Those of the C core come first as well: one process then has them all, and builds the core once."""
+    """The C core's first, so that one process has them all and builds the core once; then the long ones.
+
+    Several processes begin with equal parts of the list, and take from the end of another's when theirs is
+    done: so the long ones stand where the parts of the others begin.
+    """
     core = Path(__file__).parent / "c"
-    items.sort(key=lambda item: item.get_closest_marker("long") is None and core not in item.path.parents)
+    of_core = [item for item in items if core in item.path.parents]
+    long = [item for item in items if item.get_closest_marker("long") and item not in of_core]
+    taken = {*of_core, *long}
+    others = [item for item in items if item not in taken]
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first = max(0, len(items) // processes - len(of_core)) if processes > 1 else 0
+    items[:] = of_core + others[:first] + long + others[first:]
 
 
 def pytest_sessionstart():

@@ -82,11 +82,28 @@ def gru(**options):
     return fastlstm.GRU(I, H, rng=0, **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"reverse": True}, {"bidirectional": True, "merge": "sum"}])
-@pytest.mark.parametrize("lengths", [(5, 5), (5, 2), (0, 4), (0, 0)])
+LENGTHS = [(5, 5), (5, 2), (0, 4), (0, 0)]
+OPTIONS = [{}, {"reverse": True}, {"bidirectional": True, "merge": "sum"}]
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize(("first", "second"), list(itertools.product(MEMBERS, MEMBERS)))
-def test_arrays_with_time_are_sequences(first, second, container, lengths, options):
+def test_arrays_with_time_are_sequences(first, second, container):
+    for lengths in LENGTHS:
+        check_sequences(first, second, container, lengths, {})
+
+
+@pytest.mark.parametrize("options", OPTIONS[1:])
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("member", MEMBERS)
+def test_they_are_so_in_any_direction(member, container, options):
+    """What a batch is is known before any layer sees it: each member, beside itself and beside an array."""
+    for lengths in LENGTHS:
+        check_sequences(member, member, container, lengths, options)
+        check_sequences(member, "ndarray", container, lengths, options)
+
+
+def check_sequences(first, second, container, lengths, options):
     layer = gru(**options)
     rows = [row[:n] for row, n in zip(NUMBERS, lengths, strict=True)]
     want = [layer(row)[0] for row in rows]

@@ -9,7 +9,6 @@ import io
 import operator
 import os
 import re
-import shlex
 import subprocess
 from pathlib import Path, PurePath
 
@@ -97,23 +96,20 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     assert not printed, f"not shown: {printed}"
 
 
-@pytest.fixture
-def c_example(tmp_path) -> Path:
+# How the makefile of that page builds it: tests/c/test_c_core.py, which has the objects.
+def test_the_c_core_compiles_into_a_program_without_flags(tmp_path):
     (program,) = blocks(ROOT / "docs" / "c.md", "c")
-    (makefile,) = blocks(ROOT / "docs" / "c.md", "make")
+    (command,) = blocks(ROOT / "docs" / "c.md", "sh")
+    (expected,) = blocks(ROOT / "docs" / "c.md", "")
     (tmp_path / "example.c").write_text(program)
-    (tmp_path / "Makefile").write_text(makefile)
-    return tmp_path
-
-
-def output_of(command: str, folder: Path) -> str:
-    """Run a command that makes `example`; return what the program prints."""
+    assert command.startswith("cc -O2 ")
+    command = f"{COMPILER} -O0 " + command.removeprefix("cc -O2 ")
     environment = {**os.environ, "FASTLSTM": str(ROOT)}
     environment.pop("CFLAGS", None)
     done = subprocess.run(
         command,
         shell=True,
-        cwd=folder,
+        cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
@@ -121,26 +117,8 @@ def output_of(command: str, folder: Path) -> str:
         timeout=HANG,
     )
     assert done.returncode == 0, done.stderr
-    return subprocess.run(
-        [folder / "example"], capture_output=True, text=True, check=True, timeout=HANG
-    ).stdout
-
-
-def test_the_c_core_compiles_into_a_program_without_flags(c_example):
-    (command,) = blocks(ROOT / "docs" / "c.md", "sh")
-    assert command.startswith("cc ")
-    (expected,) = blocks(ROOT / "docs" / "c.md", "")
-    assert output_of(COMPILER + command.removeprefix("cc"), c_example) == expected
-
-
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the makefile is for x86-64")
-def test_the_makefile_builds_all_instruction_sets(c_example):
-    (expected,) = blocks(ROOT / "docs" / "c.md", "")
-    assert output_of(f"make -j2 CC={shlex.quote(COMPILER)} CFLAGS=-O0", c_example) == expected
-    symbols = subprocess.run(
-        ["nm", c_example / "example"], capture_output=True, text=True, check=True, timeout=HANG
-    ).stdout
-    assert all(f"fl_kernels_{isa}_f32" in symbols for isa in ("generic", "avx2", "avx512"))
+    example = subprocess.run([tmp_path / "example"], capture_output=True, text=True, check=True, timeout=HANG)
+    assert example.stdout == expected
 
 
 # ---- Names -------------------------------------------------------------------------------------------------
