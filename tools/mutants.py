@@ -3,7 +3,8 @@
 
 Each mutant is one text and what takes its place, in the one file that holds it: so it finds its place again
 when files move, and says so when the text is gone.  A copy of the tree is changed, built (with what ccache
-has) and tested.  The tests are the fast ones, without the stored digests, which notice every other bit; what
+has) and tested: a fault in the core by the tests in C, in plain C and few rounds, and what they do not notice
+by those in Python.  They are the fast ones, without the stored digests, which notice every other bit; what
 survives them needs a test, or a reason here.
 
 ``python tools/mutants.py``             all of them
@@ -116,19 +117,76 @@ MUTANTS = (
     ),
     _c("window: of any layer", "w->is_filled && w->layer == top && ", "w->is_filled && "),
     _c("fp state: not restored", "_mm_setcsr((unsigned)saved.control);", "(void)saved;"),
-    _c("fp state: denormals are kept", "flush ? 0x9fc0U : 0x1f80U", "flush ? 0x1f80U : 0x1f80U"),
+    _c("fp state: denormals are kept", "mode == FL_FP_FLUSH ? 0x9fc0U", "mode == FL_FP_FLUSH ? 0x1f80U"),
     _c("adam: no epsilon", "vf_fma(vf_sqrt(v), root_correction, eps)", "vf_mul(vf_sqrt(v), root_correction)"),
+    _c(
+        "adam: both corrections are the first",
+        "sqrt(1.0 - pow(args->beta2, step))",
+        "sqrt(1.0 - pow(args->beta1, step))",
+    ),
+    _c(
+        "adam: decoupled decay is in the gradient too",
+        "args->decoupled ? 0.0 : args->weight_decay",
+        "args->weight_decay",
+    ),
+    _c(
+        "sgd: Nesterov's step is the momentum", "d = nesterov ? vf_add(d, vf_mul(momentum, b)) : b;", "d = b;"
+    ),
+    _c(
+        "steps: far values begin where none is aligned", "(size - over) / sizeof(real)", "over / sizeof(real)"
+    ),
+    _c(
+        "norm of gradients: what rounding loses",
+        "total[1] += isfinite(next) ? lost : 0.0;",
+        "total[1] += 0.0 * lost;",
+    ),
+    _c("dense: each stretch of rows is the first", ".is_first = row == 0,", ".is_first = true,"),
+    _c("dense: sums begin anew with every panel of rows", "product.adds = m != 0;", "product.adds = false;"),
+    _c("streams: the first state is what was there", "memset(stream->h, 0, h_bytes);", ""),
+    _c("streams: rest as other calls do", "limit > 1 && pass != FL_PASS_STREAM &&", "limit > 1 &&"),
+    _c(
+        "trials: the slowest plan stays",
+        "if (facts->way[n].nanoseconds < facts->way[best].nanoseconds)",
+        "if (facts->way[n].nanoseconds > facts->way[best].nanoseconds)",
+    ),
+    _c(
+        "trials: the chosen plan is its own challenger",
+        "slot->challenger += slot->challenger == slot->facts.chosen;",
+        "",
+    ),
+    _c(
+        "trials: a report is the new owner's",
+        "if (trial->slot->owner == trial->owner)",
+        "if (trial->owner != 0)",
+    ),
+    _c(
+        "fetching: a block that is not full is",
+        "if (fetches && n + 1 < end && j < range->full_end)",
+        "if (fetches && n + 1 < end)",
+    ),
+    _c(
+        "fetching: panels of three vectors are of four",
+        "(V == 3 ? walk_block_and_fetch_3 : walk_block_and_fetch_4)(s, &view, j, finish)",
+        "walk_block_and_fetch_4(s, &view, j, finish)",
+    ),
+    _c(
+        "fetching: input's panels of three vectors are of four",
+        "(V == 3 ? input_block_and_fetch_3 : input_block_and_fetch_4)(p, j)",
+        "input_block_and_fetch_4(p, j)",
+    ),
     _python(
         "merge: an average's gradient is a sum's", 'half = dy if self.merge == "sum" else dy / 2', "half = dy"
     ),
     _python("residual: one layer late", "layer >= self.residual", "layer > self.residual"),
     _python(
-        "clip: gradients that are short enough too", "if limit < norm < math.inf:", "if norm < math.inf:"
+        "clip: gradients that are short enough too",
+        "if not norm < INFINITY or ldexp(norm, exponent) <= limit:",
+        "if not norm < INFINITY:",
     ),
     _python(
         "tapes: keep the caller's array",
-        "return x.copy() if x.flags.writeable and np.may_share_memory(x, value) else x",
-        "return x",
+        "return array if isinstance(owner, Frozen) else PyArray_NewCopy(array, NPY_CORDER)",
+        "return array",
     ),
     _python("editing: writes behind the block count", "self._replace(flat.copy())", "self._replace(flat)"),
 )
@@ -172,6 +230,10 @@ def copy_tree(to: Path) -> None:
         shutil.copy(ROOT / name, to / name)
 
 
+def compiler() -> dict[str, str]:
+    return {"CC": "ccache cc"} if shutil.which("ccache") and "CC" not in os.environ else {}
+
+
 def build(folder: Path) -> None:
     """Install the tree into its own `site`; objects that are still good are kept."""
     shutil.rmtree(folder / "site", ignore_errors=True)
@@ -179,14 +241,28 @@ def build(folder: Path) -> None:
         shutil.rmtree(stale)
     install = ["-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps"]
     install += ["--target", "site", "."]
-    compiler = {"CC": "ccache cc"} if shutil.which("ccache") and "CC" not in os.environ else {}
-    status, said = run([sys.executable, *install], folder, CCACHE_NOHASHDIR="1", **compiler)
+    status, said = run([sys.executable, *install], folder, CCACHE_NOHASHDIR="1", **compiler())
     if status != 0:
         raise RuntimeError(said[-2000:])
 
 
-def outcome(folder: Path) -> str:
-    """The first test that fails, or nothing."""
+def outcome_of_core(folder: Path) -> str:
+    """The first test in C that fails, or nothing."""
+    compile_tests = (
+        "from pathlib import Path; from tests.c.core_build import Build; "
+        "build = Build(Path('c').absolute(), isas=['generic'], flags=['-O1']); build.tests(build.core())"
+    )
+    status, said = run([sys.executable, "-c", compile_tests], folder, CCACHE_NOHASHDIR="1", **compiler())
+    if status != 0:
+        raise RuntimeError(said[-2000:])
+    status, said = run(["c/run_tests", "generic", "short"], folder)
+    begun = [line.partition(" ...")[0] for line in said.split("\nFAIL")[0].splitlines() if " ..." in line]
+    return f"{begun[-1]}, in C" if status != 0 else ""
+
+
+def outcome_of_package(folder: Path) -> str:
+    """The first test in Python that fails, or nothing."""
+    build(folder)
     tests = [f"tests/{name}" for name in TESTS]
     options = ["-x", "-q", "-m", "not long", "-p", "no:cacheprovider"]
     options += ["--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
@@ -204,8 +280,8 @@ def tried(mutant: Mutant, folder: Path) -> str:
     kept = place.read_text(encoding="utf-8")
     place.write_text(kept.replace(mutant.old, mutant.new), encoding="utf-8")
     try:
-        build(folder)  # a mutant that does not compile tests nothing: the error ends the run
-        return outcome(folder)
+        # A mutant that does not compile tests nothing: the error ends the run.
+        return (mutant.folder == "csrc" and outcome_of_core(folder)) or outcome_of_package(folder)
     except subprocess.TimeoutExpired:
         return f"nothing returned within {HANG} s"
     finally:
@@ -226,8 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         copy_tree(folder)
-        build(folder)
-        failed = outcome(folder)
+        failed = outcome_of_core(folder) or outcome_of_package(folder)
         if failed:
             print(f"without a mutant: {failed}")
             return 1
