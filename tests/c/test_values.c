@@ -3,6 +3,7 @@
  * Calls, recorded passes and gradients of all cells, against their definition in float64.
  */
 #include <math.h>
+#include <stdint.h>
 
 #include "harness/oracle.h"
 #include "tests.h"
@@ -147,6 +148,97 @@ static void empty_calls(void)
         }
 }
 
+/* ---- Gradients ----------------------------------------------------------------------------------------------- */
+
+static double dot_sequences(const problem *p, const placing *of_a, const char *a, const placing *of_b, const char *b)
+{
+    double sum = 0.0;
+    for (size_t row = 0; row < p->spec.B && a != NULL; row++)
+        for (size_t t = 0; t < problem_length(p, row); t++)
+            for (size_t j = 0; j < of_a->width; j++)
+                sum += real_get(FL_F64, a, placing_of(of_a, t, row) + (ptrdiff_t)j) *
+                       real_get(FL_F64, b, placing_of(of_b, t, row) + (ptrdiff_t)j);
+    return sum;
+}
+
+static double dot_arrays(const double *a, const double *b, size_t count)
+{
+    double sum = 0.0;
+    for (size_t n = 0; n < count && a != NULL; n++) sum += a[n] * b[n];
+    return sum;
+}
+
+/* What the gradients are of: all results of a recorded pass, times what the gradients of them were given as. */
+static double loss_of(const problem *p, fl_tape *tape)
+{
+    const size_t rows = p->cells * p->spec.B;
+    result r;
+    gradients g;
+    problem_train(p, tape, FL_SAVE_ALL, 1, &r, &g);
+    const double loss = dot_sequences(p, &p->of_dy, p->dy, &p->of_y, r.y) +
+                        dot_sequences(p, &p->of_dcells, p->dcells, &p->of_cells, r.cells) +
+                        dot_arrays(p->dh_n, (const double *)r.h_n, rows * p->P) +
+                        dot_arrays(p->dc_n, (const double *)r.c_n, rows * p->states * p->H);
+    result_free(&r);
+    gradients_free(&g);
+    return loss;
+}
+
+/* `at` may be a weight, which is packed again. */
+static void check_difference(problem *p, fl_tape *tape, double *at, double gradient, const char *name)
+{
+    const double kept = *at, step = 1e-5;
+    double loss[2];
+    for (int side = 0; side < 2; side++) {
+        *at = side == 0 ? kept - step : kept + step;
+        problem_pack(p);
+        loss[side] = loss_of(p, tape);
+    }
+    *at = kept;
+    const double slope = (loss[1] - loss[0]) / (2.0 * step);
+    EXPECT(fabs(slope - gradient) <= 1e-7 * fmax(1.0, fabs(slope)), "%s: %s: slope %.10g, gradient %.10g",
+           problem_text(p), name, slope, gradient);
+}
+
+/* Of one element of each array that there is, without the oracle, whose formulas could have the faults of the core. */
+static void central_differences(void)
+{
+    for (size_t number = 0; number < SOME_CELLS; number++) {
+        problem p;
+        result r;
+        gradients g;
+        fl_tape *tape = NULL;
+        spec s = spec_some(number, FL_F64, 4, 2, 3, 6);
+        s.writable = s.wants_dx = s.given_state = true;
+        s.indexed = false;
+        s.bptt = 0; /* what is cut off has a slope all the same */
+        problem_make(&p, &s);
+        EXPECT_STATUS(fl_tape_create(&tape), FL_OK);
+        problem_train(&p, tape, FL_SAVE_ALL, 1, &r, &g);
+        const size_t x = random_size(0, s.shape.input_size - 1), h = random_size(0, p.P - 1);
+        check_difference(&p, tape, (double *)(void *)p.x + placing_of(&p.of_x, 0, 1) + x,
+                         real_get(FL_F64, g.dx, placing_of(&p.of_dx, 0, 1) + (ptrdiff_t)x), "dx");
+        check_difference(&p, tape, (double *)p.h0 + h, ((double *)g.dh0)[h], "dh0");
+        for (size_t state = 0; state < p.states; state++) /* of the first cell and row, side by side */
+            check_difference(&p, tape, (double *)p.c0 + state * p.H, ((double *)g.dc0)[state * p.H], "dc0");
+        for (size_t n = 0; n < FL_PARAMETER_COUNT; n++) {
+            const void **weights[FL_PARAMETER_COUNT];
+            void **slots[FL_PARAMETER_COUNT];
+            weight_slots(&p.weights[0], weights);
+            gradient_slots(&g.of[0], slots);
+            if (*weights[n] == NULL || problem_sizes(&p, 0)[n] == 0)
+                continue;
+            const size_t place = random_size(0, problem_sizes(&p, 0)[n] - 1);
+            double *weight = (double *)(uintptr_t)*weights[n];
+            check_difference(&p, tape, weight + place, ((double *)*slots[n])[place], "a parameter");
+        }
+        fl_tape_destroy(tape);
+        result_free(&r);
+        gradients_free(&g);
+        problem_free(&p);
+    }
+}
+
 /* ---- Values -------------------------------------------------------------------------------------------------- */
 
 /* Gates far beyond saturation, infinities, and NaN, in one row each: the others must not notice.  What comes of them is
@@ -194,4 +286,5 @@ void test_values(void)
     run_test("chunks", chunks);
     run_test("empty_calls", empty_calls);
     run_test("special_values", special_values);
+    run_test("central_differences", central_differences);
 }
