@@ -209,7 +209,7 @@ static void central_differences(void)
         gradients g;
         fl_tape *tape = NULL;
         spec s = spec_some(number, FL_F64, 4, 2, 3, 6);
-        s.writable = s.wants_dx = s.given_state = true;
+        s.writable = s.wants_dx = s.given_state = s.resets = true;
         s.indexed = false;
         s.bptt = 0; /* what is cut off has a slope all the same */
         problem_make(&p, &s);
