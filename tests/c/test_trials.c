@@ -4,8 +4,9 @@
  */
 #include <string.h>
 
+#include "base/pool.h"
 #include "forward/trials.h"
-#include "harness/harness.h"
+#include "harness/problem.h"
 #include "tests.h"
 
 /* A kind of call with `ways` plans that no layer has; `number` makes it another. */
@@ -138,11 +139,50 @@ static void what_has_no_choice_is_not_tried(void)
     EXPECT_STATUS(fl_plan_get_facts(SIZE_MAX, &found), FL_ERROR_ARGUMENT);
 }
 
+/* ---- Calls that may not wait ---------------------------------------------------------------------------------- */
+
+static bool is_tried(fl_pass pass, size_t hidden_size)
+{
+    fl_plan_facts found;
+    for (size_t index = 0; fl_plan_get_facts(index, &found) == FL_OK; index++)
+        if (found.pass == pass && found.hidden_size == hidden_size)
+            return true;
+    return false;
+}
+
+/* After threads had to wait for a busy machine, calls compute alone for a while.  A stream goes on with its threads: no step
+ * may take longer because another call was late. */
+static void streams_do_not_rest(void)
+{
+    const size_t H = 599, sizes[6] = {1, 1, 5, H, 1, 1};
+    const spec s = spec_stack(FL_CELL_LSTM, FL_F32, sizes);
+    problem p;
+    result r;
+    fl_stream *stream = NULL;
+    clock_pace(0);
+    problem_make(&p, &s);
+    fl_pool_rest();
+    problem_run(&p, 2, &r);
+    EXPECT(!is_tried(FL_PASS_FORWARD, H), "a call has threads while they rest");
+    EXPECT_STATUS(fl_stream_create(p.stack, 1, 2, &stream), FL_OK);
+    const fl_stream_io io = problem_stream_io(&p, &r, 0);
+    EXPECT_STATUS(fl_stream_process(stream, 1, &io), FL_OK);
+    EXPECT(is_tried(FL_PASS_STREAM, H), "a stream computes alone while threads rest");
+    fl_stream_destroy(stream);
+    result_free(&r);
+    clock_pace(CLOCK_HURRIES);
+    problem_run(&p, 2, &r);
+    EXPECT(is_tried(FL_PASS_FORWARD, H), "a call computes alone afterwards");
+    result_free(&r);
+    problem_free(&p);
+}
+
 void test_trials(void)
 {
     run_test("what_has_no_choice_is_not_tried", what_has_no_choice_is_not_tried);
     run_test("the_fastest_plan_stays", the_fastest_plan_stays);
     run_test("one_slow_call_decides_nothing", one_slow_call_decides_nothing);
     run_test("a_plan_that_becomes_slow_is_left_and_found_again", a_plan_that_becomes_slow_is_left_and_found_again);
+    run_test("streams_do_not_rest", streams_do_not_rest);
     run_test("kinds_do_not_mix_and_old_ones_give_way", kinds_do_not_mix_and_old_ones_give_way);
 }
