@@ -7,14 +7,13 @@ layer's dtype, laid out as ``layer.flat_params``.  Formulas are those of ``torch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from . import _core
-from .model.checks import checked_flag, checked_number, checked_reals
+from .model.checks import checked_flag, checked_not_negative, checked_number, checked_reals
 from .model.guards import Guarded
 from .model.parameters import Parameters, ParameterSet, ready_for
 
@@ -48,7 +47,7 @@ class _Optimizer(Guarded):
     ) -> None:
         self._layers = _checked_layers(layers)
         self.lr = lr
-        self._weight_decay = _not_negative(weight_decay, "weight_decay")
+        self._weight_decay = checked_not_negative(weight_decay, "weight_decay")
         if nonfinite not in NONFINITE:
             raise ValueError(f"nonfinite: expected one of {', '.join(NONFINITE)}, got {nonfinite!r}")
         self._nonfinite = nonfinite
@@ -69,7 +68,7 @@ class _Optimizer(Guarded):
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._lr = _not_negative(value, "lr")
+        self._lr = checked_not_negative(value, "lr")
 
     @property
     def weight_decay(self) -> float:
@@ -290,7 +289,7 @@ class SGD(_Optimizer):
         weight_decay: float = 0.0,
         nonfinite: str = "raise",
     ) -> None:
-        self._momentum = _not_negative(momentum, "momentum")
+        self._momentum = checked_not_negative(momentum, "momentum")
         self._nesterov = checked_flag(nesterov, "nesterov")
         if self._nesterov and not self._momentum:
             raise ValueError("nesterov: expected a momentum above 0 with it, got 0")
@@ -364,7 +363,7 @@ class Adam(_Optimizer):
             for index, beta in enumerate(betas)
         )
         self._betas = beta1, beta2
-        self._eps = _not_negative(eps, "eps")
+        self._eps = checked_not_negative(eps, "eps")
         super().__init__(layers, lr, weight_decay, nonfinite)
 
     @property
@@ -489,7 +488,3 @@ def _named(value: object) -> str:
         return f"{kind.__name__}: give the layer, not its parameters"
     is_foreign = kind.__module__.partition(".")[0] not in ("builtins", "fastlstm")
     return f"{kind.__module__}.{kind.__name__}" if is_foreign else kind.__name__
-
-
-def _not_negative(value: object, name: str) -> float:
-    return checked_number(value, name, "a finite number of at least 0", lambda v: 0 <= v < math.inf)

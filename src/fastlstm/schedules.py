@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .model.checks import checked_choice, checked_flag, checked_index, checked_number
+from .model.checks import checked_choice, checked_flag, checked_index, checked_not_negative, checked_number
 from .model.guards import Guarded
 
 __all__ = [
@@ -135,7 +135,7 @@ def _restored(
     state = {**defaults, **state}
     # The constructor checks the options, and has defaults of its own.
     options = {name: state[name] for name in cls._option_names if name in state}
-    schedule = cls(_Rate(_rate(state.get("base_lr", 0.0), "base_lr")), **options)
+    schedule = cls(_Rate(checked_not_negative(state.get("base_lr", 0.0), "base_lr")), **options)
     schedule._load_kept({name: getattr(schedule, name) for name in cls._kept_names} | state)
     if optimizer is not None:
         schedule._optimizer = optimizer
@@ -154,10 +154,6 @@ class _Rate:
 
 def _option(name: str, text: str) -> Any:
     return property(lambda self: getattr(self, f"_{name}"), doc=text)
-
-
-def _rate(value: Any, name: str) -> float:
-    return checked_number(value, name, "a finite number of at least 0", lambda v: 0 <= v < math.inf)
 
 
 def _factor(value: Any, name: str) -> float:
@@ -264,7 +260,7 @@ class CosineAnnealing(_Schedule):
 
     def __init__(self, optimizer: Any, max_steps: int, min_lr: float = 0.0) -> None:
         self._max_steps = checked_index(max_steps, "max_steps", 1)
-        self._min_lr = _rate(min_lr, "min_lr")
+        self._min_lr = checked_not_negative(min_lr, "min_lr")
         super().__init__(optimizer)
 
     def _lr_at(self, t: int) -> float:
@@ -353,7 +349,7 @@ class OneCycle(_Schedule):
         div_factor: float = 25.0,
         final_div_factor: float = 1e4,
     ) -> None:
-        self._max_lr = _rate(max_lr, "max_lr")
+        self._max_lr = checked_not_negative(max_lr, "max_lr")
         self._max_steps = checked_index(max_steps, "max_steps", 2)
         self._pct_start = checked_number(
             pct_start, "pct_start", "a number from 0 to 1", lambda v: 0 <= v <= 1
@@ -443,10 +439,10 @@ class ReduceOnPlateau(_Schedule):
         self._mode = checked_choice(mode, "mode", ("min", "max"))
         self._factor = checked_number(factor, "factor", "a number above 0 and below 1", lambda v: 0 < v < 1)
         self._patience = checked_index(patience, "patience", 0)
-        self._threshold = _rate(threshold, "threshold")
+        self._threshold = checked_not_negative(threshold, "threshold")
         self._is_relative = checked_flag(is_relative, "is_relative")
         self._cooldown = checked_index(cooldown, "cooldown", 0)
-        self._min_lr = _rate(min_lr, "min_lr")
+        self._min_lr = checked_not_negative(min_lr, "min_lr")
         self._best = math.inf if mode == "min" else -math.inf
         self._num_bad = self._num_cooling = 0
         super().__init__(optimizer)
@@ -496,4 +492,4 @@ class ReduceOnPlateau(_Schedule):
         self._best = checked_number(state["best"], "best", "a number", lambda v: not math.isnan(v))
         self._num_bad = checked_index(state["num_bad"], "num_bad", 0)
         self._num_cooling = checked_index(state["num_cooling"], "num_cooling", 0)
-        self._optimizer.lr = _rate(state["lr"], "lr")
+        self._optimizer.lr = checked_not_negative(state["lr"], "lr")

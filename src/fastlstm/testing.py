@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .model.checks import checked_array, checked_flag, checked_index, checked_number, checked_rng
+from .model.checks import checked_array, checked_flag, checked_index, checked_not_negative, checked_rng
 from .model.parameters import Parameters, put_in_force, restore, views
 
 __all__ = ["GradientReport", "gradcheck"]
@@ -158,7 +158,7 @@ def gradcheck(
     True
     """
     own = _checked_layers(layers)
-    limits = _number(rtol, "rtol"), _number(atol, "atol")
+    limits = checked_not_negative(rtol, "rtol"), checked_not_negative(atol, "atol")
     count = checked_index(samples, "samples", 1)
     draws = checked_rng(rng)
     if callable(x):
@@ -181,10 +181,6 @@ def gradcheck(
     if checked_flag(raises, "raises") and not report.is_right:
         raise AssertionError(str(report))
     return report
-
-
-def _number(value: Any, name: str) -> float:
-    return checked_number(value, name, "a finite number of at least 0", lambda v: 0 <= v < math.inf)
 
 
 def _checked_layers(layers: Any) -> list[Parameters]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,11 @@ def checked_number(value: object, name: str, expected: str, is_valid: Callable[[
     if not is_valid(number):
         raise ValueError(f"{name}: expected {expected}, got {value}")
     return number
+
+
+def checked_not_negative(value: object, name: str) -> float:
+    """`value` as a finite float of at least 0, or an exception."""
+    return checked_number(value, name, "a finite number of at least 0", lambda v: 0 <= v < math.inf)
 
 
 def checked_dtype(value: DTypeLike) -> np.dtype[Any]:
