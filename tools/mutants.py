@@ -161,18 +161,18 @@ MUTANTS = (
     ),
     _c(
         "fetching: a block that is not full is",
-        "if (fetches && n + 1 < end && j < range->full_end)",
-        "if (fetches && n + 1 < end)",
+        "if (fetching != NULL && n + 1 < end && j < range->full_end)",
+        "if (fetching != NULL && n + 1 < end)",
     ),
     _c(
         "fetching: panels of three vectors are of four",
-        "(V == 3 ? walk_block_and_fetch_3 : walk_block_and_fetch_4)(s, &view, j, finish)",
-        "walk_block_and_fetch_4(s, &view, j, finish)",
+        "return V == 3 ? walk_block_fetching_one_3 : walk_block_fetching_one_4;",
+        "return walk_block_fetching_one_4;",
     ),
     _c(
         "fetching: input's panels of three vectors are of four",
-        "(V == 3 ? input_block_and_fetch_3 : input_block_and_fetch_4)(p, j)",
-        "input_block_and_fetch_4(p, j)",
+        "(V == 3 ? input_block_fetching_3 : input_block_fetching_4)(p, j)",
+        "input_block_fetching_4(p, j)",
     ),
     _python(
         "merge: an average's gradient is a sum's", 'half = dy if self.merge == "sum" else dy / 2', "half = dy"
