@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#define _GNU_SOURCE
 #include "harness.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
+
+#include "system.h"
 
 #define PATTERN 0xA5
 #define MOST_MESSAGES 8 /* of one test */
@@ -84,13 +83,11 @@ double random_real(double magnitude) { return magnitude * ((double)(random_bits(
 void *guard_new(guard_arena *arena, size_t count, size_t each)
 {
     static bool at_start;
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = count * each;
+    const size_t page = page_bytes(), bytes = count * each;
     const size_t body = (bytes + page - 1) / page * page;
     guard_block block = {.bytes = bytes, .page_bytes = body + 2 * page};
-    void *pages = arena->count < GUARD_MOST
-                      ? mmap(NULL, block.page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-                      : MAP_FAILED;
-    if (pages == MAP_FAILED) {
+    void *pages = arena->count < GUARD_MOST ? pages_new(block.page_bytes) : NULL;
+    if (pages == NULL) {
         printf("no memory for a test array of %zu bytes\n", bytes);
         exit(2);
     }
@@ -99,22 +96,22 @@ void *guard_new(guard_arena *arena, size_t count, size_t each)
     block.data = block.pages + page + (at_start ? 0 : body - bytes);
     memset(block.pages + page, PATTERN, body);
     memset(block.data, 0xff, bytes);
-    mprotect(block.pages, page, PROT_NONE);
-    mprotect(block.pages + page + body, page, PROT_NONE);
+    pages_forbid(block.pages, page);
+    pages_forbid(block.pages + page + body, page);
     arena->blocks[arena->count++] = block;
     return block.data;
 }
 
 void guard_read_only(const guard_arena *arena)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_bytes();
     for (size_t n = 0; n < arena->count; n++)
-        mprotect(arena->blocks[n].pages + page, arena->blocks[n].page_bytes - 2 * page, PROT_READ);
+        pages_read_only(arena->blocks[n].pages + page, arena->blocks[n].page_bytes - 2 * page);
 }
 
 void guard_release(guard_arena *arena)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_bytes();
     for (size_t n = 0; n < arena->count; n++) {
         const guard_block *block = &arena->blocks[n];
         const unsigned char *end = block->pages + block->page_bytes - page;
@@ -123,7 +120,7 @@ void guard_release(guard_arena *arena)
             if (byte < block->data || byte >= block->data + block->bytes)
                 changed += *byte != PATTERN;
         EXPECT(changed == 0, "%zu bytes beside an array of %zu bytes were written", changed, block->bytes);
-        munmap(block->pages, block->page_bytes);
+        pages_free(block->pages, block->page_bytes);
     }
     arena->count = 0;
 }
