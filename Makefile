@@ -14,7 +14,7 @@ C_SOURCES := $(shell find csrc tests examples/c -name "*.[ch]")
 BUILD_ENVIRONMENT := CC=$(CC) CFLAGS=$(CFLAGS) LDFLAGS=$(LDFLAGS) FASTLSTM_WERROR=$(FASTLSTM_WERROR)
 
 .DEFAULT_GOAL := venv
-.PHONY: venv test mutants bench race docs-tables demo lint format sdist wheel clean FORCE
+.PHONY: venv test mutants bench race docs-tables demo lint format sdist wheel wheels test-wheels libfastlstm clean FORCE
 
 venv: $(VENV)/.installed
 
@@ -58,6 +58,23 @@ sdist: venv
 # Source archive first, then the wheel from it.
 wheel: venv
 	$(BIN)/python -m build --no-isolation
+
+# The wheels of all systems, made here with zig, each checked: make wheels ARGS="win_amd64 --twice".
+wheels: venv
+	$(BIN)/python tools/requirements.py wheels > $(VENV)/wheels.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/wheels.txt
+	$(BIN)/python -m tools.wheels.make_wheels dist/wheels $(ARGS)
+
+# The C tests on other machines, under emulators where need be; and the wheels with each Python that is here.
+test-wheels: venv
+	$(BIN)/python tools/requirements.py wheels > $(VENV)/wheels.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/wheels.txt
+	$(BIN)/python -m tools.wheels.test_wheels dist/wheels $(ARGS)
+
+# The C core as a static and a shared library, with its header and files for pkg-config and CMake.
+PREFIX ?= $(CURDIR)/build/libfastlstm
+libfastlstm:
+	$(PYTHON) -m tools.make_library "$(PREFIX)"
 
 # Everything but the environments of the race's peers, which take long to fetch.
 clean:

@@ -48,6 +48,7 @@ CONSTANTS = setup_constants()
 ISA_FLAGS: dict[str, str] = CONSTANTS["ISA_FLAGS"]  # type: ignore[assignment]
 MACHINE_ISAS: dict[str, list[str]] = CONSTANTS["MACHINE_ISAS"]  # type: ignore[assignment]
 CORE_FLAGS = shlex.split(" ".join(str(CONSTANTS[f"{kind}_FLAGS"]) for kind in ("COMMON", "EXACT", "CORE")))
+POSIX_FLAGS = shlex.split(str(CONSTANTS["POSIX_FLAGS"]))
 ZIG = shlex.join([sys.executable, "-m", "ziglang", "cc"])
 
 
@@ -96,7 +97,8 @@ class Build:
 
     def run(self, *arguments: str) -> str:
         """Run the compiler; return what it says beside its output, raise RuntimeError when it fails."""
-        command = [*shlex.split(self.compiler), *self.flags, *CORE_FLAGS, *arguments]
+        posix = POSIX_FLAGS if self.system != "windows" else []
+        command = [*shlex.split(self.compiler), *self.flags, *posix, *CORE_FLAGS, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
