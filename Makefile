@@ -46,6 +46,13 @@ lint: venv
 	$(BIN)/python -m mypy.stubtest fastlstm._core
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint src/fastlstm
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml \
+		.github/ISSUE_TEMPLATE/wish.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --quiet --offline .github
 
 # What lint only checks.
 format: venv
