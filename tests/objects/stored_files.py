@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Files that a release wrote, which later ones must read: python -m tests.objects.stored_files writes this version's.
+"""Files that a release wrote, which later ones must read.
 
-One archive a release: for each kind of layer its pickle, its state as ``fastlstm.save`` writes it, and what it computed.
-Written when a release is made, and never again.
+``python -m tests.objects.stored_files`` writes this version's, when a release is made, and never again: an archive
+with, for each kind of layer, its pickle, its state as ``fastlstm.save`` writes it, and what it computed.
 """
 
 from __future__ import annotations

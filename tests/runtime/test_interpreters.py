@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-PROGRAM = """
+PROGRAM = '''
 import importlib, sys
 import numpy as np
 import fastlstm
@@ -17,12 +17,19 @@ before = lstm(x)[0]
 name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
 interpreters = importlib.import_module(name)
 other = interpreters.create()
-program = "try:\\n    import fastlstm\\nexcept ImportError:\\n    pass\\nelse:\\n    raise SystemError('imported')"
+program = """
+try:
+    import fastlstm
+except ImportError:
+    pass
+else:
+    raise SystemError("imported")
+"""
 assert interpreters.run_string(other, program) is None
 interpreters.destroy(other)
 assert np.array_equal(lstm(x)[0], before)
 print("refused")
-"""
+'''
 
 
 def test_a_second_interpreter_is_refused_at_import():
