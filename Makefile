@@ -14,7 +14,7 @@ C_SOURCES := $(shell find csrc tests examples/c -name "*.[ch]")
 BUILD_ENVIRONMENT := CC=$(CC) CFLAGS=$(CFLAGS) LDFLAGS=$(LDFLAGS) FASTLSTM_WERROR=$(FASTLSTM_WERROR)
 
 .DEFAULT_GOAL := venv
-.PHONY: venv test mutants bench race docs-tables demo lint format sdist wheel clean FORCE
+.PHONY: venv test mutants bench race docs-tables demo lint format sdist wheel wheels test-wheels libfastlstm clean FORCE
 
 venv: $(VENV)/.installed
 
@@ -46,6 +46,13 @@ lint: venv
 	$(BIN)/python -m mypy.stubtest fastlstm._core
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint src/fastlstm
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml \
+		.github/ISSUE_TEMPLATE/wish.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --quiet --offline .github
 
 # What lint only checks.
 format: venv
@@ -58,6 +65,23 @@ sdist: venv
 # Source archive first, then the wheel from it.
 wheel: venv
 	$(BIN)/python -m build --no-isolation
+
+# The wheels of all systems, made here with zig, each checked: make wheels ARGS="win_amd64 --twice".
+wheels: venv
+	$(BIN)/python tools/requirements.py wheels > $(VENV)/wheels.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/wheels.txt
+	$(BIN)/python -m tools.wheels.make_wheels dist/wheels $(ARGS)
+
+# The C tests on other machines, under emulators where need be; and the wheels with each Python that is here.
+test-wheels: venv
+	$(BIN)/python tools/requirements.py wheels > $(VENV)/wheels.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/wheels.txt
+	$(BIN)/python -m tools.wheels.test_wheels dist/wheels $(ARGS)
+
+# The C core as a static and a shared library, with its header and files for pkg-config and CMake.
+PREFIX ?= $(CURDIR)/build/libfastlstm
+libfastlstm:
+	$(PYTHON) -m tools.make_library "$(PREFIX)"
 
 # Everything but the environments of the race's peers, which take long to fetch.
 clean:

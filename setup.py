@@ -39,13 +39,17 @@ MACHINE_ISAS = {
 # The same bits everywhere: a multiply-add is fused where the source says so, and nowhere else.
 CORE_FLAGS = "-std=c11 -ffp-contract=off -fno-math-errno -Wall -Wextra -Wconversion"
 # Nothing unwinds through C that throws nothing: without these tables the wheel is 30 kB smaller.
-COMMON_FLAGS = "-fvisibility=hidden -pthread -fno-asynchronous-unwind-tables"
+COMMON_FLAGS = "-fvisibility=hidden -fno-asynchronous-unwind-tables"
+# Windows has its own threads, and its C library holds the mathematics.
+POSIX_FLAGS = "-pthread"
 # After whatever CFLAGS and LDFLAGS say, arithmetic is exact: csrc/base/exact.h refuses what is left.  The
 # linker would add code that makes the whole process flush subnormal numbers.
 EXACT_FLAGS = (
     "-fno-fast-math -fno-unsafe-math-optimizations -fno-finite-math-only -fno-associative-math "
     "-fno-reciprocal-math -fsigned-zeros"
 )
+# 32-bit x86 computes in SSE registers, which round each result, and not in those of the x87.
+X87_FLAGS = "-msse2 -mfpmath=sse"
 # Flags that have no opposite which all compilers know, or that only their absence undoes.
 LOOSE_FLAGS = re.compile(
     r"-ffast-math|-funsafe-math-optimizations|-ffinite-math-only|-fassociative-math|-freciprocal-math"
@@ -57,9 +61,13 @@ LOOSE_FLAGS = re.compile(
 DEFAULT_FLAGS = ["-O2", "-g0"]
 
 
+TARGET = sysconfig.get_platform()
+WINDOWS = TARGET.startswith(("win", "mingw"))
+
+
 def target_isas() -> list[str]:
     """Return the instruction sets to build: those of this machine, unless Python was told another target."""
-    machine = sysconfig.get_platform().rpartition("-")[2].lower()
+    machine = TARGET.rpartition("-")[2].lower()
     # A 32-bit Python on a 64-bit kernel names the kernel's machine.
     return MACHINE_ISAS.get(machine, ["generic"]) if sys.maxsize > 2**32 else ["generic"]
 
@@ -74,6 +82,8 @@ def compile_flags(source: Path) -> list[str]:
     asked = shlex.split(os.environ.get("CFLAGS", ""))
     flags = [f for f in DEFAULT_FLAGS if not any(a.startswith(f[:2]) for a in asked)]
     flags += f"{COMMON_FLAGS} {EXACT_FLAGS}".split()
+    flags += [] if WINDOWS else POSIX_FLAGS.split()
+    flags += X87_FLAGS.split() if TARGET.endswith(("-i386", "-i486", "-i586", "-i686")) else []
     if "csrc" in source.parts:
         flags += CORE_FLAGS.split() + ISA_FLAGS[kernel_isa(source) or "generic"].split()
         if os.environ.get("FASTLSTM_WERROR", "0") != "0":
@@ -103,9 +113,12 @@ class BuildExt(build_ext):
         self.cython_include_dirs = ["src/fastlstm/binding"]
 
     def build_extension(self, ext: Extension) -> None:
-        if self.compiler.compiler_type != "unix":
+        if self.compiler.compiler_type not in ("unix", "mingw32"):
             kind = self.compiler.compiler_type
-            raise CompileError(f"fastlstm is built with GCC or Clang, got the compiler type {kind!r}")
+            raise CompileError(
+                f"fastlstm is built with GCC, Clang, MinGW or zig cc, got the compiler type {kind!r}: MSVC lacks the "
+                "vectors that the kernels are written with; try --compiler=mingw32"
+            )
         for tool in ("compiler_so", "linker_so"):
             setattr(self.compiler, tool, without_loose_flags(getattr(self.compiler, tool)))
         # Always link: after a change of flags and back, the right objects may be older than the module.
@@ -151,8 +164,8 @@ core = Extension(
     define_macros=[(f"FL_HAVE_{isa.upper()}", "1") for isa in ISAS if isa != "generic"]
     + [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION")]
     + ([("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else []),
-    libraries=["m"],
-    extra_link_args=["-pthread", *EXACT_FLAGS.split()],
+    libraries=[] if WINDOWS else ["m"],
+    extra_link_args=[*([] if WINDOWS else POSIX_FLAGS.split()), *EXACT_FLAGS.split()],
     py_limited_api=LIMITED_API,
 )
 

@@ -23,10 +23,17 @@
 extern "C" {
 #endif
 
-/* Visible in the binary it is linked into, and no further, unless that says otherwise. */
+/* Visible in the binary it is linked into, and no further, unless FL_SHARED says that it is a shared library, which is
+ * being built where FL_BUILDING is defined too. */
 #if !defined(FL_API)
-#if defined(_WIN32)
+#if defined(_WIN32) && defined(FL_SHARED) && defined(FL_BUILDING)
+#define FL_API __declspec(dllexport)
+#elif defined(_WIN32) && defined(FL_SHARED)
+#define FL_API __declspec(dllimport)
+#elif defined(_WIN32)
 #define FL_API
+#elif defined(FL_SHARED)
+#define FL_API __attribute__((visibility("default")))
 #else
 #define FL_API __attribute__((visibility("hidden")))
 #endif

@@ -2,12 +2,11 @@
  *
  * The pieces of a step and the probes, as functions of the public API over the active kernels.
  */
-#define _GNU_SOURCE
 #include <string.h>
-#include <time.h>
 
 #include "kernels/choose.h"
 #include "base/fp_state.h"
+#include "platform/platform.h"
 #include "stack/stack.h"
 
 fl_status fl_gate_matmul(const fl_stack *stack, size_t B, const void *x, ptrdiff_t ldx, const void *h, ptrdiff_t ldh,
@@ -66,12 +65,7 @@ void fl_tanh(fl_dtype dtype, size_t n, const void *x, void *out)
     fl_fp_leave(caller_state);
 }
 
-static double seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
+static double seconds_now(void) { return 1e-9 * (double)fl_clock_nanoseconds(); }
 
 /* Best of many short rounds: the machine's ability, not its load. */
 #define PROBE_ROUND_SECONDS 2e-3

@@ -8,7 +8,7 @@
 #define FL_FP_STATE_H
 #include <stdbool.h>
 #include <stdint.h>
-#if defined(__x86_64__)
+#if defined(__SSE2__)
 #include <xmmintrin.h>
 #endif
 
@@ -26,7 +26,7 @@ typedef struct fl_fp_state {
 static inline fl_fp_state fl_fp_enter_mode(fl_fp_mode mode)
 {
     fl_fp_state saved = {0, 0};
-#if defined(__x86_64__)
+#if defined(__SSE2__)
     saved.control = _mm_getcsr();
     /* All exceptions masked, none raised; FTZ and DAZ; rounding. */
     _mm_setcsr(mode == FL_FP_FLUSH ? 0x9fc0U : mode == FL_FP_TRUNCATE ? 0x7f80U : 0x1f80U);
@@ -47,7 +47,7 @@ static inline fl_fp_state fl_fp_enter(bool flush) { return fl_fp_enter_mode(flus
 
 static inline void fl_fp_leave(fl_fp_state saved)
 {
-#if defined(__x86_64__)
+#if defined(__SSE2__)
     _mm_setcsr((unsigned)saved.control);
 #elif defined(__aarch64__)
     __asm__ volatile("msr fpcr, %0" : : "r"(saved.control));

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#define _GNU_SOURCE
 #include "base/interrupt.h"
 
-#define INTERRUPT_NS 20000000.0 /* between two calls of the callback */
+#include "platform/platform.h"
+
+#define INTERRUPT_NS 20000000 /* between two calls of the callback */
 
 void fl_interrupt_begin(fl_interrupt *interrupt, int (*callback)(void *context), void *context,
                         fl_fp_state *caller_state)
@@ -12,17 +13,14 @@ void fl_interrupt_begin(fl_interrupt *interrupt, int (*callback)(void *context),
     interrupt->caller_state = caller_state;
     atomic_init(&interrupt->stop, false);
     if (callback != NULL)
-        clock_gettime(CLOCK_MONOTONIC, &interrupt->last);
+        interrupt->last = fl_clock_nanoseconds();
 }
 
 bool fl_interrupt_poll(fl_interrupt *interrupt, bool asks)
 {
     if (asks && interrupt->callback != NULL) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        const double passed =
-            1e9 * (double)(now.tv_sec - interrupt->last.tv_sec) + (double)(now.tv_nsec - interrupt->last.tv_nsec);
-        if (passed > INTERRUPT_NS) {
+        const int64_t now = fl_clock_nanoseconds();
+        if (now - interrupt->last > INTERRUPT_NS) {
             interrupt->last = now;
             fl_fp_leave(*interrupt->caller_state);
             const int stop = interrupt->callback(interrupt->context);

@@ -6,7 +6,7 @@
 #define FL_INTERRUPT_H
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <time.h>
+#include <stdint.h>
 
 #include "base/exact.h"
 #include "base/fp_state.h"
@@ -15,7 +15,7 @@ typedef struct fl_interrupt {
     int (*callback)(void *context); /* may be null */
     void *context;
     fl_fp_state *caller_state; /* in force while the callback runs */
-    struct timespec last;
+    int64_t last;              /* nanoseconds */
     atomic_bool stop;
 } fl_interrupt;
 

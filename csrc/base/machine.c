@@ -3,18 +3,21 @@
  * Detection by CPUID and XGETBV: the processor's word alone is not enough, the operating system must save the registers
  * too (XCR0), or the first wide instruction dies under some hypervisors.
  */
-#define _GNU_SOURCE
 #include "base/machine.h"
 
 #include <stdint.h>
-#include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
-#elif defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
 #endif
 
+#include "platform/platform.h"
+
 static size_t cache_l1 = (size_t)32 << 10, cache_l2 = (size_t)512 << 10, cache_last = (size_t)8 << 20;
+
+#if defined(__x86_64__) || defined(__aarch64__)
+/* `ability` where all bits of a register are set. */
+static unsigned where(unsigned reg, unsigned bits, unsigned ability) { return (reg & bits) == bits ? ability : 0; }
+#endif
 
 #if defined(__x86_64__)
 static uint64_t enabled_states(void)
@@ -23,9 +26,6 @@ static uint64_t enabled_states(void)
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return ((uint64_t)high << 32) | low;
 }
-
-/* `ability` where all bits of a register are set. */
-static unsigned where(unsigned reg, unsigned bits, unsigned ability) { return (reg & bits) == bits ? ability : 0; }
 
 unsigned fl_machine_abilities(void)
 {
@@ -52,13 +52,10 @@ unsigned fl_machine_abilities(void)
 #elif defined(__aarch64__)
 unsigned fl_machine_abilities(void)
 {
+    const unsigned found = fl_system_arm_features();
     unsigned can = FL_CAN_NEON; /* part of the architecture */
-#if defined(__linux__)
-    const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
-    can |= (first & 1UL << 20) != 0 ? FL_CAN_DOTPROD : 0; /* HWCAP_ASIMDDP */
-    can |= (second & 1UL << 13) != 0 ? FL_CAN_I8MM : 0;   /* HWCAP2_I8MM */
-    can |= (second & 1UL << 14) != 0 ? FL_CAN_BF16 : 0;   /* HWCAP2_BF16 */
-#endif
+    can |= where(found, FL_SYSTEM_DOTPROD, FL_CAN_DOTPROD) | where(found, FL_SYSTEM_I8MM, FL_CAN_I8MM) |
+           where(found, FL_SYSTEM_BF16, FL_CAN_BF16);
     return can;
 }
 #else
@@ -68,16 +65,13 @@ unsigned fl_machine_abilities(void) { return 0; }
 /* The system's word, or a guess; asked once, because the question costs a trap under a hypervisor. */
 void fl_machine_read_caches(void)
 {
-#if defined(_SC_LEVEL1_DCACHE_SIZE)
-    const long l1 = sysconf(_SC_LEVEL1_DCACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    const long last = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    if (l1 > 0)
-        cache_l1 = (size_t)l1;
-    if (l2 > 0)
-        cache_l2 = (size_t)l2;
-    if (last > 0)
-        cache_last = (size_t)last;
-#endif
+    const fl_caches caches = fl_system_caches();
+    if (caches.l1 > 0)
+        cache_l1 = caches.l1;
+    if (caches.l2 > 0)
+        cache_l2 = caches.l2;
+    if (caches.last > 0)
+        cache_last = caches.last;
 }
 
 size_t fl_cache_l1(void) { return cache_l1; }

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#define _GNU_SOURCE
 #include "base/memory.h"
 
 #include <stdlib.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+
+#include "platform/platform.h"
 
 /* Streaming weights from beyond the L2 over 4 KiB pages loses time to page walks; 2 MiB is a huge page on x86-64 and
  * on aarch64 with 4 KiB pages. */
@@ -13,20 +11,16 @@
 
 void *fl_allocate(size_t bytes)
 {
-    void *memory = NULL;
     const bool huge = bytes >= HUGE_PAGE;
     if (bytes > (size_t)PTRDIFF_MAX / 2)
         return NULL;
-    if (posix_memalign(&memory, huge ? HUGE_PAGE : FL_ALIGNMENT, fl_round_up(bytes + (bytes == 0))) != 0)
-        return NULL;
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (huge)
-        (void)madvise(memory, bytes, MADV_HUGEPAGE); /* a hint; nothing depends on it */
-#endif
+    void *const memory = fl_system_allocate(huge ? HUGE_PAGE : FL_ALIGNMENT, fl_round_up(bytes + (bytes == 0)));
+    if (huge && memory != NULL)
+        fl_system_want_huge_pages(memory, bytes);
     return memory;
 }
 
-void fl_release(void *memory) { free(memory); }
+void fl_release(void *memory) { fl_system_free(memory); }
 
 /* Whether the block is to shrink, after a call that needs so much. */
 static bool has_too_much(fl_workspace *workspace, size_t bytes)

@@ -3,9 +3,9 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "model/cell.h"
+#include "platform/platform.h"
 
 #define SLOTS 256 /* kinds of calls that are remembered; a power of two */
 #define PROBES 8  /* places where a kind may be; the least recently used gives way */
@@ -43,13 +43,6 @@ bool fl_get_plan_trials(void) { return !atomic_load_explicit(&switched_off, memo
 static bool enter(void) { return !atomic_flag_test_and_set_explicit(&table.busy, memory_order_acquire); }
 
 static void leave(void) { atomic_flag_clear_explicit(&table.busy, memory_order_release); }
-
-static int64_t nanoseconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 fl_plan_facts fl_trial_kind(const fl_stack *stack, fl_pass pass, size_t T, size_t B, size_t max_threads)
 {
@@ -206,7 +199,7 @@ fl_trial fl_trial_begin(const fl_plan_facts *kind, double steps)
     trial.slot = slot;
     trial.owner = slot->owner;
     leave();
-    trial.began = nanoseconds_now();
+    trial.began = fl_clock_nanoseconds();
     return trial;
 }
 
@@ -222,7 +215,7 @@ void fl_trial_report(const fl_trial *trial, double nanoseconds)
 void fl_trial_end(const fl_trial *trial)
 {
     if (trial->slot != NULL)
-        fl_trial_report(trial, (double)(nanoseconds_now() - trial->began) / trial->steps);
+        fl_trial_report(trial, (double)(fl_clock_nanoseconds() - trial->began) / trial->steps);
 }
 
 fl_status fl_plan_get_facts(size_t index, fl_plan_facts *facts)

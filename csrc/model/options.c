@@ -73,7 +73,7 @@ static bool is_name(const struct option_row *row, double value)
 {
     size_t count = 0;
     while (row->names != NULL && row->names[count] != NULL) count++;
-    return value < (row->names != NULL ? (double)count : FL_CELL_COUNT);
+    return value < (row->names != NULL ? (double)count : (double)FL_CELL_COUNT);
 }
 
 /* The value of an option as a number. */

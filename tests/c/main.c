@@ -7,6 +7,7 @@
  *     memory    what touches memory, in few rounds, for slow emulators of this machine (Valgrind)
  *     foreign   everything but fork, for emulators of other machines (QEMU cannot fork a process with threads);
  *               few rounds of what uses several threads
+ *     emulated  the same in few rounds, for machines whose kernels are in plain C, which an emulator runs slowest
  *     threads   what uses several threads, in few rounds, for race detectors
  *     digest    only print digests of results
  * Prints the name of each test before it runs, so that a crash has a name.  The last line is "N passed, N failed"; the
@@ -37,6 +38,7 @@ static const mode modes[] = {
     {"short", EFFORT_SHORT, EFFORT_SHORT, true, true, true, true, true, false},
     {"memory", EFFORT_SHORT, EFFORT_SHORT, true, false, false, false, false, false},
     {"foreign", EFFORT_FULL, EFFORT_SHORT, true, true, true, true, false, false},
+    {"emulated", EFFORT_SHORT, EFFORT_SHORT, true, true, true, true, false, false},
     {"threads", EFFORT_SHORT, EFFORT_SHORT, false, false, true, false, false, false},
     {"digest", EFFORT_FULL, EFFORT_FULL, false, false, false, false, false, true},
 };
@@ -81,7 +83,8 @@ int main(int count, char **arguments)
         if (strcmp(count > 2 ? arguments[2] : "full", modes[n].name) == 0)
             how = &modes[n];
     if (count < 2 || count > 4 || how == NULL) {
-        fprintf(stderr, "usage: %s generic|avx2|avx512|neon [full|short|memory|foreign|threads|digest [TEST]]\n",
+        fprintf(stderr,
+                "usage: %s generic|avx2|avx512|neon [full|short|memory|foreign|emulated|threads|digest [TEST]]\n",
                 arguments[0]);
         return 2;
     }

@@ -3,16 +3,15 @@
  * The interrupt callback.  It is asked about every 20 ms of a clock that hurries here, so that it is asked wherever it may
  * be, or stands still, so that it is not; how fast the machine is does not matter.
  */
-#define _GNU_SOURCE
 #include <fenv.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "harness/oracle.h"
+#include "harness/system.h"
 #include "tests.h"
 
 typedef struct interruption {
-    pthread_t caller;
+    const void *caller;
     size_t asked, on_other_thread, rounding_changed;
 } interruption;
 
@@ -20,7 +19,7 @@ typedef struct interruption {
 static int stop_at_third(void *context)
 {
     interruption *self = context;
-    self->on_other_thread += !pthread_equal(self->caller, pthread_self());
+    self->on_other_thread += self->caller != test_thread_self();
     self->rounding_changed += fegetround() != FE_DOWNWARD;
     return ++self->asked == 3;
 }
@@ -44,7 +43,7 @@ static void interrupt_endless(const spec *s, size_t threads)
 {
     problem p;
     result r;
-    interruption context = {.caller = pthread_self()};
+    interruption context = {.caller = test_thread_self()};
     problem_make(&p, s);
     result_make(&r, &p);
     fl_forward_args args = problem_args(&p, &r, threads);
@@ -95,7 +94,7 @@ static void interrupt_stream(void)
     problem p;
     result r, again;
     fl_stream *stream = NULL;
-    interruption context = {.caller = pthread_self()};
+    interruption context = {.caller = test_thread_self()};
     s.given_state = s.wants_cells = false;
     problem_make(&p, &s);
     problem_run(&p, 1, &r);

@@ -3,14 +3,16 @@
  * Several callers at once, fork, signals, limits.  (test_schedules.c has the threads of one call.)
  */
 #define _GNU_SOURCE
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <string.h>
+#if !defined(_WIN32)
+#include <pthread.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
 
 #include "harness/problem.h"
+#include "harness/system.h"
 #include "tests.h"
 
 #define CALLERS 6
@@ -53,7 +55,7 @@ static bool right_again(const shared *s, const result *r, size_t threads)
 
 typedef struct caller {
     const shared *shared;
-    pthread_barrier_t *barrier;
+    test_barrier *barrier;
     result r;
     gradients g;
     fl_tape *tape; /* or null: calls alone */
@@ -70,16 +72,15 @@ static bool right_gradients_again(const caller *self)
            gradients_equal(p, &self->shared->right, p, &self->g);
 }
 
-static void *call_again_and_again(void *argument)
+static void call_again_and_again(void *argument)
 {
     caller *self = argument;
-    pthread_barrier_wait(self->barrier);
+    test_barrier_wait(self->barrier);
     for (size_t repeat = 0; repeat < rounds(self->tape != NULL ? 6 : 30); repeat++) {
         self->wrong += !right_again(self->shared, &self->r, self->threads);
         if (self->tape != NULL)
             self->wrong += !right_gradients_again(self);
     }
-    return NULL;
 }
 
 /* Every other one of them trains too. */
@@ -88,10 +89,9 @@ static void many_callers_of_one_layer(void)
     for (size_t d = 0; d < DTYPES; d++) {
         shared s;
         caller callers[CALLERS];
-        pthread_t threads[CALLERS];
-        pthread_barrier_t barrier;
+        test_thread threads[CALLERS];
+        test_barrier barrier = {CALLERS};
         shared_make(&s, dtypes[d]);
-        pthread_barrier_init(&barrier, NULL, CALLERS);
         for (size_t n = 0; n < CALLERS; n++) {
             callers[n] = (caller){.shared = &s, .barrier = &barrier, .threads = n % 4 + 1};
             result_make(&callers[n].r, &s.p);
@@ -99,32 +99,29 @@ static void many_callers_of_one_layer(void)
             if (n % 2 == 0)
                 EXPECT_STATUS(fl_tape_create(&callers[n].tape), FL_OK);
         }
-        for (size_t n = 0; n < CALLERS; n++)
-            EXPECT(pthread_create(&threads[n], NULL, call_again_and_again, &callers[n]) == 0, "no thread");
         for (size_t n = 0; n < CALLERS; n++) {
-            pthread_join(threads[n], NULL);
+            threads[n] = (test_thread){.run = call_again_and_again, .argument = &callers[n]};
+            EXPECT(test_thread_start(&threads[n]), "no thread");
+        }
+        for (size_t n = 0; n < CALLERS; n++) {
+            test_thread_join(&threads[n]);
             EXPECT(callers[n].wrong == 0, "caller %zu: %zu wrong results", n, callers[n].wrong);
             fl_tape_destroy(callers[n].tape);
             result_free(&callers[n].r);
             gradients_free(&callers[n].g);
         }
-        pthread_barrier_destroy(&barrier);
         shared_free(&s);
     }
 }
 
 /* ---- Limits --------------------------------------------------------------------------------------------------- */
 
-static void *other_thread_limit(void *limit)
-{
-    *(size_t *)limit = fl_get_num_threads();
-    return NULL;
-}
+static void other_thread_limit(void *limit) { *(size_t *)limit = fl_get_num_threads(); }
 
 static void limits(void)
 {
-    pthread_t thread;
     size_t elsewhere = 0;
+    test_thread thread = {.run = other_thread_limit, .argument = &elsewhere};
     const size_t cpus = fl_cpu_count();
     EXPECT(cpus >= 1, "no CPU");
     fl_set_num_threads(0);
@@ -133,8 +130,8 @@ static void limits(void)
     EXPECT(fl_get_num_threads() == 5, "%zu threads", fl_get_num_threads());
     EXPECT(fl_set_local_num_threads(3) == 0, "a local limit from the start");
     EXPECT(fl_get_num_threads() == 3, "%zu threads", fl_get_num_threads());
-    EXPECT(pthread_create(&thread, NULL, other_thread_limit, &elsewhere) == 0, "no thread");
-    pthread_join(thread, NULL);
+    EXPECT(test_thread_start(&thread), "no thread");
+    test_thread_join(&thread);
     EXPECT(elsewhere == 5, "%zu threads elsewhere", elsewhere);
     EXPECT(fl_set_local_num_threads(0) == 3, "the limit before");
     EXPECT(fl_get_num_threads() == 5, "%zu threads", fl_get_num_threads());
@@ -155,6 +152,7 @@ static void absurd_number_of_threads(void)
     shared_free(&s);
 }
 
+#if !defined(_WIN32)
 /* ---- fork ----------------------------------------------------------------------------------------------------- */
 
 /* Run job in a forked child: its return value. */
@@ -208,14 +206,13 @@ typedef struct background {
     atomic_size_t calls, wrong;
 } background;
 
-static void *compute_in_background(void *argument)
+static void compute_in_background(void *argument)
 {
     background *self = argument;
     while (!atomic_load(&self->stop)) {
         atomic_fetch_add(&self->wrong, !right_again(self->shared, &self->r, 3));
         atomic_fetch_add(&self->calls, 1);
     }
-    return NULL;
 }
 
 static void fork_while_computing(void)
@@ -223,7 +220,7 @@ static void fork_while_computing(void)
     shared s;
     result r;
     background other;
-    pthread_t thread;
+    test_thread thread = {.run = compute_in_background, .argument = &other};
     shared_make(&s, FL_F32);
     result_make(&r, &s.p);
     other.shared = &s;
@@ -231,14 +228,14 @@ static void fork_while_computing(void)
     atomic_init(&other.calls, 0);
     atomic_init(&other.wrong, 0);
     result_make(&other.r, &s.p);
-    EXPECT(pthread_create(&thread, NULL, compute_in_background, &other) == 0, "no thread");
+    EXPECT(test_thread_start(&thread), "no thread");
     for (size_t repeat = 0; repeat < rounds(24); repeat++) {
         const size_t calls = atomic_load(&other.calls);
-        while (atomic_load(&other.calls) < calls + 2) sched_yield();
+        while (atomic_load(&other.calls) < calls + 2) test_thread_yield();
         EXPECT(in_child(right_again, &s, &r, 3), "child %zu", repeat);
     }
     atomic_store(&other.stop, true);
-    pthread_join(thread, NULL);
+    test_thread_join(&thread);
     EXPECT(atomic_load(&other.wrong) == 0, "%zu wrong results in the parent", atomic_load(&other.wrong));
     result_free(&other.r);
     result_free(&r);
@@ -284,6 +281,8 @@ static void workers_take_no_signals(void)
     shared_free(&s);
 }
 
+#endif
+
 void test_threads(void)
 {
     run_test("limits", limits);
@@ -291,6 +290,12 @@ void test_threads(void)
     run_test("absurd_number_of_threads", absurd_number_of_threads);
 }
 
+#if defined(_WIN32)
+/* There is neither. */
+void test_signals(void) {}
+
+void test_fork(void) {}
+#else
 void test_signals(void) { run_test("workers_take_no_signals", workers_take_no_signals); }
 
 void test_fork(void)
@@ -299,3 +304,4 @@ void test_fork(void)
     run_test("threads_that_cannot_be_started", threads_that_cannot_be_started);
     run_test("fork_while_computing", fork_while_computing);
 }
+#endif

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#define _GNU_SOURCE
 #include "graph.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+
+#include "system.h"
 
 /* The nodes of the graph before, which are used again: pages that are new cost more than what is computed. */
 static graph spare;
@@ -21,14 +21,14 @@ static var node_new(graph *g, size_t n)
     }
     if (g->count + n > g->room) {
         const size_t room = 2 * (g->count + n) + 4096, bytes = room * sizeof *g->nodes;
-        node *nodes = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (nodes == MAP_FAILED) {
+        node *nodes = pages_new(bytes);
+        if (nodes == NULL) {
             printf("no memory for the oracle\n");
             exit(2);
         }
         if (g->nodes != NULL) {
             memcpy(nodes, g->nodes, g->count * sizeof *nodes);
-            munmap(g->nodes, g->room * sizeof *nodes);
+            pages_free(g->nodes, g->room * sizeof *nodes);
         }
         g->nodes = nodes;
         g->room = room;
@@ -41,7 +41,7 @@ static var node_new(graph *g, size_t n)
 void graph_free(graph *g)
 {
     if (spare.nodes != NULL)
-        munmap(spare.nodes, spare.room * sizeof *spare.nodes);
+        pages_free(spare.nodes, spare.room * sizeof *spare.nodes);
     spare = *g;
     g->nodes = NULL;
 }

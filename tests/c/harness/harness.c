@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#define _GNU_SOURCE
 #include "harness.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
+
+#include "system.h"
 
 #define PATTERN 0xA5
 #define MOST_MESSAGES 8 /* of one test */
@@ -92,9 +91,12 @@ static struct {
 
 static unsigned char *new_pages(size_t body, size_t page)
 {
-    const size_t all = body + 2 * page;
-    unsigned char *pages = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return pages == MAP_FAILED || mprotect(pages + page, body, PROT_READ | PROT_WRITE) != 0 ? NULL : pages;
+    unsigned char *pages = pages_new(body + 2 * page);
+    if (pages == NULL)
+        return NULL;
+    pages_forbid(pages, page);
+    pages_forbid(pages + page + body, page);
+    return pages;
 }
 
 static unsigned char *used_pages(size_t body, size_t page)
@@ -102,23 +104,24 @@ static unsigned char *used_pages(size_t body, size_t page)
     if (body / page >= POOLED_PAGES || pool[body / page].count == 0)
         return NULL;
     unsigned char *pages = pool[body / page].pages[--pool[body / page].count];
-    return mprotect(pages + page, body, PROT_READ | PROT_WRITE) == 0 ? pages : NULL;
+    pages_open(pages + page, body);
+    return pages;
 }
 
 static void give_back_pages(unsigned char *pages, size_t body, size_t page)
 {
     if (body / page >= POOLED_PAGES || pool[body / page].count == POOLED_BLOCKS) {
-        munmap(pages, body + 2 * page);
+        pages_free(pages, body + 2 * page);
         return;
     }
-    mprotect(pages + page, body, PROT_NONE);
+    pages_forbid(pages + page, body);
     pool[body / page].pages[pool[body / page].count++] = pages;
 }
 
 void *guard_new(guard_arena *arena, size_t count, size_t each)
 {
     static bool at_start;
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = count * each;
+    const size_t page = page_bytes(), bytes = count * each;
     const size_t body = (bytes + page - 1) / page * page;
     guard_block block = {.bytes = bytes, .page_bytes = body + 2 * page};
     if (arena->count < GUARD_MOST)
@@ -139,9 +142,9 @@ void *guard_new(guard_arena *arena, size_t count, size_t each)
 
 void guard_read_only(const guard_arena *arena)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_bytes();
     for (size_t n = 0; n < arena->count; n++)
-        mprotect(arena->blocks[n].pages + page, arena->blocks[n].page_bytes - 2 * page, PROT_READ);
+        pages_read_only(arena->blocks[n].pages + page, arena->blocks[n].page_bytes - 2 * page);
 }
 
 static size_t count_changed(const unsigned char *begin, const unsigned char *end)
@@ -153,7 +156,7 @@ static size_t count_changed(const unsigned char *begin, const unsigned char *end
 
 void guard_release(guard_arena *arena)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_bytes();
     for (size_t n = 0; n < arena->count; n++) {
         const guard_block *block = &arena->blocks[n];
         const unsigned char *begin = block->pages + page, *end = block->pages + block->page_bytes - page;

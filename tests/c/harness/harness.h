@@ -73,7 +73,7 @@ extern atomic_long allocations_live, allocations_made;
 extern atomic_size_t allocation_bytes; /* of aligned memory, all that was ever given */
 /* The nth allocation of this thread from now on fails (1: the next one); 0: none. */
 void allocation_fail(size_t nth);
-/* Threads that may still be started before pthread_create fails; SIZE_MAX: any number. */
+/* Threads that may still be started before none can be; SIZE_MAX: any number. */
 void thread_starts_left(size_t count);
 
 /* ---- Time ------------------------------------------------------------------------------------------------- */

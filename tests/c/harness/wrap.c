@@ -1,38 +1,35 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The linker sends every call of these functions here (-Wl,--wrap=malloc and so on; core_build.py has the list), so
- * that tests can count allocations, let the nth one fail, and set the pace of the clock.  Aligned memory, which is where the core keeps weights,
- * states and scratch, ends at a page that must not be touched, and is not zero but NaN.
+ * Every call of these functions comes here: the linker sends it (-Wl,--wrap=malloc and so on), or where it cannot,
+ * wrapped_names.h renames them (core_build.py has the list).  So tests can count allocations, let the nth one fail, and
+ * set the pace of the clock.  Aligned memory, which is where the core keeps weights, states and scratch, ends at a page
+ * that must not be touched, and is not zero but NaN.
  */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "harness.h"
+#include "platform/platform.h"
+#include "system.h"
 
 void *__real_malloc(size_t);
 void *__real_calloc(size_t, size_t);
 void *__real_realloc(void *, size_t);
-void *__real_aligned_alloc(size_t, size_t);
-int __real_posix_memalign(void **, size_t, size_t);
 void __real_free(void *);
-int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-int __real_clock_gettime(clockid_t, struct timespec *);
+bool __real_fl_thread_start(fl_thread *);
+int64_t __real_fl_clock_nanoseconds(void);
+void *__real_fl_system_allocate(size_t, size_t);
+void __real_fl_system_free(void *);
+unsigned __real_fl_machine_abilities(void);
 
 void *__wrap_malloc(size_t);
 void *__wrap_calloc(size_t, size_t);
 void *__wrap_realloc(void *, size_t);
-void *__wrap_aligned_alloc(size_t, size_t);
-int __wrap_posix_memalign(void **, size_t, size_t);
 void __wrap_free(void *);
-int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-int __wrap_clock_gettime(clockid_t, struct timespec *);
-unsigned __real_fl_machine_abilities(void);
+bool __wrap_fl_thread_start(fl_thread *);
+int64_t __wrap_fl_clock_nanoseconds(void);
+void *__wrap_fl_system_allocate(size_t, size_t);
+void __wrap_fl_system_free(void *);
 unsigned __wrap_fl_machine_abilities(void);
 
 atomic_long allocations_live, allocations_made;
@@ -73,21 +70,21 @@ static guarded guarded_blocks[GUARDED_MOST];
 /* Null where there is no slot, or the alignment is that of a huge page. */
 static void *guarded_new(size_t alignment, size_t bytes)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_bytes();
     const size_t size = (bytes + alignment - 1) / alignment * alignment, body = (size + page - 1) / page * page;
     for (size_t n = 0; n < GUARDED_MOST && alignment < page; n++) {
         guarded *block = &guarded_blocks[n];
         void *expected = NULL;
         if (!atomic_compare_exchange_strong(&block->data, &expected, block))
             continue;
-        void *pages = mmap(NULL, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (pages == MAP_FAILED) {
+        void *pages = pages_new(body + page);
+        if (pages == NULL) {
             atomic_store(&block->data, NULL);
             return NULL;
         }
         char *data = (char *)pages + body - size;
         memset(pages, 0xff, body);
-        mprotect((char *)pages + body, page, PROT_NONE);
+        pages_forbid((char *)pages + body, page);
         block->pages = pages;
         block->page_bytes = body + page;
         atomic_store(&block->data, data);
@@ -103,7 +100,7 @@ static bool guarded_free(void *memory)
         guarded *block = &guarded_blocks[n];
         void *expected = memory;
         if (atomic_compare_exchange_strong(&block->data, &expected, block)) {
-            munmap(block->pages, block->page_bytes);
+            pages_free(block->pages, block->page_bytes);
             atomic_store(&block->data, NULL);
             return true;
         }
@@ -124,75 +121,67 @@ void *__wrap_realloc(void *memory, size_t bytes)
     return memory == NULL ? counted(__real_realloc(memory, bytes)) : __real_realloc(memory, bytes);
 }
 
-void *__wrap_aligned_alloc(size_t alignment, size_t bytes)
-{
-    return fails_now() ? NULL : counted(__real_aligned_alloc(alignment, bytes));
-}
-
-int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes)
-{
-    if (fails_now())
-        return ENOMEM;
-    void *block = guarded_new(alignment, bytes);
-    const int error = block == NULL ? __real_posix_memalign(&block, alignment, bytes) : 0;
-    if (error == 0) {
-        *memory = counted(block);
-        atomic_fetch_add(&allocation_bytes, bytes);
-    }
-    return error;
-}
+static _Thread_local bool is_counted; /* what is freed now */
 
 void __wrap_free(void *memory)
+{
+    if (memory != NULL && !is_counted)
+        atomic_fetch_sub(&allocations_live, 1);
+    __real_free(memory);
+}
+
+void *__wrap_fl_system_allocate(size_t alignment, size_t bytes)
+{
+    if (fails_now())
+        return NULL;
+    void *block = guarded_new(alignment, bytes);
+    if (block == NULL)
+        block = __real_fl_system_allocate(alignment, bytes);
+    if (block != NULL)
+        atomic_fetch_add(&allocation_bytes, bytes);
+    return counted(block);
+}
+
+void __wrap_fl_system_free(void *memory)
 {
     if (memory == NULL)
         return;
     atomic_fetch_sub(&allocations_live, 1);
+    is_counted = true;
     if (!guarded_free(memory))
-        __real_free(memory);
+        __real_fl_system_free(memory);
+    is_counted = false;
 }
 
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument)
+bool __wrap_fl_thread_start(fl_thread *thread)
 {
     size_t left = atomic_load(&starts_left);
     if (left == 0)
-        return EAGAIN;
+        return false;
     if (left != SIZE_MAX)
         atomic_store(&starts_left, left - 1);
-    return __real_pthread_create(thread, attributes, run, argument);
+    return __real_fl_thread_start(thread);
 }
 
 /* ---- The clock ---------------------------------------------------------------------------------------------- */
 
-#define SECOND 1000000000
-
 static atomic_llong clock_shown, clock_ahead, clock_step = -1;
-
-static int64_t machine_clock(void)
-{
-    struct timespec now;
-    __real_clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * SECOND + now.tv_nsec;
-}
 
 /* Time never goes back: afterwards the machine's clock is as far ahead as was shown. */
 void clock_pace(int64_t nanoseconds)
 {
     if (atomic_load(&clock_step) < 0)
-        atomic_store(&clock_shown, machine_clock() + atomic_load(&clock_ahead));
+        atomic_store(&clock_shown, __real_fl_clock_nanoseconds() + atomic_load(&clock_ahead));
     else
-        atomic_store(&clock_ahead, atomic_load(&clock_shown) - machine_clock());
+        atomic_store(&clock_ahead, atomic_load(&clock_shown) - __real_fl_clock_nanoseconds());
     atomic_store(&clock_step, nanoseconds);
 }
 
-int __wrap_clock_gettime(clockid_t id, struct timespec *now)
+int64_t __wrap_fl_clock_nanoseconds(void)
 {
     const int64_t step = atomic_load(&clock_step);
-    if (id != CLOCK_MONOTONIC)
-        return __real_clock_gettime(id, now);
-    const int64_t shown =
-        step < 0 ? machine_clock() + atomic_load(&clock_ahead) : atomic_fetch_add(&clock_shown, step) + step;
-    now->tv_sec = (time_t)(shown / SECOND);
-    now->tv_nsec = (long)(shown % SECOND);
-    return 0;
+    return step < 0 ? __real_fl_clock_nanoseconds() + atomic_load(&clock_ahead)
+                    : atomic_fetch_add(&clock_shown, step) + step;
 }
+
 unsigned __wrap_fl_machine_abilities(void) { return __real_fl_machine_abilities() & ~abilities_lacking; }
