@@ -32,6 +32,11 @@ FL_INLINE vf load_weight(const weight *w) { return vf_load(w); }
 
 /* ---- Packing ------------------------------------------------------------------------------------------------ */
 
+/* How far ahead of what is packed lines are asked for, in lines of a row: so many rows and columns at once are more than
+ * processors foresee.  4 H = 512 rows of 30 000 took 15 ms without and 5.3 ms with it (Zen 5, AVX-512). */
+#define PACK_AHEAD_FROM 8
+#define PACK_AHEAD_TO 2
+
 /* `count` rows of K weights each, transposed: weight k of row n to to[k * step + n].  A line of a row at a time, because
  * lines of several rows may fall on the same places of a cache. */
 static void interleave_rows(size_t count, size_t K, const real *source, weight *to, size_t step)
@@ -41,6 +46,8 @@ static void interleave_rows(size_t count, size_t K, const real *source, weight *
         weight *first = to + k * step;
         for (size_t n = 0; n < count; n++) {
             const real *from = source + n * K + k;
+            __builtin_prefetch((const char *)from + PACK_AHEAD_FROM * LINE_LANES * sizeof(real), 0, 3);
+            __builtin_prefetch((char *)first + (PACK_AHEAD_TO * LINE_LANES + n) * step * sizeof(weight), 1, 3);
             if (together == LINE_LANES)
                 FL_UNROLL_FOR (size_t j = 0; j < LINE_LANES; j++) first[j * step + n] = from[j];
             else
