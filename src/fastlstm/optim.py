@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from . import _core
 from .model.checks import checked_flag, checked_number, checked_reals
 from .model.guards import Guarded
 from .model.parameters import Parameters, ParameterSet, ready_for
+from .model.pickling import in_pieces
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["SGD", "Adam", "AdamW", "clip_grad_norm"]
 
@@ -54,7 +58,7 @@ class _Optimizer(Guarded):
         self._nonfinite = nonfinite
         self._num_steps = 0
         self._buffers = [
-            {name: np.zeros_like(layer.flat_params) for name in self._buffer_names} for layer in self._layers
+            {name: _zeros_like(layer.flat_params) for name in self._buffer_names} for layer in self._layers
         ]
 
     @property
@@ -162,7 +166,7 @@ class _Optimizer(Guarded):
             arrays laid out as ``layer.flat_params``.
         """
         options = _Optimizer._step_options(self)
-        buffers = [{name: flat.copy() for name, flat in kept.items()} for kept in self._buffers]
+        buffers = [{name: _core.own_array(flat) for name, flat in kept.items()} for kept in self._buffers]
         return {"num_steps": self._num_steps, **options, "layers": buffers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -214,7 +218,9 @@ class _Optimizer(Guarded):
         self.__dict__.update(checked.__dict__)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self._layers, self._nonfinite, self.state_dict())
+        state = self.state_dict()
+        state["layers"] = [{name: in_pieces(flat) for name, flat in kept.items()} for kept in state["layers"]]
+        return _restored, (type(self), self._layers, self._nonfinite, state)
 
     def _where_not_finite(self, index: int) -> str:
         layer = self._layers[index]
@@ -443,6 +449,11 @@ def clip_grad_norm(layers: Parameters | Iterable[Parameters], max_norm: float) -
     checked = _checked_layers(layers)
     limit = checked_number(max_norm, "max_norm", "a number of at least 0", lambda value: value >= 0)
     return _core.clip_gradients([layer.flat_grads for layer in checked], limit)
+
+
+def _zeros_like(flat: NDArray[Any]) -> NDArray[Any]:
+    """Moments of a flat buffer, at first."""
+    return _core.flat_array(flat.size, flat.dtype, True)
 
 
 # ---- Checks ----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ import numpy as np
 from .. import _core
 from . import guards, options
 from .checks import checked_dtype, checked_flag, checked_reals, checked_rng
+from .pickling import in_pieces
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -392,14 +393,14 @@ class Parameters(guards.Guarded):
             Others were put in force meanwhile, and would be lost.
         """
         before = self._parameter_set()
-        flat = before.flat.copy()
+        flat = _core.own_array(before.flat)
         yield flat[:]
         if self._parameter_set() is not before:
             raise RuntimeError(
                 f"{type(self).__name__}: expected that parameters change in one place at a time, "
                 "got others while they were being edited"
             )
-        self._replace(flat.copy())
+        self._replace(_core.own_array(flat))
 
     def _replace(self, flat: NDArray[Any]) -> None:
         """Put these values in force; from here on the array belongs to the layer, and is read-only."""
@@ -420,7 +421,7 @@ class Parameters(guards.Guarded):
         """
         if not isinstance(prefix, str):
             raise TypeError(f"prefix: expected a str, got {type(prefix).__name__}")
-        return {prefix + name: view.copy() for name, view in self._parameter_set().views.items()}
+        return {prefix + name: _core.own_array(view) for name, view in self._parameter_set().views.items()}
 
     def load_state_dict(
         self, mapping: Mapping[str, ArrayLike], strict: bool = True, *, prefix: str = ""
@@ -493,7 +494,7 @@ class Parameters(guards.Guarded):
     def __reduce__(self) -> tuple[Any, ...]:
         kept = {name: value for name, value in self.__dict__.items() if name not in self._not_kept}
         views = self._parameter_set().views
-        params = {name: view.copy() for name, view in views.items()}  # of a tied layer: its own
+        params = {name: in_pieces(view) for name, view in views.items()}  # of a tied layer: its own
         return restore, (type(self), self._config(), params), kept or None
 
     def __setstate__(self, kept: Mapping[str, Any]) -> None:
