@@ -111,13 +111,20 @@ class _Optimizer(Guarded):
         """
         layers, num_steps = self._layers, self._num_steps + 1
         before = [layer._parameter_set() for layer in layers]
+        # Where some words alone have gradients, others stay as they are: without moments, and without decay.
+        is_local = not self._buffer_names and not self._weight_decay
+        tables = [_core.local_words(*pair) if is_local else None for pair in zip(layers, before, strict=True)]
         after = self._room(before)
         bad = _core.optimiser_step(
             [*ready_for(zip(layers, after, strict=True)), (self, "_num_steps", num_steps)],
             before,
             after,
-            [layer.flat_grads for layer in layers],
+            [
+                layer.flat_grads if words is None else layer.__dict__["_flat_grads"]
+                for layer, words in zip(layers, tables, strict=True)
+            ],
             [tuple(buffers.values()) for buffers in self._buffers],
+            tables,
             self._step_options(),
             num_steps,
             self._nonfinite != "ignore",
@@ -128,6 +135,7 @@ class _Optimizer(Guarded):
                 return False
             raise FloatingPointError(self._where_not_finite(bad))
         for n, new in enumerate(after):
+            new.is_stepped = True
             products = before[n].products
             if products is not None and _core.is_unshared(before, n):
                 products.renew()  # what was packed is packed anew in its place

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Large arrays in pickles: in pieces, between which other threads may run.
 
-The pickle module copies an array as a whole, and gives back what it read, under the GIL: 50 and 70 ms for 288 MB.  What
-it calls in Python gives others a turn.
+The pickle module copies an array as a whole, and gives back what it read, under the GIL: 50 and 70 ms for
+288 MB.  What it calls in Python gives others a turn.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class _Piece:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # Of what can be written pickle makes a bytearray, which can be emptied.
-        data = pickle.PickleBuffer(_core.own_array(self._array)) if protocol >= 5 else self._array.tobytes()
+        own: Any = _core.own_array(self._array)
+        data = pickle.PickleBuffer(own) if protocol >= 5 else own.tobytes()
         return _taken, (self._array.dtype.str, data)
 
 
