@@ -54,7 +54,7 @@ def flat_array(npy_intp size, dtype, bint is_zero):
     return buffer(size, NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64, is_zero)
 
 
-# Bytes from which an array is worth a Block: what others take and give back under the GIL takes a tenth of a millisecond.
+# Bytes from which an array is worth a Block: what others take and give back under the GIL takes 0.1 ms.
 cdef npy_intp LARGE = 1 << 20
 
 

@@ -2,8 +2,8 @@
 # Included by _core.pyx: gradients of the words of a table of which a step uses few: an embedding, or the weights of an
 # input of indices.
 #
-# They stay beside the layer's flat_grads, which is zero there, until somebody asks for that array: he may look at it, and
-# write to it, as long as he has it.  zero_grad begins anew, if nobody has it any more.
+# They stay beside the layer's flat_grads, which is zero there, until somebody asks for that array: he may look at it,
+# and write to it, as long as he has it.  zero_grad begins anew, if nobody has it any more.
 
 # Of the words of a table: where more have a gradient, they are added to flat_grads at once.
 cdef size_t MOST_USED_PART = 4
@@ -23,14 +23,14 @@ cdef ndarray passing(size_t size, int typenum):
 
 @cython.final
 cdef class Words:
-    """What a layer knows of the gradients of its tables, which have the same words; all of it may be asked by any thread.
+    """What a layer knows of the gradients of its tables, which have the same words; any thread may ask.
 
     Parameters
     ----------
     dtype : numpy.dtype
     tables : list of tuple
-        For each table ``(begin, words, width, by_columns)``: where it begins in flat_grads, how many words it has, elements
-        of a word, and whether words are columns of it or rows.
+        For each table ``(begin, words, width, by_columns)``: where it begins in flat_grads, how many words it has,
+        elements of a word, and whether words are columns of it or rows.
     """
 
     cdef int typenum
@@ -149,7 +149,7 @@ cdef class Words:
             to = PyArray_DATA(each)
             with nogil:
                 memset(to, 0, columns.count * self.tables[n].width * (4 if dtype == FL_F32 else 8))
-                fl_add(dtype, columns.count * self.tables[n].width, columns.values, to)  # so that none is -0
+                fl_add(dtype, columns.count * self.tables[n].width, columns.values, to)  # none is -0
             values.append(each.reshape(dims[0], dims[1]))
         return self.add(used, values)
 
@@ -170,8 +170,8 @@ cdef Words words_of(Recurrent layer):
 def local_words(layer, parameter_set):
     """The words of a layer if all gradients of its tables are known by word; else None.
 
-    Only where the parameters are as a step leaves them: it makes denormal numbers zero, and so do words that it does not
-    change stay what they were when they were packed.
+    Only where a step made the parameters: it makes denormal numbers zero, so that another one leaves words without
+    gradient as they were packed.
     """
     words = layer.__dict__.get("_words")
     return words if words is not None and (<Words>words).is_clear and parameter_set.is_stepped else None
