@@ -217,6 +217,18 @@ FL_API void fl_stack_release(const fl_stack *stack);
  * missing that is not optional (fl_parameter_get_facts). */
 FL_API fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights);
 
+/* Some columns of a matrix (width, K), and what belongs to them. */
+typedef struct fl_columns {
+    size_t count;
+    const int64_t *index; /* ascending, each once */
+    const void *values;   /* (count, width): one column behind the other */
+} fl_columns;
+
+/* fl_stack_pack into a stack that holds weights already, whose weight_ih differs from the new one in these columns alone;
+ * `values` are the new ones.  All else is packed as always; null: all is. */
+FL_API fl_status fl_stack_repack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights,
+                                 const fl_columns *columns);
+
 /* About how many multiply-adds a step of one row costs: for callers who want to know whether a call takes long; 0 for a
  * shape that fl_stack_create would not take. */
 FL_API double fl_shape_step_work(const fl_stack_shape *shape);
@@ -306,7 +318,7 @@ typedef struct fl_backward_args {
     void *dh0, *dc0;                /* outputs, shaped as the states */
     const fl_gradients *gradients;  /* (L*D) */
     bool
-        keeps_index_gradient; /* of x_index: weight_ih of layer 0 is not written, but kept for fl_tape_add_index_gradient */
+        keeps_index_gradient; /* of x_index: weight_ih of layer 0 is not written, but kept for fl_tape_index_gradient */
     size_t bptt;              /* k >= 1: no gradient of the state passes between steps nk - 1 and nk; 0: all do */
     size_t num_threads;       /* 0: fl_get_num_threads() */
     int (*interrupt)(void *context); /* as in fl_forward_args */
@@ -317,9 +329,9 @@ typedef struct fl_backward_args {
  * an error. */
 FL_API fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args);
 
-/* Adds the gradient that the last backward pass kept to that of weight_ih of layer 0 in one direction: only of columns that
- * the input named.  FL_ERROR_ARGUMENT: there is none. */
-FL_API fl_status fl_tape_add_index_gradient(const fl_tape *tape, size_t direction, void *weight_ih);
+/* The gradient of weight_ih of layer 0 in one direction that the last backward pass kept: of columns that the input named;
+ * those of all others are zero.  It stays until the tape is used again.  FL_ERROR_ARGUMENT: there is none. */
+FL_API fl_status fl_tape_index_gradient(const fl_tape *tape, size_t direction, fl_columns *columns);
 
 /* The mask that `dropout` of fl_record_args puts on elements `first` and on: out = x * mask, n elements; out may be x.  A p
  * outside [0, 1] is its nearest end, NaN is 0. */
@@ -340,6 +352,21 @@ typedef struct fl_sgd_args {
 /* b is updated; null: no momentum.  new_params may be params.  Whether all gradients are finite; the rest is done anyway. */
 FL_API bool fl_sgd_step(fl_dtype dtype, size_t n, const fl_sgd_args *args, const void *grads, const void *params,
                         void *new_params, void *b);
+
+/* A table of words, contiguous: rows of it, or columns. */
+typedef struct fl_table {
+    fl_dtype dtype;
+    size_t words, width; /* width: elements of a word */
+    bool by_columns;     /* element j of word w stands at j * words + w; else at w * width + j */
+} fl_table;
+
+/* fl_add for these words of a table alone. */
+FL_API void fl_add_words(const fl_table *table, const fl_columns *words, void *out);
+/* fl_sgd_step of a table without momentum and decay whose gradients are zero but those of these words.  What they are then is
+ * also left in new_values (count, width).  `room` has fl_sgd_words_room elements, which are zero, or as another step left them. */
+FL_API void fl_sgd_words(const fl_table *table, const fl_columns *words, double lr, const void *params,
+                         void *new_params, void *new_values, void *room);
+FL_API size_t fl_sgd_words_room(const fl_table *table, size_t count);
 
 typedef struct fl_adam_args {
     double lr, beta1, beta2, eps;

@@ -42,8 +42,9 @@ fl_status fl_dense_pack(const fl_dense_shape *shape, fl_dense_pass pass, const v
             memset(memory, 0, bytes);
         *packed = memory;
     }
+    const fl_matrix matrix = {panels.N, K, weight, NULL};
     if (forward)
-        kernels->pack_panels(&panels, K, weight, *packed);
+        kernels->pack_panels(&panels, &matrix, *packed);
     else
         kernels->pack_gate_panels(&panels, 1, K, weight, *packed);
     return FL_OK;

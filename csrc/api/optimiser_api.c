@@ -9,6 +9,7 @@
 #include "base/fp_state.h"
 #include "base/memory.h"
 #include "base/pool.h"
+#include "base/words.h"
 #include "kernels/choose.h"
 
 /* Elements that a thread is worth waking for, and what ranges are multiples of: partial sums of norms do not depend on
@@ -189,6 +190,112 @@ bool fl_sgd_step(fl_dtype dtype, size_t n, const fl_sgd_args *args, const void *
     p.fine = &fine;
     run_pass(&p);
     return atomic_load(&fine);
+}
+
+void fl_add_words(const fl_table *table, const fl_columns *words, void *out)
+{
+    const fl_fp_state caller_state = fl_fp_enter(false);
+    fl_words_add(table, words, out);
+    fl_fp_leave(caller_state);
+}
+
+/* A table passes through the kernel in parts, whose gradients stand in memory that stays near: a row of columns, or some
+ * words.  Elements of a part: */
+#define WORDS_PART ((size_t)1 << 14)
+/* Rows of columns whose gradients are transposed together: a line of each word. */
+#define ROWS_TOGETHER 16
+
+static size_t elements_of_part(const fl_table *table)
+{
+    const size_t together = WORDS_PART / table->width;
+    return table->by_columns ? table->words : table->width * (together > 1 ? together : 1);
+}
+
+size_t fl_sgd_words_room(const fl_table *table, size_t count)
+{
+    return elements_of_part(table) + (table->by_columns ? 2 * ROWS_TOGETHER * count : 0);
+}
+
+/* A step of rows [first, first + rows): gradients are put where they belong in a row of zeros, and taken away again; what the
+ * words are then is computed by the kernel's operations. */
+#define COLUMNS(name, real)                                                                                 \
+    static void step_##name(const fl_kernels *kernels, const fl_columns *words, size_t width, size_t first, \
+                            size_t rows, fl_sgd step, real *new_values)                                     \
+    {                                                                                                       \
+        const size_t count = words->count;                                                                  \
+        const real *values = (const real *)words->values + first, lr = (real)step.lr;                       \
+        real *grads = (real *)step.grads, *own = grads + step.n, *then = own + ROWS_TOGETHER * count;       \
+        for (size_t n = 0; n < count; n++)                                                                  \
+            for (size_t j = 0; j < rows; j++) own[j * count + n] = values[n * width + j];                   \
+        for (size_t j = 0; j < rows; j++) {                                                                 \
+            const real *row = own + j * count, *params = step.params;                                       \
+            for (size_t n = 0; n < count; n++) grads[words->index[n]] = row[n];                             \
+            kernels->sgd(&step);                                                                            \
+            for (size_t n = 0; n < count; n++) {                                                            \
+                grads[words->index[n]] = 0;                                                                 \
+                then[j * count + n] = params[words->index[n]] - row[n] * lr;                                \
+            }                                                                                               \
+            step.params = params + step.n;                                                                  \
+            step.new_params = (real *)step.new_params + step.n;                                             \
+        }                                                                                                   \
+        for (size_t n = 0; n < count; n++)                                                                  \
+            for (size_t j = 0; j < rows; j++) new_values[n * width + first + j] = then[j * count + n];      \
+    }
+COLUMNS(columns_f32, float)
+COLUMNS(columns_f64, double)
+
+static void step_columns(const fl_table *table, const fl_columns *words, fl_sgd step, void *new_values)
+{
+    const fl_kernels *kernels = fl_kernels_active(table->dtype, FL_STORAGE_REAL);
+    const size_t row = table->words * (table->dtype == FL_F32 ? sizeof(float) : sizeof(double));
+    step.n = table->words;
+    for (size_t j = 0; j < table->width; j += ROWS_TOGETHER) {
+        const size_t rows = table->width - j < ROWS_TOGETHER ? table->width - j : ROWS_TOGETHER;
+        if (table->dtype == FL_F32)
+            step_columns_f32(kernels, words, table->width, j, rows, step, new_values);
+        else
+            step_columns_f64(kernels, words, table->width, j, rows, step, new_values);
+        step.params = (const char *)step.params + rows * row;
+        step.new_params = (char *)step.new_params + rows * row;
+    }
+}
+
+static void step_rows(const fl_table *table, const fl_columns *words, fl_sgd step, void *new_values)
+{
+    const fl_kernels *kernels = fl_kernels_active(table->dtype, FL_STORAGE_REAL);
+    const size_t together = elements_of_part(table) / table->width;
+    const size_t row = table->width * (table->dtype == FL_F32 ? sizeof(float) : sizeof(double));
+    char *grads = (char *)step.grads;
+    for (size_t first = 0, n = 0, next; first < table->words; first += together, n = next) {
+        const size_t count = table->words - first < together ? table->words - first : together;
+        step.n = count * table->width;
+        for (next = n; next < words->count && (size_t)words->index[next] < first + count; next++)
+            memcpy(grads + ((size_t)words->index[next] - first) * row, (const char *)words->values + next * row, row);
+        kernels->sgd(&step);
+        for (; n < next; n++) {
+            const size_t at = ((size_t)words->index[n] - first) * row;
+            memset(grads + at, 0, row);
+            memcpy((char *)new_values + n * row, (const char *)step.new_params + at, row);
+        }
+        step.params = (const char *)step.params + count * row;
+        step.new_params = (char *)step.new_params + count * row;
+    }
+}
+
+void fl_sgd_words(const fl_table *table, const fl_columns *words, double lr, const void *params, void *new_params,
+                  void *new_values, void *room)
+{
+    const fl_fp_state caller_state = fl_fp_enter_mode(FL_FP_FLUSH); /* as fl_sgd_step */
+    const fl_sgd step = {.new_params = new_params,
+                         .params = params,
+                         .grads = room,
+                         .lr = lr,
+                         .is_far = is_far(table->dtype, table->words * table->width) && new_params != params};
+    if (table->by_columns)
+        step_columns(table, words, step, new_values);
+    else
+        step_rows(table, words, step, new_values);
+    fl_fp_leave(caller_state);
 }
 
 /* ---- Clipping ----------------------------------------------------------------------------------------------- */

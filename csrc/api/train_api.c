@@ -87,15 +87,11 @@ fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backw
     return status;
 }
 
-fl_status fl_tape_add_index_gradient(const fl_tape *tape, size_t direction, void *weight_ih)
+fl_status fl_tape_index_gradient(const fl_tape *tape, size_t direction, fl_columns *columns)
 {
-    if (tape == NULL || tape->stack == NULL || tape->args.call.x_index == NULL || weight_ih == NULL ||
+    if (tape == NULL || tape->stack == NULL || tape->args.call.x_index == NULL || columns == NULL ||
         direction >= tape->stack->shape.num_directions)
         return FL_ERROR_ARGUMENT;
-    if (tape->index_gradient.count == 0)
-        return FL_OK;
-    const fl_fp_state caller_state = fl_fp_enter(false); /* as fl_add */
-    fl_add_index_gradient(tape->stack, &tape->index_gradient, direction, weight_ih);
-    fl_fp_leave(caller_state);
+    *columns = fl_index_columns(&tape->index_gradient, direction);
     return FL_OK;
 }

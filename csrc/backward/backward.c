@@ -6,6 +6,7 @@
 
 #include "backward/backward_call.h"
 #include "base/machine.h"
+#include "base/words.h"
 #include "forward/trials.h"
 
 /* ---- Threads ------------------------------------------------------------------------------------------------ */
@@ -98,28 +99,10 @@ static void clear_padding(const back_call *c)
                    c->stack->shape.input_size * c->stack->real_size);
 }
 
-#define COLUMN_BLOCK 16 /* rows of the matrix: a line of each transposed row */
-
-#define ADD_COLUMNS(name, real)                                                                         \
-    static void name(const fl_index_gradient *g, const real *from, size_t rows, size_t I, real *out)    \
-    {                                                                                                   \
-        for (size_t i = 0; i < rows; i += COLUMN_BLOCK) {                                               \
-            const size_t end = rows - i < COLUMN_BLOCK ? rows : i + COLUMN_BLOCK;                       \
-            for (size_t n = 0; n < g->count; n++)                                                       \
-                for (size_t r = i; r < end; r++) out[r * I + (size_t)g->used[n]] += from[n * rows + r]; \
-        }                                                                                               \
-    }
-ADD_COLUMNS(add_columns_f32, float)
-ADD_COLUMNS(add_columns_f64, double)
-
-void fl_add_index_gradient(const fl_stack *stack, const fl_index_gradient *gradient, size_t direction, void *weight_ih)
+fl_columns fl_index_columns(const fl_index_gradient *gradient, size_t direction)
 {
-    const size_t rows = stack->sizes.gates * stack->sizes.H, I = stack->shape.input_size;
-    const void *from = gradient->rows[direction];
-    if (stack->shape.dtype == FL_F32)
-        add_columns_f32(gradient, from, rows, I, weight_ih);
-    else
-        add_columns_f64(gradient, from, rows, I, weight_ih);
+    const fl_columns columns = {gradient->count, gradient->used, gradient->rows[direction]};
+    return columns;
 }
 
 /* What is left when all stages are done. */
@@ -132,8 +115,10 @@ static void finish_gradients(const back_call *c)
         if (gradients.bias_ih != NULL && gradients.bias_hh != NULL && !own_bias_hh)
             memcpy(gradients.bias_hh, gradients.bias_ih, gates * real_size);
         if (n < c->D && c->memory.index_slot != NULL && !c->args->keeps_index_gradient) {
+            const fl_columns columns = fl_index_columns(&c->memory.index_gradient, n);
+            const fl_table table = {c->stack->shape.dtype, c->stack->shape.input_size, gates, true};
             memset(gradients.weight_ih, 0, gates * c->stack->shape.input_size * real_size);
-            fl_add_index_gradient(c->stack, &c->memory.index_gradient, n, gradients.weight_ih);
+            fl_words_add(&table, &columns, gradients.weight_ih);
         }
     }
 }

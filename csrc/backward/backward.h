@@ -10,6 +10,7 @@
 /* Run checked arguments with at least one step, between fl_fp_enter(true), which returned *caller_state, and fl_fp_leave. */
 fl_status fl_back_run(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args, fl_fp_state *caller_state);
 
-void fl_add_index_gradient(const fl_stack *stack, const fl_index_gradient *gradient, size_t direction, void *weight_ih);
+/* What of it belongs to a direction. */
+fl_columns fl_index_columns(const fl_index_gradient *gradient, size_t direction);
 
 #endif

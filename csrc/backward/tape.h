@@ -20,7 +20,7 @@ struct fl_tape {
     size_t used; /* bytes of `kept` */
     fl_workspace kept;
     fl_workspace workspace; /* of the forward driver */
-    fl_workspace scratch;   /* of the backward pass, which leaves there for fl_tape_add_index_gradient: */
+    fl_workspace scratch;   /* of the backward pass, which leaves there for fl_tape_index_gradient: */
     fl_index_gradient index_gradient;
 };
 

@@ -20,13 +20,13 @@ typedef struct fl_kernels {
     size_t max_rows;    /* rows of the largest tile */
     size_t weight_size; /* bytes of a packed weight */
 
-    /* Packing: the layouts are those of model/layout.h; N rows of K weights each, row-major, are the source. */
+    /* Packing: the layouts are those of model/layout.h. */
     /* Gates of a tile: (G*H, K). */
-    void (*pack_gates)(const fl_layout *layout, size_t K, const void *source, void *packed);
+    void (*pack_gates)(const fl_layout *layout, const fl_matrix *source, void *packed);
     /* The transpose, as panels. */
-    void (*pack_panels)(const fl_panels *panels, size_t K, const void *source, void *packed);
+    void (*pack_panels)(const fl_panels *panels, const fl_matrix *source, void *packed);
     /* Gates as fl_unit_panels_of has them. */
-    void (*pack_units)(const fl_panels *panels, size_t H, size_t gates, size_t K, const void *source, void *packed);
+    void (*pack_units)(const fl_panels *panels, size_t H, size_t gates, const fl_matrix *source, void *packed);
     /* A matrix (gates*H, N) as panels in the order in which the backward products take its rows: stretches of FL_K_BLOCK
      * hidden units, of each one gate after the other. */
     void (*pack_gate_panels)(const fl_panels *panels, size_t gates, size_t H, const void *source, void *packed);

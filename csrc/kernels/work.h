@@ -13,6 +13,13 @@
 #include "model/cell.h"
 #include "model/layout.h"
 
+/* A matrix (rows, K), row-major, that is packed: all of it, or the columns that are new, whose values are beside it. */
+typedef struct fl_matrix {
+    size_t rows, K;
+    const void *data;
+    const fl_columns *columns; /* null: all */
+} fl_matrix;
+
 /* ---- Forward ------------------------------------------------------------------------------------------------ */
 
 /* y = clip(out W' + bias), from (B, H) to (B, P); weight null: none. */

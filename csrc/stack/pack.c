@@ -56,34 +56,42 @@ static void pack_biases(const fl_stack *stack, const fl_recurrence *r, const fl_
 }
 
 /* W and R as panels; R for each gate, or gate and head. */
-static void pack_rows(const fl_stack *stack, const fl_recurrence *r, const fl_weights *weights)
+static void pack_rows(const fl_stack *stack, const fl_recurrence *r, const fl_matrix *W, const fl_weights *weights)
 {
     const fl_cell_sizes *sizes = &stack->sizes;
     const size_t K = fl_head_depth(sizes), units = fl_head_width(sizes), lanes = stack->layout.lanes;
-    const fl_panels W = fl_panels_of(sizes->gates * sizes->H, lanes), R = fl_panels_of(units, lanes);
-    stack->kernels->pack_panels(&W, r->I, weights->weight_ih, r->W);
-    for (size_t n = 0; n < sizes->gates * sizes->heads; n++)
-        stack->kernels->pack_panels(&R, K, (const char *)weights->weight_hh + n * units * K * stack->real_size,
-                                    (char *)r->R + n * R.vectors * lanes * K * stack->kernels->weight_size);
+    const fl_panels all = fl_panels_of(sizes->gates * sizes->H, lanes), each = fl_panels_of(units, lanes);
+    stack->kernels->pack_panels(&all, W, r->W);
+    for (size_t n = 0; n < sizes->gates * sizes->heads; n++) {
+        const fl_matrix R = {units, K, (const char *)weights->weight_hh + n * units * K * stack->real_size, NULL};
+        stack->kernels->pack_panels(&each, &R,
+                                    (char *)r->R + n * each.vectors * lanes * K * stack->kernels->weight_size);
+    }
 }
 
-static void pack_matrices(const fl_stack *stack, const fl_recurrence *r, const fl_weights *weights)
+static void pack_matrices(const fl_stack *stack, const fl_recurrence *r, const fl_weights *weights,
+                          const fl_columns *columns)
 {
     const fl_cell_sizes *sizes = &stack->sizes;
+    const size_t rows = sizes->gates * sizes->H;
+    const fl_matrix W = {rows, r->I, weights->weight_ih, columns};
     switch (sizes->path) {
-    case FL_PATH_TILES:
-        stack->kernels->pack_gates(&stack->layout, r->I, weights->weight_ih, r->W);
-        stack->kernels->pack_gates(&stack->layout, sizes->P, weights->weight_hh, r->R);
+    case FL_PATH_TILES: {
+        const fl_matrix R = {rows, sizes->P, weights->weight_hh, NULL};
+        stack->kernels->pack_gates(&stack->layout, &W, r->W);
+        stack->kernels->pack_gates(&stack->layout, &R, r->R);
         break;
-    case FL_PATH_ROWS: pack_rows(stack, r, weights); break;
+    }
+    case FL_PATH_ROWS: pack_rows(stack, r, &W, weights); break;
     case FL_PATH_SCAN: {
         const fl_panels units = fl_unit_panels_of(sizes->H, sizes->gates, stack->layout.lanes);
-        stack->kernels->pack_units(&units, sizes->H, sizes->gates, r->I, weights->weight_ih, r->W);
+        stack->kernels->pack_units(&units, sizes->H, sizes->gates, &W, r->W);
     }
     }
     if (weights->weight_hr != NULL) {
         const fl_panels panels = fl_panels_of(sizes->P, stack->layout.lanes);
-        stack->kernels->pack_panels(&panels, sizes->H, weights->weight_hr, r->weight_hr);
+        const fl_matrix projection = {sizes->P, sizes->H, weights->weight_hr, NULL};
+        stack->kernels->pack_panels(&panels, &projection, r->weight_hr);
         for (size_t row = 0; row < sizes->P; row++)
             add_bias(stack->real_size, weights->bias_hr, NULL, row, r->bias_hr, row);
     }
@@ -91,12 +99,18 @@ static void pack_matrices(const fl_stack *stack, const fl_recurrence *r, const f
 
 fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights)
 {
+    return fl_stack_repack(stack, layer, direction, weights, NULL);
+}
+
+fl_status fl_stack_repack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights,
+                          const fl_columns *columns)
+{
     if (stack == NULL || weights == NULL || layer >= stack->shape.num_layers ||
         direction >= stack->shape.num_directions || !fl_parameters_are_complete(&stack->sizes, weights, NULL))
         return FL_ERROR_ARGUMENT;
     const fl_recurrence *r = fl_recurrence_of(stack, layer, direction);
     const fl_weights own = fl_weights_of(&stack->sizes, weights);
-    pack_matrices(stack, r, &own);
+    pack_matrices(stack, r, &own, columns);
     pack_biases(stack, r, &own);
     for (size_t index = 0; index < FL_PARAMETER_COUNT; index++)
         if (fl_parameter_is_copied(&stack->sizes, index))

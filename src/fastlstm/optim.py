@@ -8,7 +8,7 @@ layer's dtype, laid out as ``layer.flat_params``.  Formulas are those of ``torch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from . import _core
 from .model.checks import checked_flag, checked_not_negative, checked_number, checked_reals
 from .model.guards import Guarded
 from .model.parameters import Parameters, ParameterSet, ready_for
+from .model.pickling import in_pieces
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["SGD", "Adam", "AdamW", "clip_grad_norm"]
 
@@ -53,7 +57,7 @@ class _Optimizer(Guarded):
         self._nonfinite = nonfinite
         self._num_steps = 0
         self._buffers = [
-            {name: np.zeros_like(layer.flat_params) for name in self._buffer_names} for layer in self._layers
+            {name: _zeros_like(layer.flat_params) for name in self._buffer_names} for layer in self._layers
         ]
 
     @property
@@ -106,13 +110,20 @@ class _Optimizer(Guarded):
         """
         layers, num_steps = self._layers, self._num_steps + 1
         before = [layer._parameter_set() for layer in layers]
+        # Where some words alone have gradients, others stay as they are: without moments, and without decay.
+        is_local = not self._buffer_names and not self._weight_decay
+        tables = [_core.local_words(*pair) if is_local else None for pair in zip(layers, before, strict=True)]
         after = self._room(before)
         bad = _core.optimiser_step(
             [*ready_for(zip(layers, after, strict=True)), (self, "_num_steps", num_steps)],
             before,
             after,
-            [layer.flat_grads for layer in layers],
+            [
+                layer.flat_grads if words is None else layer.__dict__["_flat_grads"]
+                for layer, words in zip(layers, tables, strict=True)
+            ],
             [tuple(buffers.values()) for buffers in self._buffers],
+            tables,
             self._step_options(),
             num_steps,
             self._nonfinite != "ignore",
@@ -123,6 +134,7 @@ class _Optimizer(Guarded):
                 return False
             raise FloatingPointError(self._where_not_finite(bad))
         for n, new in enumerate(after):
+            new.is_stepped = True
             products = before[n].products
             if products is not None and _core.is_unshared(before, n):
                 products.renew()  # what was packed is packed anew in its place
@@ -161,7 +173,7 @@ class _Optimizer(Guarded):
             arrays laid out as ``layer.flat_params``.
         """
         options = _Optimizer._step_options(self)
-        buffers = [{name: flat.copy() for name, flat in kept.items()} for kept in self._buffers]
+        buffers = [{name: _core.own_array(flat) for name, flat in kept.items()} for kept in self._buffers]
         return {"num_steps": self._num_steps, **options, "layers": buffers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -213,7 +225,9 @@ class _Optimizer(Guarded):
         self.__dict__.update(checked.__dict__)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self._layers, self._nonfinite, self.state_dict())
+        state = self.state_dict()
+        state["layers"] = [{name: in_pieces(flat) for name, flat in kept.items()} for kept in state["layers"]]
+        return _restored, (type(self), self._layers, self._nonfinite, state)
 
     def _where_not_finite(self, index: int) -> str:
         layer = self._layers[index]
@@ -442,6 +456,11 @@ def clip_grad_norm(layers: Parameters | Iterable[Parameters], max_norm: float) -
     checked = _checked_layers(layers)
     limit = checked_number(max_norm, "max_norm", "a number of at least 0", lambda value: value >= 0)
     return _core.clip_gradients([layer.flat_grads for layer in checked], limit)
+
+
+def _zeros_like(flat: NDArray[Any]) -> NDArray[Any]:
+    """Moments of a flat buffer, at first."""
+    return _core.flat_array(flat.size, flat.dtype, True)
 
 
 # ---- Checks ----------------------------------------------------------------------------------------------

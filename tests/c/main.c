@@ -49,6 +49,8 @@ static void run_mode(const mode *how)
     if (how->values) {
         test_values();
         test_pieces();
+        test_optimisers();
+        test_dense_layers();
         test_bits();
         test_training();
         test_ragged();

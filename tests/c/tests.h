@@ -7,6 +7,8 @@
 
 void test_values(void);         /* calls and gradients against the oracle */
 void test_pieces(void);         /* of a step; dropout, probes */
+void test_optimisers(void);     /* passes over flat buffers, and words of a table */
+void test_dense_layers(void);   /* dense layers */
 void test_floating_point(void); /* corner cases that emulators get wrong */
 void test_bits(void);           /* of calls: what must be the same */
 void test_training(void);       /* of recorded passes and gradients: what must be the same */

@@ -131,3 +131,43 @@ def test_a_layer_without_init_is_an_error_and_no_crash(cls):
     for attribute in ("hidden_size", "state_dict", "bias", "params"):
         with pytest.raises(RuntimeError, match="__init__ has not been called"):
             getattr(empty, attribute)()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_large_parameters_and_moments_pass_through_pickles_in_pieces(protocol):
+    """Of 1.2 pieces and of 2: by each protocol, and in buffers of their own."""
+    layer = fastlstm.Embedding(2**20 // 8, 16, rng=0), fastlstm.Embedding(10**5, 12, dtype="f8", rng=1)
+    adam = fastlstm.optim.Adam(layer)
+    for each in layer:
+        each.flat_grads[...] = np.arange(each.flat_grads.size) % 97 + 1.0
+    adam.step()
+    for others, kept in through_pickles((layer, adam), protocol):
+        for one, other, moments in zip(layer, others, kept.state_dict()["layers"], strict=True):
+            assert_same_bits(other.flat_params, one.flat_params)
+            assert not np.shares_memory(other.flat_params, one.flat_params)
+            assert_same_bits(moments["v"], adam.state_dict()["layers"][layer.index(one)]["v"])
+        kept.step()  # what came out can be changed
+
+
+def through_pickles(objects, protocol):
+    yield pickle.loads(pickle.dumps(objects, protocol))
+    if protocol >= 5:
+        buffers = []
+        data = pickle.dumps(objects, protocol, buffer_callback=buffers.append)
+        assert sum(buffer.raw().nbytes for buffer in buffers) > 10 * len(data)
+        yield pickle.loads(data, buffers=buffers)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_large_layers_and_their_optimizers_can_be_copied(duplicate):
+    layer = fastlstm.Embedding(2**20 // 8 + 1, 16, rng=0)
+    adam = fastlstm.optim.Adam(layer)
+    layer.flat_grads[...] = 0.5
+    adam.step()
+    assert_same_bits(duplicate(layer).flat_params, layer.flat_params)
+    other = duplicate(adam)
+    before = adam.state_dict()["layers"][0]["m"]
+    assert_same_bits(other.state_dict()["layers"][0]["m"], before)
+    other.layers[0].flat_grads[...] = 1
+    other.step()
+    assert_same_bits(adam.state_dict()["layers"][0]["m"], before)  # it has its own

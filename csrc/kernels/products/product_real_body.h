@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "kernels/simd/lanes_body.h"
+#include "kernels/work.h"
 #include "model/layout.h"
 
 typedef real weight;
@@ -32,6 +33,11 @@ FL_INLINE vf load_weight(const weight *w) { return vf_load(w); }
 
 /* ---- Packing ------------------------------------------------------------------------------------------------ */
 
+/* How far ahead of what is packed lines are asked for, in lines of a row: so many rows and columns at once are more than
+ * processors foresee.  4 H = 512 rows of 30 000 took 15 ms without and 5.3 ms with it (Zen 5, AVX-512). */
+#define PACK_AHEAD_FROM 8
+#define PACK_AHEAD_TO 2
+
 /* `count` rows of K weights each, transposed: weight k of row n to to[k * step + n].  A line of a row at a time, because
  * lines of several rows may fall on the same places of a cache. */
 static void interleave_rows(size_t count, size_t K, const real *source, weight *to, size_t step)
@@ -41,6 +47,8 @@ static void interleave_rows(size_t count, size_t K, const real *source, weight *
         weight *first = to + k * step;
         for (size_t n = 0; n < count; n++) {
             const real *from = source + n * K + k;
+            __builtin_prefetch((const char *)from + PACK_AHEAD_FROM * LINE_LANES * sizeof(real), 0, 3);
+            __builtin_prefetch((char *)first + (PACK_AHEAD_TO * LINE_LANES + n) * step * sizeof(weight), 1, 3);
             if (together == LINE_LANES)
                 FL_UNROLL_FOR (size_t j = 0; j < LINE_LANES; j++) first[j * step + n] = from[j];
             else
@@ -49,36 +57,49 @@ static void interleave_rows(size_t count, size_t K, const real *source, weight *
     }
 }
 
-static void pack_gates(const fl_layout *layout, size_t K, const void *source, void *packed)
+/* `count` rows of a matrix from `row` on, transposed: all columns, or those that are new. */
+static void pack_some_rows(const fl_matrix *matrix, size_t row, size_t count, weight *to, size_t step)
+{
+    const fl_columns *columns = matrix->columns;
+    if (columns == NULL) {
+        interleave_rows(count, matrix->K, (const real *)matrix->data + row * matrix->K, to, step);
+        return;
+    }
+    const real *from = (const real *)columns->values + row;
+    for (size_t n = 0; n < columns->count; n++)
+        memcpy(to + (size_t)columns->index[n] * step, from + n * matrix->rows, count * sizeof(weight));
+}
+
+static void pack_gates(const fl_layout *layout, const fl_matrix *source, void *packed)
 {
     for (size_t block = 0; block < layout->blocks; block++) {
         const size_t unit = block * layout->units, rest = layout->H - unit;
         for (size_t gate = 0; gate < layout->gates; gate++) {
             size_t step;
-            const size_t at = block * fl_panel_stride(layout, K) + fl_gate_offset(layout, gate, unit, &step);
-            interleave_rows(rest < layout->units ? rest : layout->units, K,
-                            (const real *)source + (gate * layout->H + unit) * K, (weight *)packed + at, step);
+            const size_t at = block * fl_panel_stride(layout, source->K) + fl_gate_offset(layout, gate, unit, &step);
+            pack_some_rows(source, gate * layout->H + unit, rest < layout->units ? rest : layout->units,
+                           (weight *)packed + at, step);
         }
     }
 }
 
-static void pack_panels(const fl_panels *panels, size_t K, const void *source, void *packed)
+static void pack_panels(const fl_panels *panels, const fl_matrix *source, void *packed)
 {
     for (size_t p = 0; p < panels->count; p++) {
         const size_t first = fl_panel_first(panels, p) * VF_LANES, end = fl_panel_first(panels, p + 1) * VF_LANES;
-        interleave_rows((end < panels->N ? end : panels->N) - first, K, (const real *)source + first * K,
-                        (weight *)packed + first * K, end - first);
+        pack_some_rows(source, first, (end < panels->N ? end : panels->N) - first, (weight *)packed + first * source->K,
+                       end - first);
     }
 }
 
-static void pack_units(const fl_panels *panels, size_t H, size_t gates, size_t K, const void *source, void *packed)
+static void pack_units(const fl_panels *panels, size_t H, size_t gates, const fl_matrix *source, void *packed)
 {
     for (size_t unit = 0; unit < H; unit += VF_LANES) {
         for (size_t gate = 0; gate < gates; gate++) {
             size_t panel, width;
             const size_t column = fl_unit_column(panels, H, gate, unit, &panel, &width);
-            interleave_rows(lanes_at(H, unit), K, (const real *)source + (gate * H + unit) * K,
-                            (weight *)packed + panel * K + column - panel, width);
+            pack_some_rows(source, gate * H + unit, lanes_at(H, unit),
+                           (weight *)packed + panel * source->K + column - panel, width);
         }
     }
 }

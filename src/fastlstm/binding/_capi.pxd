@@ -83,6 +83,14 @@ cdef extern from "fastlstm.h" nogil:
     void fl_stack_release(const fl_stack *stack)
     fl_status fl_stack_pack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights)
 
+    ctypedef struct fl_columns:
+        size_t count
+        const int64_t *index
+        const void *values
+
+    fl_status fl_stack_repack(fl_stack *stack, size_t layer, size_t direction, const fl_weights *weights,
+                              const fl_columns *columns)
+
     double fl_shape_step_work(const fl_stack_shape *shape)
 
     ctypedef struct fl_forward_args:
@@ -163,7 +171,7 @@ cdef extern from "fastlstm.h" nogil:
 
     fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args)
 
-    fl_status fl_tape_add_index_gradient(const fl_tape *tape, size_t direction, void *weight_ih)
+    fl_status fl_tape_index_gradient(const fl_tape *tape, size_t direction, fl_columns *columns)
 
     void fl_dropout(fl_dtype dtype, double p, uint64_t seed, uint64_t first, size_t n, const void *x, void *out)
 
@@ -178,6 +186,17 @@ cdef extern from "fastlstm.h" nogil:
 
     bint fl_sgd_step(fl_dtype dtype, size_t n, const fl_sgd_args *args, const void *grads, const void *params,
                      void *new_params, void *b)
+
+    ctypedef struct fl_table:
+        fl_dtype dtype
+        size_t words
+        size_t width
+        bint by_columns
+
+    void fl_add_words(const fl_table *table, const fl_columns *words, void *out)
+    void fl_sgd_words(const fl_table *table, const fl_columns *words, double lr, const void *params,
+                      void *new_params, void *new_values, void *room)
+    size_t fl_sgd_words_room(const fl_table *table, size_t count)
 
     double fl_sum_squares(fl_dtype dtype, size_t n, const void *x, double scale)
     double fl_largest(fl_dtype dtype, size_t n, const void *x)
@@ -302,3 +321,7 @@ cdef extern from "Python.h" nogil:
     PyThreadState *PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState *state)
     int PyErr_CheckSignals() noexcept
+
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object)

@@ -97,6 +97,7 @@ include "stream.pxi"
 include "pieces.pxi"
 include "optimisers.pxi"
 include "products.pxi"
+include "words.pxi"
 include "runtime.pxi"
 
 

@@ -54,6 +54,35 @@ def flat_array(npy_intp size, dtype, bint is_zero):
     return buffer(size, NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64, is_zero)
 
 
+# Bytes from which an array is worth a Block: what others take and give back under the GIL takes 0.1 ms.
+cdef npy_intp LARGE = 1 << 20
+
+
+cpdef ndarray own_array(ndarray array):
+    """A C-contiguous, writeable copy; a large one is made, and given back at its end, without the GIL."""
+    cdef Block block
+    cdef ndarray result
+    cdef size_t bytes = <size_t>(PyArray_SIZE(array) * PyArray_ITEMSIZE(array))
+    cdef void *to
+    cdef void *source_data
+    if <npy_intp>bytes < LARGE or PyArray_TYPE(array) != NPY_FLOAT32 and PyArray_TYPE(array) != NPY_FLOAT64:
+        return PyArray_NewCopy(array, NPY_CORDER)
+    block = Block.__new__(Block)
+    with nogil:
+        block.memory = fl_allocate(bytes)
+    if block.memory == NULL:
+        raise MemoryError(f"expected {bytes} bytes, got none")
+    result = PyArray_SimpleNewFromData(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array), block.memory)
+    set_array_base(result, block)
+    if PyArray_ISBEHAVED_RO(array) and PyArray_IS_C_CONTIGUOUS(array):
+        to, source_data = block.memory, PyArray_DATA(array)
+        with nogil:
+            memcpy(to, source_data, bytes)
+    else:
+        result[...] = array
+    return result
+
+
 # ---- Conversion --------------------------------------------------------------------------------------------
 
 cdef inline bint is_plain(object value, int typenum) noexcept:
@@ -303,7 +332,7 @@ cdef ndarray own_copy(ndarray array):
     cdef object owner = array
     while PyArray_Check(owner):
         owner = get_array_base(<ndarray>owner)
-    return array if isinstance(owner, Frozen) else PyArray_NewCopy(array, NPY_CORDER)
+    return array if isinstance(owner, Frozen) else own_array(array)
 
 
 # ---- Output ------------------------------------------------------------------------------------------------

@@ -67,6 +67,14 @@ cdef struct flat_work:
     void *new_params
     void *first   # moments
     void *second
+    # Of a layer of whose tables some words alone have gradients; 0 of any other.
+    size_t tables
+    fl_table table[2]
+    fl_columns words[2]
+    void *new_words[2]
+    void *words_room
+    size_t table_begin[2]
+    size_t table_size
 
 
 cdef struct step_work:
@@ -81,7 +89,8 @@ cdef int point_at_work(flat_work *work, params, new_params, grads, tuple moments
     """All checked; `new_params` may be read-only, as it is not in force yet."""
     cdef int typenum = flat_typenum(params, "params")
     cdef npy_intp size = PyArray_SIZE(<ndarray>params)
-    work.dtype, work.size, work.first, work.second = dtype_of(typenum), <size_t>size, NULL, NULL
+    memset(work, 0, sizeof(work[0]))
+    work.dtype, work.size = dtype_of(typenum), <size_t>size
     work.params = PyArray_DATA(flat_buffer(params, "params", typenum, size, False))
     work.new_params = PyArray_DATA(flat_buffer(new_params, "new_params", typenum, size, False))
     work.grads = PyArray_DATA(flat_buffer(grads, "grads", typenum, size, False))
@@ -90,6 +99,58 @@ cdef int point_at_work(flat_work *work, params, new_params, grads, tuple moments
     if len(moments) > 1:
         work.second = PyArray_DATA(flat_buffer(moments[1], "moments", typenum, size, True))
     return 0
+
+
+cdef list point_at_words(flat_work *work, Words words):
+    """The words, their gradients, room for what they are then, each for each table, and what else the step needs."""
+    cdef size_t n
+    cdef list result = []
+    cdef size_t size
+    cdef ndarray room
+    used = np.empty(0, np.int64) if words.used is None else words.used
+    work.tables, work.table_size = words.count, words.extent
+    for n in range(words.count):
+        work.table[n], work.table_begin[n], work.words[n] = words.tables[n], words.begins[n], words.columns(n)
+        result.append(passing(work.words[n].count * work.table[n].width, words.typenum))
+        work.new_words[n] = PyArray_DATA(<ndarray>result[n])
+    size = fl_sgd_words_room(&words.tables[0], work.words[0].count)
+    room = passing(size, words.typenum)
+    work.words_room = PyArray_DATA(room)
+    memset(work.words_room, 0, size * <size_t>PyArray_ITEMSIZE(room))
+    return [used, words.values, result, room]
+
+
+cdef inline size_t gap_of(const flat_work *f, size_t n, size_t *size) noexcept nogil:
+    """Where what is no table begins, and its elements: before table `n`, or behind the last."""
+    cdef size_t begin = f.table_begin[n - 1] + f.table_size if n > 0 else 0
+    size[0] = (f.table_begin[n] if n < f.tables else f.size) - begin
+    return begin
+
+
+cdef bint words_are_finite(const flat_work *f) noexcept nogil:
+    cdef size_t n, begin, size, real_size = 4 if f.dtype == FL_F32 else 8
+    for n in range(f.tables + 1):
+        begin = gap_of(f, n, &size)
+        if not fl_all_finite(f.dtype, size, <const char *>f.grads + begin * real_size):
+            return False
+    for n in range(f.tables):
+        if not fl_all_finite(f.dtype, f.words[n].count * f.table[n].width, f.words[n].values):
+            return False
+    return True
+
+
+cdef void step_words(const flat_work *f, const fl_sgd_args *args) noexcept nogil:
+    cdef size_t n, begin, size, real_size = 4 if f.dtype == FL_F32 else 8
+    cdef const char *params = <const char *>f.params
+    cdef char *new_params = <char *>f.new_params
+    for n in range(f.tables + 1):
+        begin = gap_of(f, n, &size)
+        fl_sgd_step(f.dtype, size, args, <const char *>f.grads + begin * real_size, params + begin * real_size,
+                    new_params + begin * real_size, NULL)
+    for n in range(f.tables):
+        begin = f.table_begin[n]
+        fl_sgd_words(&f.table[n], &f.words[n], args.lr, params + begin * real_size, new_params + begin * real_size,
+                     f.new_words[n], f.words_room)
 
 
 cdef ptrdiff_t run_steps(const step_work *w) noexcept nogil:
@@ -104,7 +165,11 @@ cdef ptrdiff_t run_steps(const step_work *w) noexcept nogil:
             return <ptrdiff_t>n
     for n in range(w.count):
         f = w.flats + n
-        if w.is_adam:
+        if f.tables != 0:
+            if w.checks and not words_are_finite(f):
+                return <ptrdiff_t>n
+            step_words(f, &w.sgd)
+        elif w.is_adam:
             fl_adam_step(f.dtype, f.size, &w.adam, f.grads, f.params, f.new_params, f.first, f.second)
         else:
             fine = fl_sgd_step(f.dtype, f.size, &w.sgd, f.grads, f.params, f.new_params, f.first)
@@ -113,8 +178,13 @@ cdef ptrdiff_t run_steps(const step_work *w) noexcept nogil:
     return -1
 
 
+cdef Weights first_weights(layer):
+    """Those that a layer has, if it is recurrent."""
+    return (<Recurrent>layer)._weights if isinstance(layer, Recurrent) else None
+
+
 def optimiser_step(list changes not None, list before not None, list after not None, list grads not None,
-                   list moments not None, dict options not None, num_steps, bint checks):
+                   list moments not None, list tables not None, dict options not None, num_steps, bint checks):
     """One step over the flat buffers of several layers, which puts the new parameters in force.
 
     All of it, or nothing: after the checks nothing can raise, and no signal is handled before the end.
@@ -128,6 +198,8 @@ def optimiser_step(list changes not None, list before not None, list after not N
     grads : list of ndarray
     moments : list of tuple of ndarray
         None, that of SGD, or both of Adam, which are changed.
+    tables : list of (Words or None)
+        What `local_words` says of each layer.
     options : dict
         Of the step: ``lr`` and ``weight_decay``, with ``betas``, ``eps`` and ``decoupled`` or with ``momentum`` and
         ``nesterov``.
@@ -144,6 +216,8 @@ def optimiser_step(list changes not None, list before not None, list after not N
     cdef size_t n, total = 0, count = <size_t>len(before)
     cdef ptrdiff_t bad
     cdef step_work work
+    cdef list words = [None] * count
+    cdef list weights = [None] * count
     work.count, work.checks, work.is_adam = count, checks, "betas" in options
     if work.is_adam:
         (work.adam.beta1, work.adam.beta2), work.adam.eps = options["betas"], options["eps"]
@@ -159,6 +233,9 @@ def optimiser_step(list changes not None, list before not None, list after not N
         for n in range(count):
             point_at_work(work.flats + n, before[n].flat, after[n].flat, grads[n], moments[n])
             total += work.flats[n].size
+            if tables[n] is not None:
+                words[n] = point_at_words(work.flats + n, <Words?>tables[n])
+                weights[n] = first_weights(changes[n][0])
         if total < TINY_STEP:
             bad = run_steps(&work)
         else:
@@ -166,6 +243,9 @@ def optimiser_step(list changes not None, list before not None, list after not N
                 bad = run_steps(&work)
         if bad < 0:
             assign_all(changes)
+            for n in range(count):
+                if weights[n] is not None and getrefcount(weights[n]) == count_alone:
+                    first_weights(changes[n][0]).take_over(weights[n], words[n][0], words[n][2])
         return bad
     finally:
         PyMem_Free(work.flats)

@@ -26,17 +26,20 @@ cdef class Products:
 
     def __dealloc__(self):
         cdef int n
-        for n in range(2):
-            fl_dense_release(self.packed[n])
-            fl_dense_release(self.spare[n])
+        with nogil:
+            for n in range(2):
+                fl_dense_release(self.packed[n])
+                fl_dense_release(self.spare[n])
 
     def renew(self):
         """The weights are others; nobody uses what was packed."""
+        cdef void *unused
         cdef int n
         for n in range(2):
             if self.packed[n] != NULL:
-                fl_dense_release(self.spare[n])
-                self.spare[n], self.packed[n] = self.packed[n], NULL
+                unused, self.spare[n], self.packed[n] = self.spare[n], self.packed[n], NULL
+                with nogil:
+                    fl_dense_release(unused)
 
     cdef const void *ready(self, fl_dense_pass which, ndarray flat) except NULL:
         cdef void *memory = self.spare[<int>which]
@@ -47,7 +50,8 @@ cdef class Products:
             with nogil:
                 status = fl_dense_pack(&self.shape, which, weight, &memory)
             if status != FL_OK or self.packed[<int>which] != NULL:  # another thread may have been faster
-                fl_dense_release(memory)
+                with nogil:
+                    fl_dense_release(memory)
                 check(status)
             else:
                 self.packed[<int>which] = memory
@@ -97,7 +101,7 @@ cdef class Products:
             raise ValueError(f"dy: expected {args.rows} rows, got {len(dy)}")
         self.scratch = None
         if scratch is None or PyArray_SIZE(scratch) != PyArray_SIZE(flat):
-            scratch = <ndarray>PyArray_EMPTY(1, PyArray_DIMS(flat), self.typenum, 0)
+            scratch = buffer(PyArray_SIZE(flat), self.typenum, False)
         dx = <ndarray>PyArray_EMPTY(2, PyArray_DIMS(x), self.typenum, 0)
         args.x, args.dy = PyArray_DATA(x), PyArray_DATA(dy)
         args.dx, args.dweight = PyArray_DATA(dx), PyArray_DATA(scratch)

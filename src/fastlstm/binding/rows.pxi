@@ -468,26 +468,29 @@ cpdef int add_gradients(Recurrent layer, ndarray scratch, Record first) except -
     cdef Weights weights = layer.ready()
     cdef fl_dtype dtype = weights.shape.dtype
     cdef size_t size = <size_t>PyArray_SIZE(scratch), real_size = <size_t>PyArray_ITEMSIZE(scratch)
-    cdef ndarray flat = flat_buffer(layer.flat_grads, "flat_grads", weights.typenum, PyArray_SIZE(scratch), True)
+    cdef size_t n, begin, end = 0
+    cdef ndarray flat
     cdef char *source = <char *>PyArray_DATA(scratch)
-    cdef char *sums = <char *>PyArray_DATA(flat)
-    cdef size_t D = weights.shape.num_directions, direction, begin = 0, end
-    # Of weight_ih, the first of each direction.
-    cdef size_t columns = weights.first[0].shape[0] * weights.first[0].shape[1]
-    cdef size_t each = weights.size_of(0)
+    cdef char *sums
+    cdef Words words = words_of(layer) if first.is_index else None
+    cdef fl_columns columns
     cdef fl_tape *tape = first.tape
-    cdef bint is_index = first.is_index
+    cdef bint is_beside
     with layer._adding:  # without the GIL, two threads could add at once
+        is_beside = words is not None and words.add_tape(tape)
+        flat = flat_buffer(layer.__dict__["_flat_grads"] if is_beside else layer.flat_grads, "flat_grads",
+                           weights.typenum, <npy_intp>size, True)
+        sums = <char *>PyArray_DATA(flat)
         with nogil:
-            if not is_index:
+            if words is None:
                 fl_add(dtype, size, source, sums)
             else:
-                for direction in range(D):
-                    begin = direction * each
-                    end = begin + each if direction + 1 < D else size
-                    fl_tape_add_index_gradient(tape, direction, sums + begin * real_size)  # fails for no tape alone
-                    begin += columns
+                for n in range(words.count + 1):
+                    begin = words.gap(n, size, &end)
                     fl_add(dtype, end - begin, source + begin * real_size, sums + begin * real_size)
+                for n in range(0 if is_beside else words.count):
+                    fl_tape_index_gradient(tape, n, &columns)  # fails for no tape alone
+                    fl_add_words(&words.tables[n], &columns, sums + words.begins[n] * real_size)
     layer._gradient_scratch = scratch
     return 0
 

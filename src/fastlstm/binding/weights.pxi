@@ -89,6 +89,9 @@ cdef class Weights:
     """
 
     cdef fl_stack *stack  # null until they are packed
+    cdef fl_stack *partial   # or null: packed but for some columns of the first layer's weight_ih, and all others
+    cdef ndarray used        # these columns, and their values for each direction
+    cdef list values
     cdef Lineage lineage  # of those that have been, or will be, packed from `flat`
     cdef fl_stack_shape shape
     cdef int typenum
@@ -138,6 +141,7 @@ cdef class Weights:
     def __dealloc__(self):
         cdef Lineage lineage = self.lineage
         cdef fl_stack *unused = self.stack
+        cdef fl_stack *partial = self.partial
         if lineage is not None:
             if self.stack == NULL:
                 lineage.waiting -= 1
@@ -147,6 +151,17 @@ cdef class Weights:
                 unused, lineage.spare = NULL, self.stack
         with nogil:
             fl_stack_destroy(unused)
+            fl_stack_destroy(partial)
+
+    cdef int take_over(self, Weights before, ndarray used, list values) except -1:
+        """Pack what is different alone: these columns of the first weight_ih, whose values these are, and all others.
+
+        Nobody has the weights before these any more.
+        """
+        if before.stack != NULL and self.stack == NULL:
+            self.partial, self.used, self.values = before.stack, used, values
+            before.stack, before.lineage = NULL, None
+        return 0
 
     cdef int join(self, Lineage lineage) except -1:
         self.lineage = lineage
@@ -201,21 +216,34 @@ cdef class Weights:
         return self.stack
 
     cdef int pack_all(self) except -1:
-        cdef fl_stack *stack = self.lineage.spare
+        cdef fl_stack *stack = self.partial
         cdef fl_status status = FL_OK
         cdef fl_weights *all_weights
-        cdef size_t place, D = self.shape.num_directions, count = self.rows()
+        cdef fl_columns *columns
+        cdef fl_columns[2] changed
+        cdef size_t place, D = self.shape.num_directions, count = self.rows(), known = 0
+        cdef ndarray used = self.used
+        cdef list values = self.values
         all_weights = <fl_weights *>PyMem_Malloc(count * sizeof(fl_weights))
         if all_weights == NULL:
             raise MemoryError
-        self.lineage.spare = NULL
+        if stack != NULL:
+            known = D
+            for place in range(D):
+                changed[place].count = <size_t>PyArray_SIZE(used)
+                changed[place].index = <const int64_t *>PyArray_DATA(used)
+                changed[place].values = PyArray_DATA(<ndarray>values[place])
+            self.partial, self.used, self.values = NULL, None, None
+        else:
+            stack, self.lineage.spare = self.lineage.spare, NULL
         point_at(self, <char *>PyArray_DATA(self.flat), <void *>all_weights, sizeof(fl_weights))
         with nogil:
             if stack == NULL:
                 status = fl_stack_create(&self.shape, &stack)
             for place in range(count):
                 if status == FL_OK:
-                    status = fl_stack_pack(stack, place // D, place % D, all_weights + place)
+                    columns = &changed[place] if place < known else NULL
+                    status = fl_stack_repack(stack, place // D, place % D, all_weights + place, columns)
         PyMem_Free(all_weights)
         # Another thread may have been faster; nobody waited for a lock that a fork might leave locked.
         if status != FL_OK or self.stack != NULL:
@@ -231,11 +259,14 @@ cdef class Weights:
         """Give back what calls, and weights before these, have left."""
         cdef fl_stack *spare = NULL
         cdef fl_stack *stack = self.stack
+        cdef fl_stack *partial = self.partial
+        self.partial, self.used, self.values = NULL, None, None
         if self.lineage is not None:
             spare, self.lineage.spare = self.lineage.spare, NULL
         with nogil:
             fl_stack_release(stack)
             fl_stack_destroy(spare)
+            fl_stack_destroy(partial)
 
     def __reduce__(self):
         if not isinstance(self.source, tuple):

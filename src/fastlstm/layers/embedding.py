@@ -176,6 +176,14 @@ class Embedding(NumpyParameters):
         params, (index, bounds) = self._parameter_set(), self._read(x)
         return EmbeddingTape(self, params, _apply(params, index), index, bounds)
 
+    def _own_words(self) -> _core.Words:
+        """What is known of the gradients of single rows."""
+        words: _core.Words | None = self.__dict__.get("_words")
+        if words is None:
+            table = 0, self.num_embeddings, self.embedding_dim, False
+            words = self.__dict__.setdefault("_words", _core.Words(self.dtype, [table]))
+        return words
+
     def _read(self, x: Any) -> tuple[NDArray[np.intp], NDArray[np.int64] | None]:
         """`x` as indices that nobody else can change, and the bounds of sequences if it is a list of them."""
         rows = _core.read_sequences(x, "x")
@@ -251,12 +259,17 @@ class EmbeddingTape(NumpyTape):
         checked = self._check_listed(dy) if self._bounds is not None else self._check(dy)
         rows, place = np.unique(self._index, return_inverse=True)
         sums = np.zeros((rows.size, checked.shape[-1]), checked.dtype)
-        grad, padding = self._layer.grads["weight"], self._params.layout.padding_idx
+        padding = self._params.layout.padding_idx
         with np.errstate(all="ignore"):  # what overflows or is not finite gives what it gives
             _add_rows(sums, place.reshape(-1), checked.reshape(place.size, checked.shape[-1]))
             if padding is not None:
                 sums[rows == padding] = 0
             with self._layer._adding:
+                layer: Any = self._layer
+                if layer._own_words().add(rows, [sums]):
+                    self._is_used = True
+                    return
+                grad = self._layer.grads["weight"]
                 sums += grad[rows]
                 self._is_used = True
                 grad[rows] = sums

@@ -22,6 +22,7 @@ import numpy as np
 from .. import _core
 from . import guards, options
 from .checks import checked_dtype, checked_flag, checked_reals, checked_rng
+from .pickling import in_pieces
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -168,9 +169,10 @@ class ParameterSet:
         Their values, or the buffer itself, which then belongs to the set.
     """
 
-    __slots__ = ("flat", "layout", "products")
+    __slots__ = ("flat", "is_stepped", "layout", "products")
 
     products: _core.Products | None  # of a dense layer, packed for them
+    is_stepped: bool  # a step of an optimizer made them: there are no denormal numbers
 
     def __init__(self, layout: Any, values: Values | NDArray[Any]) -> None:
         self.layout = layout
@@ -184,7 +186,7 @@ class ParameterSet:
                 else:
                     value(view)
         self.flat.flags.writeable = False
-        self.products = None
+        self.products, self.is_stepped = None, False
 
     @property
     def views(self) -> dict[str, NDArray[Any]]:
@@ -291,7 +293,8 @@ class Parameters(guards.Guarded):
         ready = self._ready(ParameterSet(layout, values))
         further = self._further_attributes(settings, layout, given)
         kept = settings | {"dtype": layout.dtype.name}
-        self.__dict__.pop("_flat_grads", None)  # of another layout
+        for name in ("_words", "_flat_grads"):
+            self.__dict__.pop(name, None)  # of another layout
         _core.assign_all(
             [(self, "_settings", kept), (self, self._place, ready)]
             + [(self, name, value) for name, value in further.items()]
@@ -366,12 +369,20 @@ class Parameters(guards.Guarded):
             params = self._parameter_set().flat
             # Two threads that come here at once get the same array.
             flat = self.__dict__.setdefault("_flat_grads", _core.flat_array(params.size, params.dtype, True))
+        words: _core.Words | None = self.__dict__.get("_words")
+        if words is not None:
+            words.settle(flat)
         return flat
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
-        if "_flat_grads" in self.__dict__:
+        if "_flat_grads" not in self.__dict__:
+            return
+        words: _core.Words | None = self.__dict__.get("_words")
+        if words is None:
             self.flat_grads.fill(0)
+        else:
+            words.clear(self.__dict__)
 
     @contextlib.contextmanager
     def editing(self) -> Iterator[NDArray[Any]]:
@@ -392,14 +403,14 @@ class Parameters(guards.Guarded):
             Others were put in force meanwhile, and would be lost.
         """
         before = self._parameter_set()
-        flat = before.flat.copy()
+        flat = _core.own_array(before.flat)
         yield flat[:]
         if self._parameter_set() is not before:
             raise RuntimeError(
                 f"{type(self).__name__}: expected that parameters change in one place at a time, "
                 "got others while they were being edited"
             )
-        self._replace(flat.copy())
+        self._replace(_core.own_array(flat))
 
     def _replace(self, flat: NDArray[Any]) -> None:
         """Put these values in force; from here on the array belongs to the layer, and is read-only."""
@@ -420,7 +431,7 @@ class Parameters(guards.Guarded):
         """
         if not isinstance(prefix, str):
             raise TypeError(f"prefix: expected a str, got {type(prefix).__name__}")
-        return {prefix + name: view.copy() for name, view in self._parameter_set().views.items()}
+        return {prefix + name: _core.own_array(view) for name, view in self._parameter_set().views.items()}
 
     def load_state_dict(
         self, mapping: Mapping[str, ArrayLike], strict: bool = True, *, prefix: str = ""
@@ -493,7 +504,7 @@ class Parameters(guards.Guarded):
     def __reduce__(self) -> tuple[Any, ...]:
         kept = {name: value for name, value in self.__dict__.items() if name not in self._not_kept}
         views = self._parameter_set().views
-        params = {name: view.copy() for name, view in views.items()}  # of a tied layer: its own
+        params = {name: in_pieces(view) for name, view in views.items()}  # of a tied layer: its own
         return restore, (type(self), self._config(), params), kept or None
 
     def __setstate__(self, kept: Mapping[str, Any]) -> None:
@@ -506,7 +517,7 @@ class Parameters(guards.Guarded):
             setattr(self, name, value)
 
     # Attributes that copies and pickles get in another way, or not at all.
-    _not_kept = frozenset({"_flat_grads", "_set", "_settings", "_joined", "_lock"})
+    _not_kept = frozenset({"_flat_grads", "_words", "_set", "_settings", "_joined", "_lock"})
 
 
 def restore(cls: type[Parameters], config: Mapping[str, Any], params: Mapping[str, ArrayLike]) -> Parameters:
