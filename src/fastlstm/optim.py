@@ -35,10 +35,9 @@ class _Optimizer(Guarded):
     _has_notes = False
     _ways: ClassVar[dict[str, str]] = (
         dict.fromkeys(("learning_rate", "param_groups", "base_lr"), "to be set as lr")
-        | dict.fromkeys(
-            ("weight_decay", "momentum", "nesterov", "betas", "beta1", "beta2", "eps", "nonfinite"),
-            "to be given to the constructor, of an optimizer that load_state_dict then lets go on",
-        )
+        | dict.fromkeys(("beta1", "beta2"), "to be set as betas, a pair")
+        | dict.fromkeys(("momentum", "nesterov"), "to be set on SGD")
+        | dict.fromkeys(("betas", "eps"), "to be set on Adam or AdamW")
         | dict.fromkeys(("layers", "params", "parameters"), "to be given to the constructor")
         | dict.fromkeys(("num_steps", "state", "m", "v"), "to be changed by load_state_dict")
     )
@@ -48,12 +47,13 @@ class _Optimizer(Guarded):
     ) -> None:
         self._layers = _checked_layers(layers)
         self.lr = lr
-        self._weight_decay = _not_negative(weight_decay, "weight_decay")
-        if nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite: expected one of {', '.join(NONFINITE)}, got {nonfinite!r}")
-        self._nonfinite = nonfinite
+        self.weight_decay = weight_decay
+        self.nonfinite = nonfinite
         self._num_steps = 0
-        self._buffers = [
+        self._buffers = self._new_buffers()
+
+    def _new_buffers(self) -> list[dict[str, np.ndarray[Any, Any]]]:
+        return [
             {name: np.zeros_like(layer.flat_params) for name in self._buffer_names} for layer in self._layers
         ]
 
@@ -73,13 +73,23 @@ class _Optimizer(Guarded):
 
     @property
     def weight_decay(self) -> float:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow."""
         return self._weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, value: float) -> None:
+        self._weight_decay = _not_negative(value, "weight_decay")
 
     @property
     def nonfinite(self) -> str:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow."""
         return self._nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, value: str) -> None:
+        if not isinstance(value, str) or value not in NONFINITE:
+            raise ValueError(f"nonfinite: expected one of {', '.join(NONFINITE)}, got {value!r}")
+        self._nonfinite = value
 
     @property
     def num_steps(self) -> int:
@@ -290,22 +300,45 @@ class SGD(_Optimizer):
         weight_decay: float = 0.0,
         nonfinite: str = "raise",
     ) -> None:
-        self._momentum = _not_negative(momentum, "momentum")
-        self._nesterov = checked_flag(nesterov, "nesterov")
-        if self._nesterov and not self._momentum:
-            raise ValueError("nesterov: expected a momentum above 0 with it, got 0")
-        self._buffer_names = ("momentum",) if self._momentum else ()
+        self._momentum, self._nesterov = self._checked_momentum(momentum, nesterov)
         super().__init__(layers, lr, weight_decay, nonfinite)
+
+    @staticmethod
+    def _checked_momentum(momentum: object, nesterov: object) -> tuple[float, bool]:
+        checked = _not_negative(momentum, "momentum"), checked_flag(nesterov, "nesterov")
+        if checked[1] and not checked[0]:
+            raise ValueError("nesterov: expected a momentum above 0 with it, got 0")
+        return checked
+
+    @property
+    def _buffer_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("momentum",) if self._momentum else ()
 
     @property
     def momentum(self) -> float:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow.
+
+        From 0 on moments start at zero; at 0 they are dropped.
+        """
         return self._momentum
+
+    @momentum.setter
+    def momentum(self, value: float) -> None:
+        checked, _ = self._checked_momentum(value, self._nesterov)
+        if bool(checked) == bool(self._momentum):
+            self._momentum = checked
+            return
+        moments = [{"momentum": np.zeros_like(layer.flat_params)} if checked else {} for layer in self._layers]
+        _core.assign_all([(self, "_momentum", checked), (self, "_buffers", moments)])
 
     @property
     def nesterov(self) -> bool:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow."""
         return self._nesterov
+
+    @nesterov.setter
+    def nesterov(self, value: bool) -> None:
+        _, self._nesterov = self._checked_momentum(self._momentum, value)
 
 
 class Adam(_Optimizer):
@@ -355,27 +388,35 @@ class Adam(_Optimizer):
         weight_decay: float = 0.0,
         nonfinite: str = "raise",
     ) -> None:
-        if not isinstance(betas, (tuple, list)):
-            raise TypeError(f"betas: expected a pair of numbers, got {type(betas).__name__}")
-        if len(betas) != 2:
-            raise ValueError(f"betas: expected a pair of numbers, got {len(betas)} items")
-        beta1, beta2 = (
-            checked_number(beta, f"betas[{index}]", "a number from 0 to below 1", lambda b: 0 <= b < 1)
-            for index, beta in enumerate(betas)
-        )
-        self._betas = beta1, beta2
-        self._eps = _not_negative(eps, "eps")
+        self.betas = betas
+        self.eps = eps
         super().__init__(layers, lr, weight_decay, nonfinite)
 
     @property
     def betas(self) -> tuple[float, float]:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow."""
         return self._betas
+
+    @betas.setter
+    def betas(self, value: tuple[float, float]) -> None:
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(f"betas: expected a pair of numbers, got {type(value).__name__}")
+        if len(value) != 2:
+            raise ValueError(f"betas: expected a pair of numbers, got {len(value)} items")
+        beta1, beta2 = (
+            checked_number(beta, f"betas[{index}]", "a number from 0 to below 1", lambda b: 0 <= b < 1)
+            for index, beta in enumerate(value)
+        )
+        self._betas = beta1, beta2
 
     @property
     def eps(self) -> float:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow."""
         return self._eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self._eps = _not_negative(value, "eps")
 
     def _step_options(self) -> dict[str, Any]:
         return super()._step_options() | {"decoupled": self._is_decoupled}
