@@ -50,10 +50,7 @@ class _Optimizer(Guarded):
         self.weight_decay = weight_decay
         self.nonfinite = nonfinite
         self._num_steps = 0
-        self._buffers = self._new_buffers()
-
-    def _new_buffers(self) -> list[dict[str, np.ndarray[Any, Any]]]:
-        return [
+        self._buffers = [
             {name: np.zeros_like(layer.flat_params) for name in self._buffer_names} for layer in self._layers
         ]
 
@@ -328,7 +325,9 @@ class SGD(_Optimizer):
         if bool(checked) == bool(self._momentum):
             self._momentum = checked
             return
-        moments = [{"momentum": np.zeros_like(layer.flat_params)} if checked else {} for layer in self._layers]
+        moments = [
+            {"momentum": np.zeros_like(layer.flat_params)} if checked else {} for layer in self._layers
+        ]
         _core.assign_all([(self, "_momentum", checked), (self, "_buffers", moments)])
 
     @property
