@@ -7,6 +7,7 @@ layer's dtype, laid out as ``layer.flat_params``.  Formulas are those of ``torch
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -130,13 +131,18 @@ class _Optimizer(Guarded):
             if self._nonfinite == "skip":
                 return False
             raise FloatingPointError(self._where_not_finite(bad))
+        with contextlib.suppress(MemoryError):  # the step is done; this makes the next ones faster
+            self._hand_on(before, after)
+        return True
+
+    def _hand_on(self, before: list[ParameterSet], after: list[ParameterSet]) -> None:
+        """Let those that are now in force, and the next ones, have the memory of those before."""
         for n, new in enumerate(after):
             products = before[n].products
             if products is not None and _core.is_unshared(before, n):
                 products.renew()  # what was packed is packed anew in its place
                 new.products, before[n].products = products, None
         self._spares = before
-        return True
 
     def _room(self, before: list[ParameterSet]) -> list[ParameterSet]:
         """Sets for new parameters, in the memory of those in force before these where nobody has them."""

@@ -18,6 +18,6 @@ What there is, each a file:
 - `test_flat_memory.py`: many calls of each kind leave memory as it was.
 
 A failure prints a line that begins with "again:" and makes the same failure alone.  `FASTLSTM_CAMPAIGN` is
-how many times as long as in a run of the tests, `FASTLSTM_CAMPAIGN_SEED` the first seed: another one makes other
-problems (effort.py).
+how many times as long as in a run of the tests, `FASTLSTM_CAMPAIGN_SEED` the first seed: another one makes
+other problems (effort.py).
 """

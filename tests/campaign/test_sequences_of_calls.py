@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import pickle
 import signal
 import tempfile
@@ -24,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 import fastlstm
-from tests.objects.kinds import COPIES, TRAINED, build
+from tests.objects.kinds import TRAINED, build
 from tests.problems.comparing import assert_same_bits
 from tests.problems.problem import arrays_of
 from tests.problems.running import SAVES, Draws
@@ -47,6 +48,7 @@ def interrupted(call, delay):
         raise Interrupted
 
     before = signal.signal(signal.SIGALRM, raise_it)
+    gc.disable()  # an exception in somebody's callback of the collector would be lost
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, delay)
@@ -57,6 +59,7 @@ def interrupted(call, delay):
         return True
     finally:
         signal.signal(signal.SIGALRM, before)
+        gc.enable()
     return False
 
 

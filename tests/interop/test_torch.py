@@ -74,6 +74,7 @@ def problem_of_torch(seed, name, dtype, largest=40, **fixed):
         "activations": None, "layer_norm": None, "peephole": False, "coupled": None, "forget_gate": True,
         "proj_size": 0, "proj_bias": False, "proj_clip": None, "cell_clip": None, "gate_clip": None,
         "zoneout_c": 0.0, "zoneout_h": 0.0, "recurrent_dropout": 0.0, "forget_bias": None,
+        "zoneout_eval": "expectation", "recurrent_dropout_masks": "gate",
     }  # fmt: skip
     allowed = {
         name: value for name, value in plain.items() if cell == "LSTM" or name in ("gate_clip", "activations")

@@ -77,6 +77,8 @@ def checked_rng(rng: Any) -> np.random.Generator:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise type(error)(f"rng: expected what numpy.random.default_rng takes: {error}") from error
+    except RuntimeError as error:  # of its lock
+        raise MemoryError("rng: expected memory for a generator") from error
 
 
 def checked_choice(value: object, name: str, choices: Iterable[object]) -> Any:

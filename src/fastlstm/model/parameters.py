@@ -548,7 +548,7 @@ class NumpyParameters(Parameters):
     @property
     def _adding(self) -> threading.Lock:
         """Held while gradients are added to those of the layer."""
-        lock: threading.Lock = self.__dict__.setdefault("_lock", threading.Lock())
+        lock: threading.Lock = self.__dict__.setdefault("_lock", _core.new_lock())
         return lock
 
     @property
