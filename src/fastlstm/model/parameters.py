@@ -515,7 +515,7 @@ def restore(cls: type[Parameters], config: Mapping[str, Any], params: Mapping[st
     Options that a pickle of another version lacks take their defaults; what is unknown is refused.
     """
     layer = cls.__new__(cls)
-    layer.rng = np.random.default_rng()  # unless the pickle has another
+    layer.rng = checked_rng(None)  # unless the pickle has another
     layer._set_up(given(params), **options.completed(cls, config))
     return layer
 
