@@ -14,13 +14,21 @@ C_SOURCES := $(shell find csrc tests examples/c -name "*.[ch]")
 BUILD_ENVIRONMENT := CC=$(CC) CFLAGS=$(CFLAGS) LDFLAGS=$(LDFLAGS) FASTLSTM_WERROR=$(FASTLSTM_WERROR)
 
 .DEFAULT_GOAL := venv
-.PHONY: venv test mutants bench race docs-tables demo lint format sdist wheel wheels test-wheels libfastlstm clean FORCE
+.PHONY: venv test campaign mutants bench race docs-tables demo lint format sdist wheel wheels test-wheels libfastlstm clean FORCE
 
 venv: $(VENV)/.installed
 
 # One process a core, up to four: tests measure memory, and start children and threads of their own.
 test: venv
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
+
+# Looks for what no test knows: EFFORT times as long as in a run of the tests (see tests/campaign/__init__.py).
+campaign: EFFORT ?= 300
+campaign: venv
+	FASTLSTM_CAMPAIGN=$(EFFORT) $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal \
+		-o faulthandler_timeout=0 tests/campaign $(ARGS)
+	$(BIN)/python -m tests.campaign.sanitized address
+	$(BIN)/python -m tests.campaign.sanitized thread
 
 # Faults on purpose, one at a time in a copy of the tree: which of them no test notices.  About a minute each.
 mutants: venv

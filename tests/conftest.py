@@ -14,6 +14,7 @@ import threadpoolctl
 
 import fastlstm
 
+from .memory.allocations import build_counter
 from .problems.inside import isa_active
 
 # The same examples in every run: a failure can be repeated, and no run is a lottery.
@@ -70,6 +71,12 @@ def seed(request) -> int:
 @pytest.fixture
 def rng(seed) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def allocation_counter(tmp_path_factory) -> str:
+    """Path of a library that counts allocations and lets them fail, for LD_PRELOAD."""
+    return build_counter(tmp_path_factory.mktemp("counter"))
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ layer's dtype, laid out as ``layer.flat_params``.  Formulas are those of ``torch
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,10 +39,9 @@ class _Optimizer(Guarded):
     _has_notes = False
     _ways: ClassVar[dict[str, str]] = (
         dict.fromkeys(("learning_rate", "param_groups", "base_lr"), "to be set as lr")
-        | dict.fromkeys(
-            ("weight_decay", "momentum", "nesterov", "betas", "beta1", "beta2", "eps", "nonfinite"),
-            "to be given to the constructor, of an optimizer that load_state_dict then lets go on",
-        )
+        | dict.fromkeys(("beta1", "beta2"), "to be set as betas, a pair")
+        | dict.fromkeys(("momentum", "nesterov"), "to be set on SGD")
+        | dict.fromkeys(("betas", "eps"), "to be set on Adam or AdamW")
         | dict.fromkeys(("layers", "params", "parameters"), "to be given to the constructor")
         | dict.fromkeys(("num_steps", "state", "m", "v"), "to be changed by load_state_dict")
     )
@@ -51,10 +51,8 @@ class _Optimizer(Guarded):
     ) -> None:
         self._layers = _checked_layers(layers)
         self.lr = lr
-        self._weight_decay = checked_not_negative(weight_decay, "weight_decay")
-        if nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite: expected one of {', '.join(NONFINITE)}, got {nonfinite!r}")
-        self._nonfinite = nonfinite
+        self.weight_decay = weight_decay
+        self.nonfinite = nonfinite
         self._num_steps = 0
         self._buffers = [
             {name: _zeros_like(layer.flat_params) for name in self._buffer_names} for layer in self._layers
@@ -76,13 +74,23 @@ class _Optimizer(Guarded):
 
     @property
     def weight_decay(self) -> float:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow."""
         return self._weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, value: float) -> None:
+        self._weight_decay = checked_not_negative(value, "weight_decay")
 
     @property
     def nonfinite(self) -> str:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow."""
         return self._nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, value: str) -> None:
+        if not isinstance(value, str) or value not in NONFINITE:
+            raise ValueError(f"nonfinite: expected one of {', '.join(NONFINITE)}, got {value!r}")
+        self._nonfinite = value
 
     @property
     def num_steps(self) -> int:
@@ -133,6 +141,12 @@ class _Optimizer(Guarded):
             if self._nonfinite == "skip":
                 return False
             raise FloatingPointError(self._where_not_finite(bad))
+        with contextlib.suppress(MemoryError):  # the step is done; this makes the next ones faster
+            self._hand_on(before, after)
+        return True
+
+    def _hand_on(self, before: list[ParameterSet], after: list[ParameterSet]) -> None:
+        """Let those that are now in force, and the next ones, have the memory of those before."""
         for n, new in enumerate(after):
             new.is_stepped = True
             products = before[n].products
@@ -140,7 +154,6 @@ class _Optimizer(Guarded):
                 products.renew()  # what was packed is packed anew in its place
                 new.products, before[n].products = products, None
         self._spares = before
-        return True
 
     def _room(self, before: list[ParameterSet]) -> list[ParameterSet]:
         """Sets for new parameters, in the memory of those in force before these where nobody has them."""
@@ -303,22 +316,47 @@ class SGD(_Optimizer):
         weight_decay: float = 0.0,
         nonfinite: str = "raise",
     ) -> None:
-        self._momentum = checked_not_negative(momentum, "momentum")
-        self._nesterov = checked_flag(nesterov, "nesterov")
-        if self._nesterov and not self._momentum:
-            raise ValueError("nesterov: expected a momentum above 0 with it, got 0")
-        self._buffer_names = ("momentum",) if self._momentum else ()
+        self._momentum, self._nesterov = self._checked_momentum(momentum, nesterov)
         super().__init__(layers, lr, weight_decay, nonfinite)
+
+    @staticmethod
+    def _checked_momentum(momentum: object, nesterov: object) -> tuple[float, bool]:
+        checked = checked_not_negative(momentum, "momentum"), checked_flag(nesterov, "nesterov")
+        if checked[1] and not checked[0]:
+            raise ValueError("nesterov: expected a momentum above 0 with it, got 0")
+        return checked
+
+    @property
+    def _buffer_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("momentum",) if self._momentum else ()
 
     @property
     def momentum(self) -> float:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow.
+
+        From 0 on moments start at zero; at 0 they are dropped.
+        """
         return self._momentum
+
+    @momentum.setter
+    def momentum(self, value: float) -> None:
+        checked, _ = self._checked_momentum(value, self._nesterov)
+        if bool(checked) == bool(self._momentum):
+            self._momentum = checked
+            return
+        moments = [
+            {"momentum": _zeros_like(layer.flat_params)} if checked else {} for layer in self._layers
+        ]
+        _core.assign_all([(self, "_momentum", checked), (self, "_buffers", moments)])
 
     @property
     def nesterov(self) -> bool:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow."""
         return self._nesterov
+
+    @nesterov.setter
+    def nesterov(self, value: bool) -> None:
+        _, self._nesterov = self._checked_momentum(self._momentum, value)
 
 
 class Adam(_Optimizer):
@@ -368,27 +406,35 @@ class Adam(_Optimizer):
         weight_decay: float = 0.0,
         nonfinite: str = "raise",
     ) -> None:
-        if not isinstance(betas, (tuple, list)):
-            raise TypeError(f"betas: expected a pair of numbers, got {type(betas).__name__}")
-        if len(betas) != 2:
-            raise ValueError(f"betas: expected a pair of numbers, got {len(betas)} items")
-        beta1, beta2 = (
-            checked_number(beta, f"betas[{index}]", "a number from 0 to below 1", lambda b: 0 <= b < 1)
-            for index, beta in enumerate(betas)
-        )
-        self._betas = beta1, beta2
-        self._eps = checked_not_negative(eps, "eps")
+        self.betas = betas
+        self.eps = eps
         super().__init__(layers, lr, weight_decay, nonfinite)
 
     @property
     def betas(self) -> tuple[float, float]:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow."""
         return self._betas
+
+    @betas.setter
+    def betas(self, value: tuple[float, float]) -> None:
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(f"betas: expected a pair of numbers, got {type(value).__name__}")
+        if len(value) != 2:
+            raise ValueError(f"betas: expected a pair of numbers, got {len(value)} items")
+        beta1, beta2 = (
+            checked_number(beta, f"betas[{index}]", "a number from 0 to below 1", lambda b: 0 <= b < 1)
+            for index, beta in enumerate(value)
+        )
+        self._betas = beta1, beta2
 
     @property
     def eps(self) -> float:
-        """As in the constructor."""
+        """As in the constructor; can be set, for the steps that follow."""
         return self._eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self._eps = checked_not_negative(value, "eps")
 
     def _step_options(self) -> dict[str, Any]:
         return super()._step_options() | {"decoupled": self._is_decoupled}

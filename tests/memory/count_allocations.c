@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * For LD_PRELOAD: counts the calls of the allocator, and the bytes asked for, of a whole process.
+ * For LD_PRELOAD: counts the calls of the allocator, and the bytes asked for, of a whole process, and lets one of a
+ * thread's calls fail, or all from one on.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -13,10 +16,34 @@ static _Atomic size_t calls, bytes;
 size_t allocation_calls(void) { return calls; }
 size_t allocation_bytes(void) { return bytes; }
 
-static void count(size_t size)
+/* Of this thread: calls until one fails, whether those after it fail too, and how many have failed. */
+#define OF_THREAD static _Thread_local __attribute__((tls_model("initial-exec")))
+OF_THREAD size_t until_failure, failures;
+OF_THREAD bool fails_on;
+
+void allocation_fail(size_t nth, int and_all_later)
+{
+    until_failure = nth;
+    failures = 0;
+    fails_on = and_all_later != 0;
+}
+
+/* A call from Python that allocates nothing itself where it takes no arguments. */
+void allocation_fail_stop(void) { until_failure = 0; }
+
+size_t allocation_failures(void) { return failures; }
+
+/* Whether the call succeeds. */
+static bool count(size_t size)
 {
     calls++;
     bytes += size;
+    if (until_failure == 0 || --until_failure != 0)
+        return true;
+    until_failure = fails_on ? 1 : 0;
+    failures++;
+    errno = ENOMEM;
+    return false;
 }
 
 #define NEXT(result, name, ...)         \
@@ -27,8 +54,7 @@ static void count(size_t size)
 void *malloc(size_t size)
 {
     NEXT(void *, "malloc", size_t);
-    count(size);
-    return next(size);
+    return count(size) ? next(size) : NULL;
 }
 
 /* dlsym itself may need memory once, before calloc is known. */
@@ -47,27 +73,23 @@ void *calloc(size_t n, size_t size)
         searching = 1;
         next = (void *(*)(size_t, size_t))dlsym(RTLD_NEXT, "calloc");
     }
-    count(n * size);
-    return next(n, size);
+    return count(n * size) ? next(n, size) : NULL;
 }
 
 void *realloc(void *old, size_t size)
 {
     NEXT(void *, "realloc", void *, size_t);
-    count(size);
-    return next(old, size);
+    return count(size) ? next(old, size) : NULL;
 }
 
 int posix_memalign(void **out, size_t alignment, size_t size)
 {
     NEXT(int, "posix_memalign", void **, size_t, size_t);
-    count(size);
-    return next(out, alignment, size);
+    return count(size) ? next(out, alignment, size) : ENOMEM;
 }
 
 void *aligned_alloc(size_t alignment, size_t size)
 {
     NEXT(void *, "aligned_alloc", size_t, size_t);
-    count(size);
-    return next(alignment, size);
+    return count(size) ? next(alignment, size) : NULL;
 }

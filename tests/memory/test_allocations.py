@@ -3,17 +3,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import itertools
-import os
-import subprocess
-import sysconfig
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 import fastlstm
 from fastlstm import kernels
@@ -21,36 +15,8 @@ from tests.problems.children import in_child
 from tests.problems.problem import make_problem, problem_of
 from tests.problems.running import SAVES, make_layer, recorded
 
+from .allocations import Allocations
 from .probes import MEGABYTE, fails, resident_bytes
-
-
-@pytest.fixture(scope="module")
-def allocation_counter(tmp_path_factory):
-    """Path of a library that counts allocations, for LD_PRELOAD."""
-    library = tmp_path_factory.mktemp("counter") / "count_allocations.so"
-    source = Path(__file__).with_name("count_allocations.c")
-    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
-    command = [*compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(command, check=True)
-    return str(library)
-
-
-class Allocations:
-    """Calls of the allocator, and bytes asked for, since this object was made; needs `allocation_counter`."""
-
-    def __init__(self):
-        self.library = ctypes.CDLL(None)
-        for name in ("allocation_calls", "allocation_bytes"):
-            getattr(self.library, name).restype = ctypes.c_size_t
-        gc.collect()
-        gc.disable()
-        self.start = self.now()
-
-    def now(self):
-        return self.library.allocation_calls(), self.library.allocation_bytes()
-
-    def since(self):
-        return tuple(int(b - a) for a, b in zip(self.start, self.now(), strict=True))
 
 
 def allocations_of_streams():

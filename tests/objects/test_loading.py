@@ -12,6 +12,7 @@ import pytest
 import fastlstm
 from fastlstm.model.parameters import ParameterSet, put_in_force, restore
 from tests.problems.comparing import assert_same_bits
+from tests.problems.inside import assign_all
 
 from .kinds import FAMILY, KINDS, STREAMED, build, every_kind, result
 
@@ -232,3 +233,28 @@ def test_pickles_have_the_notes_of_the_user():
         layer = build(kind)
         layer.note = [1]
         assert pickle.loads(pickle.dumps(layer)).note == [1]
+
+
+def test_attributes_of_several_objects_are_set_all_or_none():
+    """As where the second of them finds no memory: what `load_state_dict` and optimizers put in force."""
+
+    class Owner:
+        pass
+
+    class Full(Owner):
+        @property
+        def place(self):
+            return 1
+
+        @place.setter
+        def place(self, value):
+            raise MemoryError
+
+    first, second, third = Owner(), Owner(), Full()
+    first.place = "old"
+    with pytest.raises(MemoryError):
+        assign_all([(first, "place", "new"), (second, "place", "new"), (third, "place", "new")])
+    assert first.place == "old"
+    assert not hasattr(second, "place")
+    assign_all([(first, "place", "new"), (second, "place", "new")])
+    assert (first.place, second.place) == ("new", "new")

@@ -14,6 +14,7 @@ isa_active = _core.isa_active
 isa_table = _core.isa_table
 cpu_count = _core.cpu_count
 compiler = _core.compiler
+assign_all = _core.assign_all
 probe_fma = _core.probe_fma
 probe_stream = _core.probe_stream
 

@@ -11,46 +11,14 @@ import pytest
 import fastlstm
 from fastlstm import kernels
 from tests.objects.kinds import CELLS_OF_ONE_STEP, FAMILY, build
+from tests.problems.presenting import Array, Interface, Subclass, Tensor
 
 T, B, H = 5, 3, 4
 
 
-class Tensor:
-    """As a tensor on a CPU: it can be exported without a copy."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __dlpack__(self, **how):
-        return self.values.__dlpack__(**how)
-
-    def __dlpack_device__(self):
-        return self.values.__dlpack_device__()
-
-
-class Array:
-    """What numpy.asarray reads, and nothing else."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __array__(self, dtype=None, copy=None):
-        return self.values
-
-
-class Interface:
-    def __init__(self, values):
-        self.values = values
-        self.__array_interface__ = values.__array_interface__
-
-
-class Sub(np.ndarray):
-    pass
-
-
 VIEWS = {
     "ndarray": np.asarray,
-    "subclass": lambda a: a.view(Sub),
+    "subclass": lambda a: a.view(Subclass),
     "tensor": Tensor,
     "memoryview": memoryview,
     "__array__": Array,

@@ -11,6 +11,7 @@ import pytest
 import fastlstm
 from tests.problems.cells import CELLS
 from tests.problems.comparing import assert_same_bits, assert_same_results
+from tests.problems.presenting import Tensor, variants_of
 from tests.problems.problem import DTYPES, WHOLE, arrays_of, make_problem, problem_of, problems, transformed
 from tests.problems.running import called, make_layer, named, trained
 
@@ -22,51 +23,6 @@ X = RNG.standard_normal((T, B, I)).astype(np.float32)
 @pytest.fixture(scope="module")
 def lstm():
     return fastlstm.LSTM(I, H, rng=0)
-
-
-def read_only(array):
-    array = array.copy()
-    array.flags.writeable = False
-    return array
-
-
-class Tensor:
-    """What another library's array shows of itself."""
-
-    def __init__(self, array):
-        self.array = array
-        self.exports = 0
-
-    def __dlpack__(self, **keywords):
-        self.exports += 1
-        return self.array.__dlpack__(**keywords)
-
-    def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
-
-
-def variants_of(x):
-    """The same numbers in other memory layouts and containers."""
-    every_other = (slice(None, None, 2),) * x.ndim
-    wide = np.zeros([2 * n for n in x.shape], x.dtype)
-    wide[every_other] = x
-    backwards = (slice(None, None, -1),) * x.ndim
-    misaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape)
-    yield "Fortran", np.asfortranarray(x)
-    yield "strided", wide[every_other]
-    yield "rows apart", np.concatenate([x, x], -1)[..., : x.shape[-1]]
-    yield "time and batch swapped", x.swapaxes(0, 1).copy().swapaxes(0, 1)
-    yield "reversed", x[backwards].copy()[backwards]
-    yield "reversed but for features", x[backwards[1:]].copy()[backwards[1:]]
-    yield "read-only", read_only(x)
-    yield "byte order", x.astype(x.dtype.newbyteorder())
-    yield "misaligned", misaligned
-    yield "list", x.tolist()
-    yield "tuple of lists", tuple(x.tolist())
-    yield "subclass", x.view(type("Subclass", (np.ndarray,), {}))
-    yield "memoryview", memoryview(x)
-    yield "object with __array__", type("Array", (), {"__array__": lambda self, dtype=None, copy=None: x})()
-    yield "object with __dlpack__", Tensor(x)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -125,3 +125,11 @@ def test_no_folder_holds_more_than_twenty_files(folder):
         if path.is_dir() and path.name != "__pycache__":
             files = [entry.name for entry in path.iterdir() if entry.is_file()]
             assert len(files) <= 20, f"{path.relative_to(ROOT)}: {len(files)} files"
+
+
+def test_the_binding_has_no_comprehensions():
+    """What Cython 3.3 makes of a list comprehension gives an item back twice where the list cannot grow."""
+    binding = ROOT / "src" / "fastlstm" / "binding"
+    for path in sorted(binding.glob("*.px[id]")):
+        code = re.sub(r"#.*", "", path.read_text())
+        assert not re.search(r"\[[^\[\]\n]* for \w+(, \w+)* in ", code), path.name

@@ -12,6 +12,7 @@ import fastlstm
 from fastlstm import optim
 from tests.problems.children import FUSED_ISAS, announce, in_child
 from tests.problems.comparing import assert_same_bits, digest
+from tests.problems.presenting import variants_of
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
 # Numbers of features on either side of vectors, panels and partial sums, and of rows of tiles and stretches.
@@ -270,3 +271,17 @@ def test_bad_gradients_of_batches_are_named(dy, error, message):
         tape.backward(dy)
     assert not dense.flat_grads.any()
     tape.backward([np.ones((2, 2)), np.ones((3, 2))])
+
+
+# ---- Forms of arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_any_form_of_the_same_numbers_gives_the_same_bits(dtype):
+    layer = fastlstm.Dense(5, 3, dtype=dtype, rng=0)
+    x, dy = (values.reshape(2, 4, -1) for values in drawn(8, 5, 3, dtype))
+    expected = passed(layer, x, dy)
+    for name, other in variants_of(x):
+        assert_same_bits(passed(layer, other, dy), expected, name)
+    for name, other in variants_of(dy):
+        assert_same_bits(passed(layer, x, other), expected, name)

@@ -319,6 +319,81 @@ def test_a_bad_state_dict_is_refused_and_nothing_is_changed(change, error, messa
     assert everything(layers, optimizer) == before
 
 
+SETTABLE = [
+    (optim.SGD, {"lr": 0.1, "momentum": 0.5}, {"momentum": 0.9, "weight_decay": 0.2}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.5}, {"nesterov": True, "lr": 0.3}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.5, "nesterov": True}, {"nesterov": False}),
+    (optim.Adam, {"lr": 0.1}, {"betas": (0.5, 0.7), "eps": 0.1, "weight_decay": 0.3}),
+    (optim.AdamW, {"lr": 0.1}, {"betas": [0.5, 0.7], "eps": 0.1, "weight_decay": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("kind", "given", "later"), SETTABLE)
+def test_what_is_set_later_is_in_force_from_the_next_step_on(kind, given, later, rng):
+    """As another optimizer, made with it, that goes on from the same state."""
+    layers, twins = some_layers("float64"), some_layers("float64")
+    optimizer, state = kind(layers, **given), None
+    for _ in range(3):
+        draw_grads(layers, rng)
+        optimizer.step()
+    state = optimizer.state_dict()
+    for name, value in later.items():
+        setattr(optimizer, name, value)
+        assert getattr(optimizer, name) == (tuple(value) if isinstance(value, list) else value)
+    twin = kind(twins, **(given | later))
+    twin.load_state_dict(state | later)
+    for layer, other in zip(layers, twins, strict=True):
+        other.load_state_dict(layer.state_dict())
+    for _ in range(2):
+        draw_grads(layers, rng)
+        for layer, other in zip(layers, twins, strict=True):
+            other.flat_grads[...] = layer.flat_grads
+        optimizer.step()
+        twin.step()
+    assert everything(layers, optimizer) == everything(twins, twin)
+    assert pickle.loads(pickle.dumps(optimizer)).state_dict().keys() == state.keys()
+
+
+def test_moments_come_and_go_with_momentum():
+    layer = fastlstm.Dense(1, 1, bias=False, dtype=np.float64)
+    layer.load_state_dict({"weight": [[0.0]]})
+    layer.flat_grads[...] = 1.0
+    optimizer = optim.SGD(layer, 1.0)
+    steps = []
+    for momentum in (0.0, 0.5, 0.5, 0.0, 0.5):
+        optimizer.momentum = momentum
+        assert list(optimizer.state_dict()["layers"][0]) == ["momentum"] * (momentum > 0)
+        before = layer.flat_params[0]
+        optimizer.step()
+        steps.append(before - layer.flat_params[0])
+    assert steps == [1.0, 1.0, 1.5, 1.0, 1.0]
+    optimizer.nonfinite = "skip"
+    layer.flat_grads[...] = np.nan
+    assert optimizer.step() is False
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("momentum", -1, ValueError), ("momentum", 0, ValueError), ("momentum", "much", TypeError),
+        ("nesterov", 1, TypeError), ("weight_decay", np.nan, ValueError), ("weight_decay", None, TypeError),
+        ("nonfinite", "stop", ValueError), ("nonfinite", [], ValueError),
+        ("betas", 0.9, TypeError), ("betas", (0.9,), ValueError), ("betas", (0.9, 1.0), ValueError),
+        ("eps", -1e-8, ValueError), ("eps", True, TypeError),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_not_set(name, value, error):
+    layers = some_layers("float32")
+    is_adam = name in ("betas", "eps")
+    optimizer = optim.Adam(layers) if is_adam else optim.SGD(layers, 0.1, momentum=0.5, nesterov=True)
+    before = everything(layers, optimizer)
+    with pytest.raises(error, match=r"^(betas\[1\]|nesterov: expected a momentum|" + name + ")"):
+        setattr(optimizer, name, value)
+    assert everything(layers, optimizer) == before
+    with pytest.raises(AttributeError, match="expected to be set"):
+        setattr(optimizer, "momentum" if is_adam else "betas", (0.5, 0.5))
+
+
 def test_momentum_is_part_of_the_state():
     layer = fastlstm.Dense(2, 2, rng=0)
     plain = optim.SGD(layer, 0.1)
@@ -501,7 +576,8 @@ def test_what_cannot_be_trained_is_refused_by_name(layers, error, message):
 @pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
 def test_attributes_of_an_optimizer_take_effect_or_raise(kind):
     optimizer = kind(DENSE, 0.1)
-    names = "learning_rate param_groups weight_decay momentum betas eps layers num_steps nonfinite m note lrr"
+    names = "learning_rate param_groups beta1 layers num_steps m note lrr "
+    names += "betas eps" if kind is optim.SGD else "momentum nesterov"  # of the other kind
     for name in names.split():
         with pytest.raises(AttributeError, match=rf"^{name}: expected"):
             setattr(optimizer, name, 0.5)

@@ -7,6 +7,8 @@ It knows parameters by the names of fl_weights alone (model/layouts.py has the o
 (csrc/ does).  Layers, streams, kernels.py and runtime.py are built on it.  A call through the Python C API costs more
 than the arithmetic of a small step, hence cdef classes with checks inline, ndarrays instead of typed memoryviews, and
 no wrappers in Python.
+
+It has no list comprehensions: where an item finds no memory, what Cython 3.3 makes of them gives it back twice.
 """
 import inspect
 import os

@@ -7,7 +7,11 @@
 # ---- Shapes ------------------------------------------------------------------------------------------------
 
 cdef tuple shape_of(int nd, const npy_intp *dims):
-    return tuple([dims[axis] for axis in range(nd)])
+    cdef list shape = []
+    cdef int axis
+    for axis in range(nd):
+        shape.append(dims[axis])
+    return tuple(shape)
 
 
 cdef inline bint has_shape(ndarray array, int nd, const npy_intp *dims) noexcept:

@@ -164,7 +164,7 @@ cdef class Recurrent(Layer):
     cdef object _adding             # a lock, held while gradients are added to those of the layer
 
     def __cinit__(self, *arguments, **keywords):
-        self._adding = allocate_lock()
+        self._adding = new_lock()
 
     def release(self):
         """Give back the memory that calls, tapes and gradients have left for the next ones.

@@ -36,7 +36,7 @@ cdef list members_of(object value, str name):
 
 cdef plain(object value, str name, int level):
     """A container as lists in lists of what NumPy reads, and any array as an ndarray."""
-    cdef list members
+    cdef list members, result = []
     if isinstance(value, (int, float, np.generic)):
         return value
     members = members_of(value, name)
@@ -44,14 +44,17 @@ cdef plain(object value, str name, int level):
         return read_array(value, name)
     if level == MOST_LEVELS:
         raise ValueError(f"{name}: expected an array, got lists in lists of more than {MOST_LEVELS} levels")
-    return [plain(member, name, level + 1) for member in members]
+    for member in members:
+        result.append(plain(member, name, level + 1))
+    return result
 
 
 cdef ndarray stacked(list members, str name):
     """One array of the members of a container."""
     cdef size_t n
-    rows = [member if isinstance(member, (int, float)) else plain(member, f"{name}[{n}]", 1)
-            for n, member in enumerate(members)]
+    cdef list rows = []
+    for n, member in enumerate(members):
+        rows.append(member if isinstance(member, (int, float)) else plain(member, f"{name}[{n}]", 1))
     try:
         return np.asarray(rows)
     except (TypeError, ValueError, OverflowError) as error:

@@ -32,11 +32,34 @@ def real_array(value, name, shape, dtype):
     return read_operand(value, name, typenum, nd, dims)
 
 
+cpdef new_lock():
+    """A lock, or MemoryError."""
+    try:
+        return allocate_lock()
+    except RuntimeError as error:  # what Python raises instead
+        raise MemoryError("expected memory for a lock") from error
+
+
 cpdef assign_all(assignments):
-    """Set attributes, ``(object, name, value)`` each, without a look at signals in between."""
-    cdef list ready = list(assignments)
-    for owner, name, value in ready:
-        PyObject_GenericSetAttr(owner, name, value)
+    """Set attributes, ``(object, name, value)`` each, without a look at signals in between: all, or none."""
+    cdef list ready = list(assignments), before = []
+    cdef Py_ssize_t done = 0
+    for owner, name, _ in ready:
+        try:
+            before.append((owner, name, PyObject_GenericGetAttr(owner, name), True))
+        except AttributeError:
+            before.append((owner, name, None, False))
+    try:
+        for owner, name, value in ready:
+            PyObject_GenericSetAttr(owner, name, value)
+            done += 1
+    except BaseException:  # one found no memory
+        for owner, name, value, is_there in before[:done]:
+            if is_there:
+                PyObject_GenericSetAttr(owner, name, value)
+            else:
+                owner.__dict__.pop(name, None)
+        raise
 
 
 def set_num_threads(size_t num_threads):

@@ -8,7 +8,7 @@
 
 cdef tuple names_of(str name, str end):
     """What messages call a state, and its members."""
-    return (name + end, *[f"{name}[{n}]{end}" for n in range(4)])
+    return name + end, f"{name}[0]{end}", f"{name}[1]{end}", f"{name}[2]{end}", f"{name}[3]{end}"
 
 
 cdef tuple STATE_NAMES = names_of("state", "")
@@ -25,15 +25,27 @@ cdef inline tuple read_pair(object value, str name):
     return pair
 
 
-cdef bint is_whole(object member) except -1:
+cdef bint has_whole(tuple members) except -1:
     """Whether a member of a tuple is a state by itself: an array, or its absence."""
-    return member is None or is_array_object(member) and PyArray_NDIM(read_array(member, "state")) > 1
+    for member in members:
+        if member is None or is_array_object(member) and PyArray_NDIM(read_array(member, "state")) > 1:
+            return True
+    return False
+
+
+cdef bint is_absent(tuple members):
+    """Whether all members but the first are None."""
+    cdef Py_ssize_t n
+    for n in range(1, len(members)):
+        if members[n] is not None:
+            return False
+    return True
 
 
 cdef tuple read_members(object state, str name, Weights weights, bint is_listed=False):
     """The members of a state: h, and those beside it."""
     if weights.states == 0:
-        if not is_listed and isinstance(state, tuple) and any([is_whole(member) for member in state]):
+        if not is_listed and isinstance(state, tuple) and has_whole(<tuple>state):
             raise TypeError(f"{name}: expected an array, as there is one state h, got a tuple of {len(state)}")
         return (state,)
     if weights.states == 1:
@@ -55,15 +67,16 @@ cdef tuple read_state(tuple members, tuple names, Weights weights, int nd, npy_i
     cdef ndarray h = None, beside = None
     if not may_lack or members[0] is not None:
         h = read_operand(members[0], <str>names[1 if weights.states != 0 else 0], weights.typenum, nd, dims)
-    if weights.states == 0 or may_lack and all([member is None for member in members[1:]]):
+    if weights.states == 0 or may_lack and is_absent(members):
         return h, None
     dims[nd - 1] = <npy_intp>weights.shape.hidden_size
     if weights.states == 1:
         beside = read_operand(members[1], <str>names[2], weights.typenum, nd, dims)
     else:
-        arrays = [np.zeros(shape_of(nd, dims), weights.dtype) if may_lack and member is None
-                  else read_operand(member, called, weights.typenum, nd, dims)
-                  for member, called in zip(members[1:], names[2:])]
+        arrays = []
+        for member, called in zip(members[1:], names[2:]):
+            arrays.append(np.zeros(shape_of(nd, dims), weights.dtype) if may_lack and member is None
+                          else read_operand(member, called, weights.typenum, nd, dims))
         beside = np.concatenate(arrays, axis=-1)
     dims[nd - 1] = width
     return h, beside
@@ -80,18 +93,22 @@ def read_states(tuple parts not None, state, str name, size_t B, bint batched, b
     members = read_members(state, name, first, is_listed)
     dims[1] = <npy_intp>B
     if not is_listed:
-        dims[0] = sum([(<Weights?>each).rows() for each in parts])
+        dims[0] = 0
+        for part in parts:
+            dims[0] += <npy_intp>part.rows()
         dims[nd - 1] = <npy_intp>first.width
-        whole = read_state(members, names, first, nd, dims, may_lack)
-        return list(zip(*[split_rows(array, len(parts), B) for array in whole]))
+        h, beside = read_state(members, names, first, nd, dims, may_lack)
+        return list(zip(split_rows(h, len(parts), B), split_rows(beside, len(parts), B)))
     for n, member in enumerate(members):
         check_listed(member, names[n + (first.states != 0)], len(parts), may_lack)
     result = []
     for index, part in enumerate(parts):
-        own = tuple([None if member is None else member[index] for member in members])
+        own = []
+        for member in members:
+            own.append(None if member is None else member[index])
         dims[0], dims[nd - 1] = <npy_intp>part.rows(), <npy_intp>part.width
-        arrays = read_state(own, names_of(name, f"[{index}]"), part, nd, dims, may_lack)
-        result.append(tuple([split_rows(array, 1, B)[0] for array in arrays]))
+        h, beside = read_state(tuple(own), names_of(name, f"[{index}]"), part, nd, dims, may_lack)
+        result.append((split_rows(h, 1, B)[0], split_rows(beside, 1, B)[0]))
     return result
 
 
@@ -118,7 +135,7 @@ cdef tuple split_members(Weights weights, h, beside):
         return (h,)
     if weights.states == 1:
         return h, beside
-    return (h, *[np.ascontiguousarray(member) for member in np.split(beside, weights.states, axis=-1)])
+    return (h, *map(np.ascontiguousarray, np.split(beside, weights.states, axis=-1)))
 
 
 cdef inline object final_state(Weights weights, h, beside):
@@ -130,9 +147,13 @@ cdef inline object final_state(Weights weights, h, beside):
 
 def states_as_given(tuple parts not None, list states not None, bint batched, bint is_listed):
     """What `read_states` reads, from ``(h, beside)`` of each stack."""
-    result = []
-    for members in zip(*[split_members(<Weights?>part, h, beside) for part, (h, beside) in zip(parts, states)]):
-        arrays = [np.ascontiguousarray(array if batched else array[:, 0]) for array in members]
+    cdef list of_parts = [], result = [], arrays
+    for part, (h, beside) in zip(parts, states):
+        of_parts.append(split_members(<Weights?>part, h, beside))
+    for members in zip(*of_parts):
+        arrays = []
+        for array in members:
+            arrays.append(np.ascontiguousarray(array if batched else array[:, 0]))
         if is_listed:
             result.append(tuple(arrays))
         else:

@@ -69,7 +69,10 @@ cdef class Stream:
             raise ValueError("stream: expected a unidirectional layer, got a bidirectional one, which needs "
                              "the end of a sequence first")
         if len(parts) > 1 or joins:
-            self.several = tuple([Stream((part,), batch_size, num_threads, batch_first) for part in parts])
+            several = []
+            for part in parts:
+                several.append(Stream((part,), batch_size, num_threads, batch_first))
+            self.several = tuple(several)
         else:
             stack = first.packed_stack()
             with nogil:
@@ -260,6 +263,28 @@ cdef class Stream:
             memcpy(fl_stream_c(self.stream), PyArray_DATA(beside), self.bytes_of(self.width_beside()))
         return 0
 
+    cdef int put_all(self, list states) except -1:
+        """Set the states of all stacks: nothing here asks for memory, so that all are set."""
+        cdef tuple each = self.each(), pair
+        cdef Py_ssize_t n
+        for n in range(len(each)):
+            pair = <tuple?>states[n]
+            (<Stream>each[n]).put(<ndarray>pair[0], <ndarray>pair[1])
+        return 0
+
+    cdef int put_rows(self, numbers, list states) except -1:
+        """Set the states of some rows, ``(h, beside)`` of each stack."""
+        cdef Stream stream
+        cdef list whole = []
+        self.check_idle()
+        for stream, (h, beside) in zip(self.each(), states):
+            own, own_beside = stream.copied()
+            own[:, numbers] = h
+            if own_beside is not None:
+                own_beside[:, numbers] = beside
+            whole.append((own, own_beside))
+        return self.put_all(whole)
+
     cdef tuple each(self):
         """The streams of one stack."""
         return (self,) if self.several is None else self.several
@@ -294,11 +319,7 @@ cdef class Stream:
         cdef Stream stream
         if rows is not None:
             numbers = rows_chosen(rows, self.batch_size)
-            self.check_idle()
-            for stream in self.each():
-                for view in stream.views():
-                    if view is not None:
-                        view[:, numbers] = 0
+            self.put_rows(numbers, [(0, 0)] * len(self.each()))
             return
         self.check_idle()
         for stream in self.each():
@@ -360,12 +381,7 @@ cdef class Stream:
         if state is None:
             raise TypeError("state: expected arrays, got None (reset sets zeros)")
         states = read_states(self.parts, state, "state", len(numbers), not is_one_row(rows), self.is_listed, False)
-        self.check_idle()
-        for stream, (h, beside) in zip(self.each(), states):
-            own, own_beside = stream.views()
-            own[:, numbers] = h
-            if beside is not None:
-                own_beside[:, numbers] = beside
+        self.put_rows(numbers, states)
 
     @property
     def state(self):
@@ -375,7 +391,10 @@ cdef class Stream:
         """
         cdef Stream stream
         self.check_idle()
-        return states_as_given(self.parts, [stream.copied() for stream in self.each()], True, self.is_listed)
+        states = []
+        for stream in self.each():
+            states.append(stream.copied())
+        return states_as_given(self.parts, states, True, self.is_listed)
 
     @state.setter
     def state(self, value):
@@ -388,5 +407,4 @@ cdef class Stream:
             raise TypeError("state: expected arrays, got None (reset sets zeros)")
         states = read_states(self.parts, value, "state", self.batch_size, batched, self.is_listed, False)
         self.check_idle()
-        for stream, (h, beside) in zip(self.each(), states):
-            stream.put(h, beside)
+        self.put_all(list(states))

@@ -47,8 +47,10 @@ def parameter_facts(dict options not None, size_t input_size, size_t hidden_size
     for index in range(FL_PARAMETER_COUNT):
         check(fl_parameter_get_facts(&shape, 0, index, &facts))
         if facts.dims != 0:
-            result.append((facts.name.decode(), tuple([facts.shape[axis] for axis in range(facts.dims)]),
-                           bool(facts.is_optional)))
+            shape_here = []
+            for axis in range(facts.dims):
+                shape_here.append(facts.shape[axis])
+            result.append((facts.name.decode(), tuple(shape_here), bool(facts.is_optional)))
     return result
 
 

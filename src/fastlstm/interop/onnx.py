@@ -50,6 +50,7 @@ _COMPUTED_IN: dict[str, DTypeLike] = {
 # ---- The operators -----------------------------------------------------------------------------------------
 
 
+@np.errstate(all="ignore")  # as in the layers: results say what happened
 def onnx_lstm(
     X: ArrayLike,
     W: ArrayLike,
@@ -163,6 +164,7 @@ def onnx_lstm(
     return Y, Y_h, Y_c
 
 
+@np.errstate(all="ignore")  # as in the layers: results say what happened
 def onnx_gru(
     X: ArrayLike,
     W: ArrayLike,
@@ -236,6 +238,7 @@ def onnx_gru(
     return Y, Y_h
 
 
+@np.errstate(all="ignore")  # as in the layers: results say what happened
 def onnx_rnn(
     X: ArrayLike,
     W: ArrayLike,

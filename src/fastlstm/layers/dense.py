@@ -346,8 +346,12 @@ class DenseTape(NumpyTape):
         with contextlib.ExitStack() as locks:
             for owner in owners:
                 locks.enter_context(owner._adding)
-            self._is_used = True
-            _core.add_flat(gradients, sums)
+            try:
+                self._is_used = True
+                _core.add_flat(gradients, sums)
+            except MemoryError:
+                self.__dict__["_is_used"] = False  # without a call, which may find no memory
+                raise
 
     def _read(self, dy: Any) -> NDArray[Any]:
         """`dy` as one array, if the tape can still be used."""

@@ -264,15 +264,20 @@ class EmbeddingTape(NumpyTape):
             _add_rows(sums, place.reshape(-1), checked.reshape(place.size, checked.shape[-1]))
             if padding is not None:
                 sums[rows == padding] = 0
-            with self._layer._adding:
-                layer: Any = self._layer
-                if layer._own_words().add(rows, [sums]):
-                    self._is_used = True
-                    return
-                grad = self._layer.grads["weight"]
+        with self._layer._adding:
+            layer: Any = self._layer
+            if layer._own_words().add(rows, [sums]):
+                self.__dict__["_is_used"] = True  # without a call, which may find no memory
+                return
+            grad = self._layer.grads["weight"]
+            with np.errstate(all="ignore"):  # whose end may find no memory: before anything has changed
                 sums += grad[rows]
+            try:
                 self._is_used = True
                 grad[rows] = sums
+            except MemoryError:
+                self.__dict__["_is_used"] = False  # without a call, which may find no memory
+                raise
 
     def _check_listed(self, dy: Any) -> NDArray[Any]:
         """Gradients of a list of sequences, as one array."""

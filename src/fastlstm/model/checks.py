@@ -65,7 +65,7 @@ def checked_one(value: ArrayLike, name: str) -> NDArray[Any]:
 
 
 def checked_reals(value: ArrayLike, name: str, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
-    """Real numbers as an ndarray of `dtype`; None keeps a floating dtype and makes integers float64."""
+    """Real numbers as an aligned ndarray of `dtype`; None keeps a floating one and makes integers float64."""
     array = checked_one(value, name)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
@@ -74,7 +74,7 @@ def checked_reals(value: ArrayLike, name: str, dtype: np.dtype[Any] | None = Non
     with np.errstate(
         under="ignore", invalid="ignore"
     ):  # overflow is for the caller to ignore or raise, as in NumPy
-        return array.astype(dtype, copy=False)
+        return array.astype(dtype, copy=not array.flags.aligned)
 
 
 def checked_rng(rng: Any) -> np.random.Generator:
@@ -83,6 +83,8 @@ def checked_rng(rng: Any) -> np.random.Generator:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise type(error)(f"rng: expected what numpy.random.default_rng takes: {error}") from error
+    except RuntimeError as error:  # of its lock
+        raise MemoryError("rng: expected memory for a generator") from error
 
 
 def checked_choice(value: object, name: str, choices: Iterable[object]) -> Any:

@@ -526,7 +526,7 @@ def restore(cls: type[Parameters], config: Mapping[str, Any], params: Mapping[st
     Options that a pickle of another version lacks take their defaults; what is unknown is refused.
     """
     layer = cls.__new__(cls)
-    layer.rng = np.random.default_rng()  # unless the pickle has another
+    layer.rng = checked_rng(None)  # unless the pickle has another
     layer._set_up(given(params), **options.completed(cls, config))
     return layer
 
@@ -559,7 +559,7 @@ class NumpyParameters(Parameters):
     @property
     def _adding(self) -> threading.Lock:
         """Held while gradients are added to those of the layer."""
-        lock: threading.Lock = self.__dict__.setdefault("_lock", threading.Lock())
+        lock: threading.Lock = self.__dict__.setdefault("_lock", _core.new_lock())
         return lock
 
     @property
