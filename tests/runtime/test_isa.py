@@ -97,7 +97,7 @@ NOT_BUILT = sorted(name for name, is_built, _ in isa_table() if not is_built)
 
 
 @pytest.mark.parametrize("value", ["sse2", "AVX512F", "avx512 avx2", "1", "none", *NOT_BUILT])
-# That a name above this machine is at most that: tests/c/test_errors.c, which takes abilities away.
+# That a name above this machine is at most that: tests/c/cases/test_errors.c, which takes abilities away.
 def test_an_unknown_cap_or_one_of_another_architecture_is_an_error_that_lists_the_valid_ones(value):
     finished = subprocess.run(
         [sys.executable, "-c", "import fastlstm"],
