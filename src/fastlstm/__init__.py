@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from .runtime import get_num_threads, set_num_threads, show_runtime, threads
 
 if TYPE_CHECKING:
-    from . import kernels, losses, optim, reference, schedules, testing
+    from . import convert, kernels, losses, optim, reference, schedules, testing
+    from .convert.separate import from_gates
+    from .convert.state_dicts import from_state_dict
     from .interop.onnx import onnx_gru, onnx_lstm, onnx_rnn
     from .layers.dense import Dense
     from .layers.embedding import Embedding
@@ -42,6 +44,9 @@ __all__ = [
     "MinGRU",
     "MinLSTM",
     "RNNCell",
+    "convert",
+    "from_gates",
+    "from_state_dict",
     "get_num_threads",
     "kernels",
     "load",
@@ -61,6 +66,8 @@ __all__ = [
 
 # Imported when first used: who wants one layer does not wait for the others.
 _HOMES = {
+    ".convert.separate": ("from_gates",),
+    ".convert.state_dicts": ("from_state_dict",),
     ".interop.onnx": ("onnx_gru", "onnx_lstm", "onnx_rnn"),
     ".layers.dense": ("Dense",),
     ".layers.embedding": ("Embedding",),
@@ -71,7 +78,7 @@ _HOMES = {
     ".layers.slstm": ("SLSTM",),
     ".saving": ("load", "save"),
 }
-_MODULES = ("kernels", "losses", "optim", "reference", "schedules", "testing")
+_MODULES = ("convert", "kernels", "losses", "optim", "reference", "schedules", "testing")
 
 
 def __getattr__(name: str) -> Any:
