@@ -47,7 +47,9 @@ def gates(array: ArrayLike, source: str, target: str, axis: int = 0) -> NDArray[
     whole = checked_one(array, "array")
     for name, letters in (("source", source), ("target", target)):
         if not isinstance(letters, str):
-            raise TypeError(f"{name}: expected a str with a letter for each gate, got {type(letters).__name__}")
+            raise TypeError(
+                f"{name}: expected a str with a letter for each gate, got {type(letters).__name__}"
+            )
     if not source or len(set(source)) != len(source):
         raise ValueError(f"source: expected a letter for each gate, each once, got {source!r}")
     if sorted(target) != sorted(source):

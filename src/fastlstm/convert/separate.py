@@ -91,7 +91,9 @@ def from_gates(
     added = checked_number(forget_bias_added, "forget_bias_added", "a number", is_finite)
     reader = _Reader(cell, order, checked_flag(transposed, "transposed"))
     if isinstance(layers, (str, Mapping)) or not isinstance(layers, Sequence) or not layers:
-        raise TypeError(f"layers: expected a sequence of a mapping for each layer, got {type(layers).__name__}")
+        raise TypeError(
+            f"layers: expected a sequence of a mapping for each layer, got {type(layers).__name__}"
+        )
     state: dict[str, Array] = {}
     counts = set()
     for number, entry in enumerate(layers):
@@ -179,7 +181,9 @@ class _Reader:
             blocks = []
             for letter in holders:
                 if part not in own[letter]:
-                    raise ValueError(f"{place}[{letter!r}]: expected {part!r}, as other gates have it, got none")
+                    raise ValueError(
+                        f"{place}[{letter!r}]: expected {part!r}, as other gates have it, got none"
+                    )
                 blocks.append(own[letter][part])
                 if blocks[-1].shape != blocks[0].shape:
                     raise ValueError(

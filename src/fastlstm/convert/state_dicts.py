@@ -75,8 +75,9 @@ def from_state_dict(
     --------
     >>> import fastlstm
     >>> lstm = fastlstm.LSTM(3, 4, num_layers=2, bidirectional=True)
-    >>> fastlstm.from_state_dict(lstm.state_dict(prefix="encoder."))
-    LSTM(input_size=3, hidden_size=4, num_layers=2, bias=True, batch_first=False, dropout=0.0, bidirectional=True, dtype=float32)
+    >>> twin = fastlstm.from_state_dict(lstm.state_dict(prefix="encoder."))
+    >>> repr(twin) == repr(lstm)
+    True
     """
     if not isinstance(mapping, Mapping):
         raise TypeError(f"mapping: expected a mapping of names to arrays, got {type(mapping).__name__}")
@@ -110,7 +111,11 @@ def find_groups(names: Iterable[Any]) -> dict[str, dict[str, tuple[str, int | No
         match = NAME.fullmatch(name) if isinstance(name, str) else None
         if match:
             layer = None if match["layer"] is None else int(match["layer"])
-            groups.setdefault(match["prefix"], {})[name] = (match["kind"], layer, match["reverse"] is not None)
+            groups.setdefault(match["prefix"], {})[name] = (
+                match["kind"],
+                layer,
+                match["reverse"] is not None,
+            )
     return {
         prefix: names for prefix, names in groups.items() if any(kind == "weight_ih" for kind, _, _ in names.values())
     }  # fmt: skip
