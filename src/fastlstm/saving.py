@@ -18,7 +18,7 @@ from .model.parameters import Parameters, ParameterSet, put_in_force
 if TYPE_CHECKING:
     from .model.tensors import Stored
 
-__all__ = ["load", "save"]
+__all__ = ["Model", "load", "save"]
 
 # Of a list in a state: where its number of members stands.
 COUNT = "#"

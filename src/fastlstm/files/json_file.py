@@ -164,14 +164,14 @@ def write_rtneural(file: Any, layers: Sequence[Any] | Mapping[str, Any]) -> None
         if isinstance(layer, Dense):
             sizes = layer.in_features, layer.out_features
             arrays = [
-                layer._weight(layer._parameter_set()).T,
+                layer.params["weight"].T,
                 *([layer.params["bias"]] if layer.bias else []),
             ]
             if not layer.bias:
                 arrays.append(np.zeros(sizes[1], layer.dtype))
             parts = [("dense", arrays)]
         elif isinstance(layer, (LSTM, GRU)):
-            refuse(layer, "RTNeural", {"reset_after": True} if isinstance(layer, GRU) else {})
+            refuse(layer, "RTNeural")
             if layer.bidirectional:
                 raise ValueError("bidirectional: expected False, as RTNeural has streams alone, got True")
             sizes = layer.input_size, layer._layout.output(layer.num_layers - 1)

@@ -29,6 +29,7 @@ def read_onnx(source: Source, found: Found) -> str:
     """Fill `found`; return the name of the format."""
     try:
         import onnx
+        import onnx.inliner
         from google.protobuf.message import DecodeError
     except ImportError as error:
         raise ModuleNotFoundError(
@@ -50,11 +51,20 @@ def read_onnx(source: Source, found: Found) -> str:
         if node.op_type in _OPERATORS and node.domain in _DOMAINS:
             _read_node(source, scope, node, place, found)
     for scope in scopes:
-        for name, tensor in scope.tensors.items():
+        tensors = {name: (tensor, f"initializer {name!r}") for name, tensor in scope.tensors.items()}
+        for node in scope.graph.node:
+            if (
+                node.op_type == "Constant"
+                and node.output
+                and node.attribute
+                and node.attribute[0].HasField("t")
+            ):
+                tensor = node.attribute[0].t
+                if tensor.dims:
+                    tensors[node.output[0]] = tensor, f"constant {node.output[0]!r}"
+        for name, (tensor, place) in tensors.items():
             if name not in scope.used:
-                found.arrays[unique(name, found.arrays)] = read_tensor(
-                    source, tensor, f"initializer {name!r}"
-                )
+                found.arrays[unique(name, found.arrays)] = read_tensor(source, tensor, place)
     return f"ONNX, opset {max((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), default='unknown')}"
 
 

@@ -20,10 +20,51 @@ __all__: list[str] = []
 
 # Modules of the standard library whose classes and functions stand in honest pickles.
 _HARMLESS = frozenset(
-    ["collections", "copyreg", "_codecs", "datetime", "decimal", "fractions", "pathlib", "uuid", "argparse", "types", "enum", "functools", "logging", "array", "random", "threading", "re", "typing", "ordereddict", "string", "zoneinfo", "ipaddress", "dataclasses"]
+    [
+        "collections",
+        "copyreg",
+        "_codecs",
+        "datetime",
+        "decimal",
+        "fractions",
+        "pathlib",
+        "uuid",
+        "argparse",
+        "types",
+        "enum",
+        "functools",
+        "logging",
+        "array",
+        "random",
+        "threading",
+        "re",
+        "typing",
+        "ordereddict",
+        "string",
+        "zoneinfo",
+        "ipaddress",
+        "dataclasses",
+    ]
 )
 _HARMLESS_BUILTINS = frozenset(
-    ["set", "frozenset", "bytearray", "complex", "slice", "range", "dict", "list", "tuple", "object", "int", "float", "str", "bool", "bytes", "type"]
+    [
+        "set",
+        "frozenset",
+        "bytearray",
+        "complex",
+        "slice",
+        "range",
+        "dict",
+        "list",
+        "tuple",
+        "object",
+        "int",
+        "float",
+        "str",
+        "bool",
+        "bytes",
+        "type",
+    ]
 )
 # Functions of other libraries in lower case by which data is restored; else those begin with an underscore.
 _RESTORING = frozenset({"scalar", "dtype", "device", "build_intlist", "build_tensorlist", "build_doublelist",
@@ -318,5 +359,26 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
 }
 _LITERALS = frozenset(
-    ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"]
+    [
+        "INT",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG",
+        "LONG1",
+        "LONG4",
+        "FLOAT",
+        "BINFLOAT",
+        "STRING",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "UNICODE",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+        "BYTEARRAY8",
+    ]
 )
