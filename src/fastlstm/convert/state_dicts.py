@@ -29,10 +29,11 @@ HOMES = {
     "SLSTM": "slstm", "MinGRU": "minimal", "MinLSTM": "minimal", "Dense": "dense", "Embedding": "embedding",
 }  # fmt: skip
 NAME = re.compile(
-    r"(?P<prefix>(?:.*\.)?)(?P<kind>weight_(?:ih|hh|ch|hr|ln|ln_ih|ln_hh|ln_c)|bias_(?:ih|hh|hr|ln_c))"
-    r"(?P<end>(?:_l(?P<layer>[0-9]{1,6})(?P<reverse>_reverse)?)?)",
+    r"(?P<prefix>(?:.*[._/])?)(?P<kind>weight_(?:ih|hh|ch|hr|ln|ln_ih|ln_hh|ln_c)|bias_(?:ih|hh|hr|ln_c)|[wb]_[ih]h)"
+    r"(?:_l(?P<layer>[0-9]{1,6})(?P<reverse>_reverse)?)?",
     re.DOTALL,
 )
+_SHORT = {"w": "weight", "b": "bias"}  # as files of arrays have it
 _BY_GATES = {4: "LSTM", 3: "GRU", 2: "MGU", 1: "RNN"}
 # Parameters and options by which three gates are those of an LSTM.
 _ONLY_LSTM = ("weight_hr", "weight_ch", "weight_ln", "weight_ln_ih", "coupled", "forget_gate")
@@ -111,8 +112,10 @@ def find_groups(names: Iterable[Any]) -> dict[str, dict[str, tuple[str, int | No
         match = NAME.fullmatch(name) if isinstance(name, str) else None
         if match:
             layer = None if match["layer"] is None else int(match["layer"])
+            first, _, rest = match["kind"].partition("_")
+            kind = f"{_SHORT.get(first, first)}_{rest}"
             groups.setdefault(match["prefix"], {})[name] = (
-                match["kind"],
+                kind,
                 layer,
                 match["reverse"] is not None,
             )
@@ -138,8 +141,9 @@ def layer_of(
     members: Mapping[str, tuple[str, int | None, bool]],
     kind: str | None,
     options: Mapping[str, Any],
+    has_cells: bool = True,
 ) -> Any:
-    """A layer of these members of a mapping, as `find_groups` gives them."""
+    """A layer of these members of a mapping, as `find_groups` gives them; or a cell, if there may be such."""
     shapes = {name: _shape(mapping[name]) for name in members}
     numbers = sorted({-1 if layer is None else layer for _, layer, _ in members.values()})
     is_numbered = numbers != [-1]
@@ -151,7 +155,9 @@ def layer_of(
     first = _first(members, shapes)
     if "weight_ih" not in first:
         raise ValueError(f"mapping: expected {prefix + 'weight_ih' + end!r}, got none")
-    cls = class_of(kind or _kind_of(first, prefix, end, options) + ("" if is_numbered else "Cell"))
+    cls = class_of(
+        kind or _kind_of(first, prefix, end, options) + ("Cell" if has_cells and not is_numbered else "")
+    )
     found = _sizes(cls, first, prefix, end)
     if issubclass(cls, RecurrentCell):
         if is_numbered:
@@ -159,7 +165,8 @@ def layer_of(
     elif is_numbered:
         found["num_layers"] = len(numbers)
         found["bidirectional"] = any(is_reverse for _, _, is_reverse in members.values())
-        sizes = [_hidden_of(found["hidden_size"], shapes, prefix, layer) for layer in numbers]
+        rows = {layer: shapes[name][:1] for name, (part, layer, _) in members.items() if part == "weight_ih"}
+        sizes = [_hidden_of(found["hidden_size"], rows, layer) for layer in numbers]
         if len(set(sizes)) > 1:
             found["hidden_size"] = tuple(sizes)
     for name, value in found.items():
@@ -251,27 +258,34 @@ def _sizes(
     return found | {"hidden_size": hidden}
 
 
-def _hidden_of(first: int, shapes: Mapping[str, tuple[int, ...]], prefix: str, layer: int) -> int:
-    """H of a layer, whose gates are as many as those of the first."""
-    rows = shapes[f"{prefix}weight_ih_l0"][0]
-    own = shapes.get(f"{prefix}weight_ih_l{layer}", (rows,))[:1]
-    return max(1, own[0] * first // rows) if own else first
+def _hidden_of(first: int, rows: Mapping[int | None, tuple[int, ...]], layer: int) -> int:
+    """H of a layer, whose gates are as many as those of the first; `rows` are those of ``weight_ih``."""
+    own = rows.get(layer, rows[0])
+    return max(1, own[0] * first // rows[0][0]) if own else first
 
 
-def _values_of(mapping: Mapping[str, Any], prefix: str, members: Iterable[str]) -> Values:
+def _values_of(
+    mapping: Mapping[str, Any], prefix: str, members: Mapping[str, tuple[str, int | None, bool]]
+) -> Values:
     """Values, each read when it is asked for: what is in a file need not lie in memory twice."""
+    names = {what: name for name, what in members.items()}
+    is_numbered = any(layer is not None for _, layer, _ in members.values())
 
     def values(layout: Any) -> Iterator[Any]:
-        shapes = layout.shapes()
-        is_numbered = any(re.search("_l[0-9]+(_reverse)?$", name) for name in members)
-        keys = {name: prefix + (name if is_numbered else name.removesuffix("_l0")) for name in shapes}
-        for key in keys.values():
-            if key not in mapping:
-                raise ValueError(f"mapping: expected {key!r}, got none")
+        keys = {}
+        for name in layout.shapes():
+            match = NAME.fullmatch(name)
+            assert match is not None, name
+            layer = int(match["layer"]) if is_numbered else None
+            key = names.get((match["kind"], layer, match["reverse"] is not None))
+            if key is None:
+                shown = prefix + (name if is_numbered else name.removesuffix("_l0"))
+                raise ValueError(f"mapping: expected {shown!r}, got none")
+            keys[name] = key
         unknown = [name for name in members if name not in keys.values()]
         if unknown:
             raise ValueError(f"mapping: expected {list(keys.values())}, got {unknown[0]!r} as well")
-        for name, shape in shapes.items():
+        for name, shape in layout.shapes().items():
             yield _core.real_array(readable(mapping[keys[name]]), keys[name], shape, layout.dtype)
 
     return values

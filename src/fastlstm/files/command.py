@@ -24,10 +24,14 @@ def main(arguments: Sequence[str]) -> int:
     for command in (inspect, convert):
         command.add_argument("path", metavar="FILE" if command is inspect else "IN")
         command.add_argument("--cudnn", action=argparse.BooleanOptionalAction, help="a GRU is a CuDNNGRU")
-        command.add_argument("--keras-default", metavar="ACTIVATION", help="sigmoid, hard_sigmoid or a version")
+        command.add_argument(
+            "--keras-default", metavar="ACTIVATION", help="sigmoid, hard_sigmoid or a version"
+        )
     convert.add_argument("out", metavar="OUT", help=".safetensors, .npz, .onnx, or .json of RTNeural")
     given = parser.parse_args(arguments)
-    if given.command == "convert" and not given.out.lower().endswith((".safetensors", ".npz", ".onnx", ".json")):
+    if given.command == "convert" and not given.out.lower().endswith(
+        (".safetensors", ".npz", ".onnx", ".json")
+    ):
         parser.error(f"OUT: expected .safetensors, .npz, .onnx or .json, got {given.out!r}")
     try:
         with warnings.catch_warnings():

@@ -225,15 +225,18 @@ def _model(source: Source, found: Found, kind: str) -> Model:
     """Layers of what is left as arrays, and the model."""
     for prefix, members in find_groups(found.arrays).items():
         try:
-            layer = layer_of(found.arrays, prefix, members, None, found.options.get(prefix, {}))
+            layer = layer_of(found.arrays, prefix, members, None, found.options.get(prefix, {}), False)
         except (ValueError, TypeError, OverflowError) as error:
             if str(error).startswith(source.name):
                 raise
+            if not any("weight_ih" in name for name in members):  # short names, which others use otherwise
+                found.notes.append(f"{prefix!r}: arrays by the names of a layer, which are none: {error}")
+                continue
             source.bad(f"layer {prefix!r}", "weights of one layer", str(error))
         for option, value in found.stated.items():
             if getattr(layer, option, value) != value:
                 source.bad(f"layer {prefix!r}: {option}", value, getattr(layer, option))
-        name = unique(prefix.removesuffix(".") or type(layer).__name__.lower(), found.layers)
+        name = unique(prefix.rstrip("._/") or type(layer).__name__.lower(), found.layers)
         found.layers[name] = layer
         if type(layer).__name__.startswith("RNN") and "nonlinearity" not in found.options.get(prefix, {}):
             found.notes.append(
