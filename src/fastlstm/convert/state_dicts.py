@@ -14,7 +14,7 @@ import numpy as np
 from .. import _core
 from ..layers.base import RecurrentCell
 from ..model import options as layer_options
-from ..model.checks import checked_rng
+from ..model.checks import checked_dtype, checked_rng
 from ..model.tensors import readable
 
 if TYPE_CHECKING:
@@ -202,6 +202,18 @@ def made(cls: type[Parameters], config: Mapping[str, Any], values: Values) -> An
     return layer
 
 
+def check_size(cls: type[Parameters], config: Mapping[str, Any], layers: int, elements: int) -> None:
+    """Raise if a layer of these options has more layers or parameters, before there is memory for them."""
+    settings = layer_options.checked(cls, layer_options.completed(cls, config))
+    sizes = settings.get("hidden_size", 1)
+    count = max(settings.get("num_layers", 1), len(sizes) if isinstance(sizes, tuple) else 1)
+    if count > layers:
+        raise ValueError(f"num_layers: expected at most {layers} layers, got {count}")
+    size = cls.__new__(cls)._make_layout(settings, checked_dtype(config.get("dtype", "float32"))).size()
+    if size > elements:
+        raise ValueError(f"{cls.__name__}: expected at most {elements} parameters, got {size}")
+
+
 def _shape(value: Any) -> tuple[int, ...]:
     shape = getattr(value, "shape", None)
     if shape is None:
@@ -238,7 +250,7 @@ def _sizes(
     rows, inputs = first["weight_ih"]
     recurrent = first.get("weight_hh", ())
     name = cls.__name__.removesuffix("Cell")
-    found: dict[str, Any] = {"input_size": inputs, "bias": "bias_ih" in first}
+    found: dict[str, Any] = {"input_size": inputs, "bias": "bias_ih" in first or "bias_hh" in first}
     if name == "LSTM":
         if "weight_hr" in first:
             found |= {"proj_size": first["weight_hr"][0], "proj_bias": "bias_hr" in first}

@@ -36,20 +36,6 @@ class Keras:
     """What is known of the Keras that wrote a file, and what is assumed."""
 
     def __init__(self, source: Source, found: Found, version: str | None, cudnn: Any, default: Any) -> None:
-        if cudnn is not None and not isinstance(cudnn, bool):
-            raise TypeError(f"cudnn: expected None or a bool, got {type(cudnn).__name__}")
-        if default is not None and not isinstance(default, str):
-            raise TypeError(
-                f"keras_default: expected None, an activation or a version, got {type(default).__name__}"
-            )
-        if (
-            default is not None
-            and default not in ("sigmoid", "hard_sigmoid")
-            and not re.match("[0-9]", default)
-        ):
-            raise ValueError(
-                f"keras_default: expected 'sigmoid', 'hard_sigmoid' or a version as '2.2', got {default!r}"
-            )
         self.source, self.found, self.cudnn, self.default = source, found, cudnn, default
         self.version = default if default is not None and default[0].isdigit() else version
 

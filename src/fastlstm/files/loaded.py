@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..convert.state_dicts import class_of, find_groups, layer_of, made
+from ..convert.state_dicts import check_size, class_of, find_groups, layer_of, made
 from ..model.parameters import given, warn
 from .arrays_file import NOTE, read_npy, read_npz, read_safetensors
 from .parts import Found
@@ -86,6 +86,14 @@ class Model:
 
 def load_model(path: str | os.PathLike[str], cudnn: Any = None, keras_default: Any = None) -> Model:
     """Read a file; see `fastlstm.load`."""
+    if cudnn is not None and not isinstance(cudnn, bool):
+        raise TypeError(f"cudnn: expected None or a bool, got {type(cudnn).__name__}")
+    if keras_default is not None:
+        expected = "None, 'sigmoid', 'hard_sigmoid' or a version as '2.2'"
+        if not isinstance(keras_default, str):
+            raise TypeError(f"keras_default: expected {expected}, got {type(keras_default).__name__}")
+        if keras_default not in ("sigmoid", "hard_sigmoid") and not keras_default[:1].isdecimal():
+            raise ValueError(f"keras_default: expected {expected}, got {keras_default!r}")
     name = os.fsdecode(path)
     with open(path, "rb") as file:
         source = Source(file, name)
@@ -177,23 +185,25 @@ def _read_own(source: Source, found: Found, note: str | None) -> None:
         prefix = "" if config.get("unnamed") else f"{name}."
         try:
             cls: Any = class_of(config["kind"])
-            layer = made(
-                cls,
-                options | {"num_threads": None} if "num_threads" in cls._other_settings else options,
-                _own_values(found, prefix),
-            )
-            states = [
-                found.arrays.pop(f"{prefix}first_{each}").read() for each in _listed(config.get("states", []))
-            ]
+            keys = [f"{prefix}first_{each}" for each in _listed(config.get("states", []))]
+            states = [found.arrays.pop(key).read() for key in keys]
+            own: dict[str, Any] = {
+                key: array
+                for key, array in found.arrays.items()
+                if key.startswith(prefix) and "." not in key[len(prefix) :]
+            }
+            # Those that do not fit are to be named, so there may be some more.
+            check_size(cls, options, len(own), 2**16 + 4 * sum(_count(array.shape) for array in own.values()))
+            layer = made(cls, options, given(own, prefix))
         except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
             if str(error).startswith(source.name):
                 raise
-            source.bad(f"layer {name!r}", "options and arrays that go together", str(error)[:300])
+            source.bad(f"layer {name!r}", "options and arrays that go together", str(error)[:1000])
         found.layers[name] = layer
         if states:
             found.states[name] = states[0] if len(states) == 1 else tuple(states)
-        for own in layer.params:
-            found.arrays.pop(prefix + own, None)
+        for parameter in layer.params:
+            found.arrays.pop(prefix + parameter, None)
 
 
 def _tuples(value: Any) -> Any:
@@ -202,19 +212,6 @@ def _tuples(value: Any) -> Any:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _own_values(found: Found, prefix: str) -> Any:
-    """Values of a layout from the arrays of a file."""
-
-    def values(layout: Any) -> Iterator[Any]:
-        shapes = layout.shapes()
-        missing = [prefix + name for name in shapes if prefix + name not in found.arrays]
-        if missing or sum(map(_count, shapes.values())) > sum(_count(a.shape) for a in found.arrays.values()):
-            raise ValueError(f"arrays: expected {missing[0] if missing else 'larger ones'}, got none")
-        yield from given(found.arrays, prefix, {})(layout)
-
-    return values
 
 
 def _count(shape: tuple[int, ...]) -> int:
