@@ -9,6 +9,7 @@ mended moves to tests/files/corpus/, which the tests replay.  ``--write`` makes 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import io
 import os
 import random
@@ -133,14 +134,20 @@ def keep(data: bytes, kind: str, problem: str) -> None:
 
 
 def by_chance(kind: str, seconds: float, seed: int) -> int:
-    end, count = time.monotonic() + seconds, 0
+    end, count, running = time.monotonic() + seconds, 0, FOUND / f"running.{kind}"
+    FOUND.mkdir(exist_ok=True)
     for data in trials(kind, seed):
         if time.monotonic() > end:
             break
+        # What does not come back is left in this file; libraries in C cannot be interrupted.
+        running.write_bytes(data)
+        faulthandler.dump_traceback_later(3 * SECONDS, exit=True)
         problem = check(data, kind, measured=count % 16 == 0)
+        faulthandler.cancel_dump_traceback_later()
         if problem:
             keep(data, kind, problem)
         count += 1
+    running.unlink(missing_ok=True)
     print(f"{kind}: {count} files")
     return count
 

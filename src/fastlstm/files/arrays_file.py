@@ -147,7 +147,7 @@ def _read_header(source: Source, data: bytes, place: str) -> tuple[np.dtype[Any]
                 shape, order, dtype = numpy_format.read_array_header_2_0(file)
             else:
                 source.bad(place, "version 1.0 or 2.0 of NumPy's format", version)
-    except (ValueError, TypeError, SyntaxError, EOFError, MemoryError, RecursionError, KeyError) as error:
+    except Exception as error:  # of the tokenizer, too
         if str(error).startswith(source.name):
             raise
         source.bad(place, "a header of NumPy", str(error)[:200])

@@ -80,6 +80,30 @@ def read_keras(source: Source, archive: Archive | None, found: Found, cudnn: Any
     return f"Keras {keras.version}"
 
 
+def _check_heaps(source: Source) -> None:
+    """Raise where a heap of strings is broken: the HDF5 library does not return from some that are.
+
+    A heap is "GCOL", a version and a size; its objects each have an index, a count and a size, and index 0 is
+    the space that is free.
+    """
+    data = source.read(0, source.size, "file")
+    at = data.find(b"GCOL\x01\0\0\0")
+    while at >= 0:
+        size, place = int.from_bytes(data[at + 8 : at + 16], "little"), f"heap at {at}"
+        end = at + size
+        if not 16 <= size <= len(data) - at:
+            source.bad(place, f"a size of 16 to {len(data) - at}", size)
+        inner = at + 16
+        while inner + 16 <= end:
+            index = int.from_bytes(data[inner : inner + 2], "little")
+            taken = int.from_bytes(data[inner + 8 : inner + 16], "little")
+            step = taken if index == 0 else 16 + -(-taken // 8) * 8
+            if not 16 <= step <= end - inner:
+                source.bad(place, f"an object of at most {end - inner} bytes", taken)
+            inner += step
+        at = data.find(b"GCOL\x01\0\0\0", at + 8)
+
+
 class _opened:
     """An HDF5 file, closed at the end, whose errors are about the file."""
 
@@ -87,6 +111,7 @@ class _opened:
         self.source, self.h5py = source, _h5py()
 
     def __enter__(self) -> Any:
+        _check_heaps(self.source)
         self.source.file.seek(0)
         try:
             self.file = self.h5py.File(self.source.file, "r")
