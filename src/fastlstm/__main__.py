@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``python -m fastlstm`` prints what a report of a problem should contain; ``--help`` says what else it does."""
+"""``python -m fastlstm`` prints what a report of a problem should contain; ``--help`` says what else."""
 
 import sys
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Layers, optimizers and schedules in one file of arrays, without pickles; and models from files of any kind."""
+"""Layers, optimizers and schedules in one file of arrays, without pickles; models from files of any kind."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def save(path: str | os.PathLike[str], objects: Any) -> None:
     It is written beside its place and put there when it is whole: who reads it finds the old one or the new
     one. The file is that of ``np.savez(path, **layer.state_dict())`` for one layer, and for several that of
     their names and ``state_dict(prefix="name.")``, so that other programs can read it.  With a path that ends
-    in ``.safetensors`` it is of that format.  Kinds and options of layers stand beside the arrays, where other
-    programs do not look, so that `load` can make the layers again.
+    in ``.safetensors`` it is of that format.  Kinds and options of layers stand beside the arrays, where
+    other programs do not look, so that `load` can make the layers again.
 
     Parameters
     ----------
@@ -96,10 +96,10 @@ def load(
 ) -> Model | None:
     """Read a model of any kind of file; or read what `save` wrote into objects that are there.
 
-    Files may be of PyTorch (``.pt``, ``.pth``, ``.bin``, ``.jit``), Keras 1 to 3 (``.h5``, ``.hdf5``, ``.keras``),
-    ONNX (``.onnx``), safetensors, NumPy (``.npz``), Neural Amp Modeler (``.nam``), RTNeural and GuitarML
-    (``.json``).  None of these programs is needed, and nothing in a file is executed.  HDF5 and ONNX are read
-    by h5py and onnx: ``pip install fastlstm[files]``.
+    Files may be of PyTorch (``.pt``, ``.pth``, ``.bin``, ``.jit``), Keras 1 to 3 (``.h5``, ``.hdf5``,
+    ``.keras``), ONNX (``.onnx``), safetensors, NumPy (``.npz``), Neural Amp Modeler (``.nam``), RTNeural and
+    GuitarML (``.json``).  None of these programs is needed, and nothing in a file is executed.  HDF5 and ONNX
+    are read by h5py and onnx: ``pip install fastlstm[files]``.
 
     Parameters
     ----------

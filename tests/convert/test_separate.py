@@ -82,10 +82,18 @@ def joined_lstm(order, added, transposed=True):
             c = sigmoid(a["f"] + added) * c + sigmoid(a["i"]) * np.tanh(g)
             return sigmoid(a["o"]) * np.tanh(c), c
 
-        return step, 2, lambda: fastlstm.from_gates(
-            "LSTM", [{"weight": W if transposed else W.T, "bias": b}], order=order, transposed=transposed,
-            forget_bias_added=added, dtype="float64",
-        )  # fmt: skip
+        return (
+            step,
+            2,
+            lambda: fastlstm.from_gates(
+                "LSTM",
+                [{"weight": W if transposed else W.T, "bias": b}],
+                order=order,
+                transposed=transposed,
+                forget_bias_added=added,
+                dtype="float64",
+            ),
+        )
 
     return make
 
@@ -100,10 +108,19 @@ def haiku_gru(rng):
         n = np.tanh(a[:, 2 * H :] + (r * h) @ U[:, 2 * H :])
         return ((1 - z) * h + z * n,)
 
-    return step, 1, lambda: fastlstm.from_gates(
-        "GRU", [{"weight_ih": W, "weight_hh": U, "bias": b}], order="zrn", transposed=True, update="new",
-        reset_after=False, dtype="float64",
-    )  # fmt: skip
+    return (
+        step,
+        1,
+        lambda: fastlstm.from_gates(
+            "GRU",
+            [{"weight_ih": W, "weight_hh": U, "bias": b}],
+            order="zrn",
+            transposed=True,
+            update="new",
+            reset_after=False,
+            dtype="float64",
+        ),
+    )
 
 
 def dynet_lstm(rng):
@@ -142,10 +159,16 @@ def cudnn_lstm(rng):
 
 
 PROGRAMS = {
-    "madmom LSTM": madmom_lstm, "madmom GRU": madmom_gru, "Haiku LSTM": joined_lstm("igfo", 1.0),
-    "TensorFlow block": joined_lstm("icfo", 1.0), "TensorFlow basic": joined_lstm("ijfo", 1.0),
-    "rows": joined_lstm("oigf", 0.0, False), "Haiku GRU, Paddle": haiku_gru, "DyNet": dynet_lstm, "cuDNN": cudnn_lstm,
-}  # fmt: skip
+    "madmom LSTM": madmom_lstm,
+    "madmom GRU": madmom_gru,
+    "Haiku LSTM": joined_lstm("igfo", 1.0),
+    "TensorFlow block": joined_lstm("icfo", 1.0),
+    "TensorFlow basic": joined_lstm("ijfo", 1.0),
+    "rows": joined_lstm("oigf", 0.0, False),
+    "Haiku GRU, Paddle": haiku_gru,
+    "DyNet": dynet_lstm,
+    "cuDNN": cudnn_lstm,
+}
 
 
 @pytest.mark.parametrize("make", PROGRAMS.values(), ids=PROGRAMS)
@@ -199,7 +222,7 @@ def test_orders_go_there_and_back(rng):
         (([1, 2], "ab", "ba", 1), ValueError, "axis: expected"),
         (([1, 2], "ab", "ba", 0.5), TypeError, "axis: expected an integer"),
     ],
-)  # fmt: skip
+)
 def test_orders_are_checked(arguments, error, message):
     with pytest.raises(error, match=f"^{message}"):
         convert.gates(*arguments)
@@ -226,22 +249,51 @@ WHOLE = {"weight_ih": ones(16, 3), "weight_hh": ones(16, 4)}
         ("LSTM", [WHOLE], {"order": 3}, r"order: expected None or letters"),
         ("LSTM", [WHOLE], {"update": "new"}, r"update: expected 'keep' with LSTM"),
         ("LSTM", [WHOLE], {"update": "old"}, r"update: expected 'keep' or 'new'"),
-        ("GRU", [{"r": GATE, "z": GATE, "n": GATE}], {"forget_bias_added": 1}, r"forget_bias_added: expected 0 with GRU"),
+        (
+            "GRU",
+            [{"r": GATE, "z": GATE, "n": GATE}],
+            {"forget_bias_added": 1},
+            r"forget_bias_added: expected 0 with GRU",
+        ),
         ("GRU", [{"r": GATE, "z": GATE}], {}, r"layers\[0\]: expected the gate 'n', got none"),
-        ("GRU", [{"r": GATE, "z": GATE, "u": GATE}], {}, r"layers\[0\]: expected one each of the gates 'rzn', got 'u'"),
-        ("GRU", [{"r": GATE, "z": GATE, "n": {"weight_ih": ones(3, 4)}}], {}, r"layers\[0\]\['n'\]: expected 'weight_hh'"),
-        ("GRU", [{"r": GATE, "z": GATE, "n": GATE | {"bias": ones(5)}}], {}, r"layers\[0\]\['n'\]\['bias_ih'\]: expected shape \(4,\)"),
+        (
+            "GRU",
+            [{"r": GATE, "z": GATE, "u": GATE}],
+            {},
+            r"layers\[0\]: expected one each of the gates 'rzn', got 'u'",
+        ),
+        (
+            "GRU",
+            [{"r": GATE, "z": GATE, "n": {"weight_ih": ones(3, 4)}}],
+            {},
+            r"layers\[0\]\['n'\]: expected 'weight_hh'",
+        ),
+        (
+            "GRU",
+            [{"r": GATE, "z": GATE, "n": GATE | {"bias": ones(5)}}],
+            {},
+            r"layers\[0\]\['n'\]\['bias_ih'\]: expected shape \(4,\)",
+        ),
         ("LSTM", [WHOLE | {"weight_ih": ones(3)}], {}, r"layers\[0\]\['weight_ih'\]: expected 2 dimensions"),
         ("LSTM", [WHOLE | {"wieght": ones(3)}], {}, r"layers\[0\]: expected gates of .* got 'wieght'"),
         ("LSTM", [{"weight_ih": ones(16, 3)}], {}, r"layers\[0\]: expected 'weight_hh', got none"),
-        ("LSTM", [WHOLE | {"weight_ih": ones(15, 3)}], {}, r"layers\[0\]\['weight_ih'\]: expected a multiple of 4"),
+        (
+            "LSTM",
+            [WHOLE | {"weight_ih": ones(15, 3)}],
+            {},
+            r"layers\[0\]\['weight_ih'\]: expected a multiple of 4",
+        ),
         ("LSTM", [{"weight": ones(16, 4)}], {}, r"layers\[0\]\['weight'\]: expected I \+ 4 columns, got 4"),
         ("LSTM", [WHOLE], {"transposed": 1}, r"transposed: expected a bool"),
         ("LSTM", [WHOLE], {"forget_bias_added": np.nan}, r"forget_bias_added: expected a number"),
-        ("GRU", [{"r": GATE, "z": GATE, "n": GATE}],
-         {"transposed": True, "update": "new", "activations": ["Relu", "Tanh"]}, r"update: expected 'keep' with"),
+        (
+            "GRU",
+            [{"r": GATE, "z": GATE, "n": GATE}],
+            {"transposed": True, "update": "new", "activations": ["Relu", "Tanh"]},
+            r"update: expected 'keep' with",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_named(cell, layers, options, message):
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         fastlstm.from_gates(cell, layers, **options)

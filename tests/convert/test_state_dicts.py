@@ -13,9 +13,23 @@ from tests.problems.comparing import assert_same_bits
 
 # Options that weights do not show.
 UNSEEN = (
-    "reset_after", "nonlinearity", "activations", "coupled", "merge", "residual", "reverse", "reverse_order",
-    "dropout", "proj_clip", "cell_clip", "gate_clip", "zoneout_c", "zoneout_h", "recurrent_dropout", "n_floor",
-)  # fmt: skip
+    "reset_after",
+    "nonlinearity",
+    "activations",
+    "coupled",
+    "merge",
+    "residual",
+    "reverse",
+    "reverse_order",
+    "dropout",
+    "proj_clip",
+    "cell_clip",
+    "gate_clip",
+    "zoneout_c",
+    "zoneout_h",
+    "recurrent_dropout",
+    "n_floor",
+)
 # Kinds that another of the same shapes hides.
 HIDDEN = ("MinGRU", "MinLSTM", "SLSTM")
 
@@ -87,7 +101,7 @@ def a_set(**changes):
 @pytest.mark.parametrize("name", list(a_set()))
 def test_a_missing_array_is_named(name):
     others = [other for other in a_set() if other.rpartition("_l")[0] == name.rpartition("_l")[0]]
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="expected") as caught:
         fastlstm.from_state_dict(a_set(**{name: None}))
     said = str(caught.value)
     # Without its first hidden matrix a set is one of other sizes, and then another of the arrays is wrong.
@@ -105,7 +119,7 @@ def test_a_missing_array_is_named(name):
         ({"weight_ih_l9": np.ones((16, 3))}, r"expected 'weight_ih_l3', got none, and others of layer 9"),
         ({"weight_ih": np.ones((16, 3))}, r"expected 'weight_ih_l0', got none"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         fastlstm.from_state_dict(a_set(**changes))
@@ -124,7 +138,7 @@ def test_what_does_not_fit_is_named(changes, message):
         ({"nonlinearity": "relu"}, ValueError, r"unknown \['nonlinearity'\]"),
         ({"dtype": np.float16}, ValueError, "^dtype: expected float32 or float64"),
     ],
-)  # fmt: skip
+)
 def test_arguments_are_checked(arguments, error, message):
     with pytest.raises(error, match=message):
         fastlstm.from_state_dict(**({"mapping": a_set()} | arguments))

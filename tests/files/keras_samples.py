@@ -55,7 +55,7 @@ def arrays_of(rng, G, I=3, H=4, bias=None):
 
 
 def in_layout_of_cudnn(W, U, biases):
-    """What a CuDNN layer of Keras 2 keeps for these arrays: each block the transposed matrix, in the order of memory."""
+    """What a CuDNN layer of Keras 2 keeps: each block is the transposed matrix, in the order of memory."""
     G = W.shape[1] // U.shape[0]
     # Of the block's matrix A (I, H), cuDNN has A' (H, I) in rows, which Keras keeps in the shape (I, H).
     kernel = np.hstack([np.ascontiguousarray(block.T).reshape(block.shape) for block in np.split(W, G, 1)])

@@ -33,7 +33,7 @@ def a_nam(rng, I=1, H=3, L=2, outputs=1):
 
 
 def play_nam(content, x):
-    """Sample by sample as the player does it: [W U] [x h] + b, gates i, f, g, o, from the first states kept."""
+    """Sample by sample as the player does it: [W U] [x h] + b, gates i, f, g, o, from first states."""
     I, H, L = (content["config"][name] for name in ("input_size", "hidden_size", "num_layers"))
     numbers = iter(content["weights"])
 
@@ -97,7 +97,11 @@ def test_what_is_written_for_rtneural_is_read(rng, tmp_path):
     fastlstm.save(tmp_path / "r.json", chain)
     content = json.loads((tmp_path / "r.json").read_text())
     assert [(layer["type"], layer["shape"][-1]) for layer in content["layers"]] == [
-        ("gru", 4), ("gru", 4), ("lstm", 3), ("dense", 1)]  # fmt: skip
+        ("gru", 4),
+        ("gru", 4),
+        ("lstm", 3),
+        ("dense", 1),
+    ]
     assert content["in_shape"] == [None, None, 2]
     model = fastlstm.load(tmp_path / "r.json")
     x = rng.standard_normal((7, 3, 2)).astype(np.float32)
@@ -120,7 +124,7 @@ def test_what_is_written_for_rtneural_is_read(rng, tmp_path):
         (fastlstm.RNN(2, 3), "layers: expected LSTM, GRU and Dense"),
         ({"a": fastlstm.LSTM(2, 3), "b": fastlstm.Dense(4, 1)}, "layers: expected one of 3 inputs"),
     ],
-)  # fmt: skip
+)
 def test_what_rtneural_has_not_is_refused(layers, message, tmp_path):
     with pytest.raises(ValueError, match=f"^{message}"):
         fastlstm.save(tmp_path / "r.json", layers)
@@ -131,14 +135,22 @@ def test_a_state_dict_in_json(rng, tmp_path):
     lstm = fastlstm.LSTM(1, 4, rng=0)
     state = {name: value.tolist() for name, value in lstm.state_dict(prefix="rec.").items()}
     state |= {"lin.weight": [[1, 2, 3, 4]], "lin.bias": [0.5]}
-    data = {"model": "SimpleRNN", "input_size": 1, "skip": 1, "output_size": 1, "unit_type": "LSTM", "num_layers": 1,
-            "hidden_size": 4, "bias_fl": True}  # fmt: skip
+    data = {
+        "model": "SimpleRNN",
+        "input_size": 1,
+        "skip": 1,
+        "output_size": 1,
+        "unit_type": "LSTM",
+        "num_layers": 1,
+        "hidden_size": 4,
+        "bias_fl": True,
+    }
     for content, kind in (({"model_data": data, "state_dict": state}, "GuitarML"), (state, "JSON of arrays")):
         model = fastlstm.load(put(tmp_path / "g.json", content))
         assert model.format == kind
         assert_same_bits(model.layers["rec"].flat_params, lstm.flat_params)
         assert model.arrays["lin.weight"].tolist() == [[1, 2, 3, 4]]
-    with pytest.raises(ValueError, match="g.json: layer 'rec.': hidden_size: expected 5, got 4"):
+    with pytest.raises(ValueError, match=r"g.json: layer 'rec.': hidden_size: expected 5, got 4"):
         fastlstm.load(
             put(tmp_path / "g.json", {"model_data": data | {"hidden_size": 5}, "state_dict": state})
         )
@@ -155,12 +167,19 @@ RT = {"type": "lstm", "weights": [[[1.0] * 4], [[1.0] * 4], [1.0] * 4]}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "file: expected"), ({}, "file: expected architecture, layers or state_dict"),
+        ([], "file: expected"),
+        ({}, "file: expected architecture, layers or state_dict"),
         (changed(NAM, architecture="WaveNet"), "architecture: expected 'LSTM'"),
         (changed(NAM, config=3), "config: expected a mapping"),
         (changed(NAM, config={"input_size": 1, "hidden_size": 3}), "config: num_layers: expected a size"),
-        (changed(NAM, config={"input_size": 1, "hidden_size": -3, "num_layers": 2}), "config: hidden_size: expected a size"),
-        (changed(NAM, config={"input_size": 1, "hidden_size": 65535, "num_layers": 65535}), "weights: expected"),
+        (
+            changed(NAM, config={"input_size": 1, "hidden_size": -3, "num_layers": 2}),
+            "config: hidden_size: expected a size",
+        ),
+        (
+            changed(NAM, config={"input_size": 1, "hidden_size": 65535, "num_layers": 65535}),
+            "weights: expected",
+        ),
         (changed(NAM, weights=NAM["weights"][:-1]), "weights: expected .* numbers"),
         (changed(NAM, weights=[*NAM["weights"], 1.0]), "weights: expected .* numbers"),
         (changed(NAM, weights=["1"]), "weights: expected numbers"),
@@ -171,13 +190,19 @@ RT = {"type": "lstm", "weights": [[[1.0] * 4], [[1.0] * 4], [1.0] * 4]}
         ({"layers": [RT | {"weights": 3}]}, r"layers\[0\]: weights: expected a list of arrays"),
         ({"layers": [RT | {"weights": RT["weights"][:2]}]}, r"layers\[0\]: weights: expected a kernel"),
         ({"layers": [RT | {"type": "gru"}]}, r"layers\[0\]: weights: expected kernels of 3\*1 columns"),
-        ({"layers": [RT | {"weights": [*RT["weights"][:2], [1.0]]}]}, r"layers\[0\]: weights\[2\]: expected shape \(4,\)"),
+        (
+            {"layers": [RT | {"weights": [*RT["weights"][:2], [1.0]]}]},
+            r"layers\[0\]: weights\[2\]: expected shape \(4,\)",
+        ),
         ({"state_dict": 3}, "state_dict: expected a mapping"),
         ({"state_dict": {"a": [1, "b"]}}, r"state_dict\['a'\]: expected numbers"),
-        ({"state_dict": {"a": [1]}, "model_data": {"unit_type": "CNN"}}, "model_data: unit_type: expected LSTM, GRU or RNN"),
+        (
+            {"state_dict": {"a": [1]}, "model_data": {"unit_type": "CNN"}},
+            "model_data: unit_type: expected LSTM, GRU or RNN",
+        ),
         ({"state_dict": {"rec.weight_ih_l0": [[1.0]]}}, "layer 'rec.': expected weights of one layer"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named(content, message, tmp_path):
     with pytest.raises(ValueError, match=rf"x.json: {message}.*, got "):
         fastlstm.load(put(tmp_path / "x.json", content))

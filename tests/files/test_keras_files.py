@@ -31,9 +31,15 @@ def assert_computes(layer, x, expected):
 
 @pytest.mark.parametrize(
     ("version", "function", "age"),
-    [("2.2.0", "hard_sigmoid", "old"), ("2.3.1", "sigmoid", "old"), ("2.1.6-tf", "hard_sigmoid", "old"),
-     ("2.2.4-tf", "sigmoid", "old"), ("2.13.1", "sigmoid", "old"), (None, "sigmoid", "old")],
-)  # fmt: skip
+    [
+        ("2.2.0", "hard_sigmoid", "old"),
+        ("2.3.1", "sigmoid", "old"),
+        ("2.1.6-tf", "hard_sigmoid", "old"),
+        ("2.2.4-tf", "sigmoid", "old"),
+        ("2.13.1", "sigmoid", "old"),
+        (None, "sigmoid", "old"),
+    ],
+)
 def test_weights_alone_take_the_default_of_their_version(version, function, age, rng, x, tmp_path):
     arrays = samples.arrays_of(rng, 4)
     samples.write_weights(tmp_path / "w.h5", {"lstm_1": arrays}, version)
@@ -47,8 +53,13 @@ def test_weights_alone_take_the_default_of_their_version(version, function, age,
 
 @pytest.mark.parametrize(
     ("said", "function", "age"),
-    [("sigmoid", "sigmoid", "old"), ("hard_sigmoid", "hard_sigmoid", "old"), ("2.1", "hard_sigmoid", "old"), ("2.4", "sigmoid", "old")],
-)  # fmt: skip
+    [
+        ("sigmoid", "sigmoid", "old"),
+        ("hard_sigmoid", "hard_sigmoid", "old"),
+        ("2.1", "hard_sigmoid", "old"),
+        ("2.4", "sigmoid", "old"),
+    ],
+)
 def test_the_default_may_be_said(said, function, age, rng, x, tmp_path):
     arrays = samples.arrays_of(rng, 3)
     samples.write_weights(tmp_path / "w.h5", {"g": arrays}, "2.2.0")
@@ -191,16 +202,21 @@ def test_all_the_rest_is_in_arrays(rng, tmp_path):
     ("layers", "message"),
     [
         ({"a": ("LSTM", {"activation": "gelu"}, 4)}, r"layer 'a': activation: expected one of .* got 'gelu'"),
-        ({"a": ("LSTM", {"activation": {"class_name": "Mine", "config": {}}}, 4)}, r"layer 'a': activation: .* got 'Mine'"),
+        (
+            {"a": ("LSTM", {"activation": {"class_name": "Mine", "config": {}}}, 4)},
+            r"layer 'a': activation: .* got 'Mine'",
+        ),
         ({"a": ("LSTM", {"units": 9}, 4)}, r"layer 'a': expected 9 units, got 4"),
         ({"a": ("LSTM", {}, 3)}, r"layer 'a': expected kernels of LSTM, got shapes"),
         ({"a": ("GRU", {}, 4)}, r"layer 'a': expected kernels of GRU"),
-        ({"a": ("Bidirectional", {"layer": {"class_name": "LSTM", "config": {}}}, 4)},
-         r"layer 'a': expected weights of 1 cells in each direction, got 1 and 0"),
+        (
+            {"a": ("Bidirectional", {"layer": {"class_name": "LSTM", "config": {}}}, 4)},
+            r"layer 'a': expected weights of 1 cells in each direction, got 1 and 0",
+        ),
         ({"a": ("Bidirectional", {"layer": 3}, 4)}, r"layer 'a': expected a configuration of its layer"),
         ({"a": ("RNN", {"cell": 3}, 4)}, r"layer 'a': expected configurations of its cells"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_named(layers, message, rng, tmp_path):
     made = {name: (cls, settings, samples.arrays_of(rng, G)) for name, (cls, settings, G) in layers.items()}
     samples.write_model(tmp_path / "m.h5", made)
@@ -210,9 +226,12 @@ def test_what_cannot_be_is_named(layers, message, rng, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [({"cudnn": 1}, "cudnn: expected None or a bool"), ({"keras_default": 2}, "keras_default: expected None"),
-     ({"keras_default": "relu"}, "keras_default: expected None, 'sigmoid'")],
-)  # fmt: skip
+    [
+        ({"cudnn": 1}, "cudnn: expected None or a bool"),
+        ({"keras_default": 2}, "keras_default: expected None"),
+        ({"keras_default": "relu"}, "keras_default: expected None, 'sigmoid'"),
+    ],
+)
 def test_arguments_are_checked(arguments, error, rng, tmp_path):
     samples.write_weights(tmp_path / "w.h5", {"a": samples.arrays_of(rng, 4)})
     with pytest.raises((TypeError, ValueError), match=f"^{error}"):
@@ -275,8 +294,15 @@ def test_an_archive_of_keras_3_without_its_parts(tmp_path):
     with h5py.File(inner, "w") as file:
         file["x"] = np.ones(3)
     with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
-        archive.writestr("config.json", json.dumps({"class_name": "Sequential", "config": {"layers": [
-            {"class_name": "LSTM", "config": {"name": "l"}}]}}))  # fmt: skip
+        archive.writestr(
+            "config.json",
+            json.dumps(
+                {
+                    "class_name": "Sequential",
+                    "config": {"layers": [{"class_name": "LSTM", "config": {"name": "l"}}]},
+                }
+            ),
+        )
         archive.writestr("model.weights.h5", inner.getvalue())
     with pytest.raises(ValueError, match=r"layer 'l': expected its weights, got none in the file"):
         fastlstm.load(tmp_path / "a.keras")

@@ -22,10 +22,12 @@ H = 6
 SAID = ("LSTM", "GRU", "RNN", "stack", "reset before", "sizes", "sizes of h", "merged")
 MORE = {
     "hard": lambda: fastlstm.LSTM(I, H, activations=[("HardSigmoid", 1 / 6, 0.5), "Softsign", "Softsign"]),
-    "linear": lambda: fastlstm.GRU(I, H, 2, activations=["Sigmoid", ("Affine", 1.0, 0.0)], bidirectional=True, merge="sum"),
+    "linear": lambda: fastlstm.GRU(
+        I, H, 2, activations=["Sigmoid", ("Affine", 1.0, 0.0)], bidirectional=True, merge="sum"
+    ),
     "relu": lambda: fastlstm.RNN(I, H, nonlinearity="relu", batch_first=True),
     "backwards": lambda: fastlstm.LSTM(I, H, reverse=True, reverse_order="processing"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", [*SAID, *MORE])
@@ -76,7 +78,7 @@ def test_files_of_keras_are_read(form, rng, tmp_path):
     x = rng.standard_normal((2, 7, 3)).astype(np.float32)
     if "weights" in form:  # which say no activations, directions or merging
         assert set(read.layers) == {*ORDER, "plain"}
-        assert sum("does not say the activation" in note for note in read.notes) == 9
+        assert sum("says no activation" in note for note in read.notes) == 9
         return
     value = x
     for name in ORDER:

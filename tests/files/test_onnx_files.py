@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ONNX files: nodes of any graph, weights through nodes that only move them, and data that is not elsewhere."""
+"""ONNX files: nodes of any graph, weights through nodes that move them, and data that is not elsewhere."""
 
 from __future__ import annotations
 
@@ -40,11 +40,20 @@ def weights(rng, G=4, D=1, dtype=np.float32):
 
 
 CASES = {
-    "LSTM": {}, "peepholes": {"input_forget": 1, "clip": 0.75}, "reverse": {"direction": "reverse"},
-    "both": {"direction": "bidirectional"}, "batch": {"layout": 1},
-    "activations": {"activations": ["hardsigmoid", "Elu", "Tanh"], "activation_alpha": [0.25, 0.5], "activation_beta": [0.375]},
-    "GRU": {}, "GRU after": {"linear_before_reset": 1}, "RNN": {"activations": ["Relu"]},
-}  # fmt: skip
+    "LSTM": {},
+    "peepholes": {"input_forget": 1, "clip": 0.75},
+    "reverse": {"direction": "reverse"},
+    "both": {"direction": "bidirectional"},
+    "batch": {"layout": 1},
+    "activations": {
+        "activations": ["hardsigmoid", "Elu", "Tanh"],
+        "activation_alpha": [0.25, 0.5],
+        "activation_beta": [0.375],
+    },
+    "GRU": {},
+    "GRU after": {"linear_before_reset": 1},
+    "RNN": {"activations": ["Relu"]},
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -64,8 +73,12 @@ def test_a_node_is_a_layer_that_computes_it(name, dtype, rng, tmp_path):
     assert layer.dtype == (np.float64 if dtype == np.float64 else np.float32)
     x = rng.standard_normal((5, 2, I)).astype(layer.dtype)
     function = getattr(fastlstm, f"onnx_{kind.lower()}")
-    Y = function(x, *(own[each].astype(layer.dtype) for each in used[:3]),
-                 **({"P": own["P"].astype(layer.dtype)} if "P" in used else {}), **attributes)[0]  # fmt: skip
+    Y = function(
+        x,
+        *(own[each].astype(layer.dtype) for each in used[:3]),
+        **({"P": own["P"].astype(layer.dtype)} if "P" in used else {}),
+        **attributes,
+    )[0]
     axes = (0, 1, 2, 3) if layer.batch_first else (0, 2, 1, 3)
     assert_same_bits(layer(x)[0], Y.transpose(axes).reshape(*x.shape[:2], D * H))
 
@@ -89,11 +102,16 @@ def through(rng):
         helper.make_node("Mul", ["B0", "one"], ["B"]),
     ]
     tensors = [
-        tensor("wt", W[0].T), tensor("r8", quantized + np.int8(3)), tensor("scale", np.float32(0.01)),
-        tensor("zero", np.int8(3)), tensor("shape", np.array([1, -1, H])), tensor("one", np.float32(1)),
-        tensor("b", np.concatenate([B[0].astype(np.float64), [9.0, 9.0]])), tensor("zero64", np.array([0])),
+        tensor("wt", W[0].T),
+        tensor("r8", quantized + np.int8(3)),
+        tensor("scale", np.float32(0.01)),
+        tensor("zero", np.int8(3)),
+        tensor("shape", np.array([1, -1, H])),
+        tensor("one", np.float32(1)),
+        tensor("b", np.concatenate([B[0].astype(np.float64), [9.0, 9.0]])),
+        tensor("zero64", np.array([0])),
         tensor("end64", np.array([-2])),
-    ]  # fmt: skip
+    ]
     return nodes, tensors, {"W": W, "R": (quantized * np.float32(0.01)).astype(np.float32), "B": B}
 
 
@@ -125,7 +143,7 @@ def test_nodes_hide_in_graphs_that_see_the_outer_names(rng, tmp_path):
         "net",
         "if/then_branch/net",
     }
-    by_path = {name: layer for name, layer in model.layers.items()}
+    by_path = dict(model.layers.items())
     first = "then_branch" if "if/else_branch/net" in by_path else "else_branch"
     assert_is(by_path["net"], own if first == "then_branch" else other)
     assert_is(
@@ -142,10 +160,14 @@ def test_a_quantized_node_is_dequantized(rng, tmp_path):
     )
     scales = np.full((1, 4 * H), 0.02, np.float32)
     tensors = [
-        tensor("W", quantized["W"].swapaxes(1, 2)), tensor("R", quantized["R"].swapaxes(1, 2)), tensor("B", own["B"]),
-        tensor("ws", scales), tensor("wz", np.zeros((1, 4 * H), np.int8)), tensor("rs", np.float32([0.02])),
+        tensor("W", quantized["W"].swapaxes(1, 2)),
+        tensor("R", quantized["R"].swapaxes(1, 2)),
+        tensor("B", own["B"]),
+        tensor("ws", scales),
+        tensor("wz", np.zeros((1, 4 * H), np.int8)),
+        tensor("rs", np.float32([0.02])),
         tensor("rz", np.int8([0])),
-    ]  # fmt: skip
+    ]
     real = {name: (quantized[name] * np.float32(0.02)).astype(np.float32) for name in "WR"} | {"B": own["B"]}
     assert_is(load(model_of([node], tensors), tmp_path).layers["q"], real)
 
@@ -196,8 +218,14 @@ def test_weights_that_are_computed_are_told(rng, tmp_path):
 
 def test_local_functions_are_put_in_place(rng, tmp_path):
     own = weights(rng)
-    function = helper.make_function("local", "F", ["x", "w", "r", "b"], ["y"], [
-        helper.make_node("LSTM", ["x", "w", "r", "b"], ["y"], "inner", hidden_size=H)], OPSET)  # fmt: skip
+    function = helper.make_function(
+        "local",
+        "F",
+        ["x", "w", "r", "b"],
+        ["y"],
+        [helper.make_node("LSTM", ["x", "w", "r", "b"], ["y"], "inner", hidden_size=H)],
+        OPSET,
+    )
     model = model_of(
         [helper.make_node("F", ["X", "W", "R", "B"], ["Y"], "call", domain="local")],
         [tensor(n, own[n]) for n in "WRB"],
@@ -241,7 +269,7 @@ def test_data_beside_the_model(rng, tmp_path):
         ({"offset": "x"}, "expected an offset and a length"),
         ({"length": "191"}, "expected 192 bytes within"),
     ],
-)  # fmt: skip
+)
 def test_data_is_nowhere_else(facts, message, rng, tmp_path):
     model, data, _ = with_data_elsewhere(rng, **facts)
     folder = tmp_path / "inner"
@@ -265,28 +293,84 @@ def lying(**fields):
 @pytest.mark.parametrize(
     ("nodes", "tensors", "message"),
     [
-        ([lstm_node()], with_tensor(W=lying(dims=[1, 16, 3], raw_data=b"1234")), "initializer 'W': expected 192 bytes"),
-        ([lstm_node()], with_tensor(W=lying(dims=[10**6, 10**6], raw_data=b"")), "initializer 'W': expected 4000000000000 bytes"),
+        (
+            [lstm_node()],
+            with_tensor(W=lying(dims=[1, 16, 3], raw_data=b"1234")),
+            "initializer 'W': expected 192 bytes",
+        ),
+        (
+            [lstm_node()],
+            with_tensor(W=lying(dims=[10**6, 10**6], raw_data=b"")),
+            "initializer 'W': expected 4000000000000 bytes",
+        ),
         ([lstm_node()], with_tensor(W=lying(dims=[-1, 16, 3])), "initializer 'W': expected a shape of sizes"),
-        ([lstm_node()], with_tensor(W=lying(dims=[1, 16, 3], float_data=[1.0])), "initializer 'W': expected 48 numbers"),
-        ([lstm_node()], with_tensor(W=TensorProto(name="W", data_type=99, dims=[1])), "initializer 'W': expected a type of numbers"),
-        ([lstm_node()], with_tensor(W=tensor("W", np.ones((1, 15, 3), np.float32))), r"node 'net': .*W: expected shape \(1, 16, 3\)"),
-        ([lstm_node()], with_tensor(W=tensor("W", np.ones((1, 16, 3), np.int64))), "node 'net': .*W: expected real numbers"),
-        ([lstm_node()], with_tensor(R=tensor("R", np.ones(3, np.float32))), "node 'net': .*R: expected 3 dimensions"),
-        ([helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], "net", hidden_size=9)], with_tensor(), "node 'net': .*hidden_size"),
-        ([helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], "net", direction="up")], with_tensor(), "node 'net': .*direction"),
-        ([helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], "net", activations=["Gelu"] * 3)], with_tensor(), r"node 'net': .*activations\[0\]"),
-        ([helper.make_node("Expand", ["w", "s"], ["W"]), lstm_node()],
-         [tensor("w", np.float32([[[1]]])), tensor("s", np.array([10**5, 10**5, 3])), *with_tensor()[1:]], "expected at most .* bytes of arrays"),
-        ([helper.make_node("ConstantOfShape", ["s"], ["W"]), lstm_node()],
-         [tensor("s", np.array([10**4, 10**4, 3])), *with_tensor()[1:]], "expected at most .* bytes of arrays"),
-        ([helper.make_node("Add", ["w", "v"], ["W"]), lstm_node()],
-         [tensor("w", np.ones((10**4, 1), np.float32)), tensor("v", np.ones((1, 10**4), np.float32)), *with_tensor()[1:]], "expected at most .* bytes of arrays"),
-        ([helper.make_node("Reshape", ["w", "s"], ["W"]), lstm_node()],
-         [tensor("w", np.ones(3, np.float32)), tensor("s", np.array([5])), *with_tensor()[1:]], "Reshape.*: expected operands that go together"),
+        (
+            [lstm_node()],
+            with_tensor(W=lying(dims=[1, 16, 3], float_data=[1.0])),
+            "initializer 'W': expected 48 numbers",
+        ),
+        (
+            [lstm_node()],
+            with_tensor(W=TensorProto(name="W", data_type=99, dims=[1])),
+            "initializer 'W': expected a type of numbers",
+        ),
+        (
+            [lstm_node()],
+            with_tensor(W=tensor("W", np.ones((1, 15, 3), np.float32))),
+            r"node 'net': .*W: expected shape \(1, 16, 3\)",
+        ),
+        (
+            [lstm_node()],
+            with_tensor(W=tensor("W", np.ones((1, 16, 3), np.int64))),
+            "node 'net': .*W: expected real numbers",
+        ),
+        (
+            [lstm_node()],
+            with_tensor(R=tensor("R", np.ones(3, np.float32))),
+            "node 'net': .*R: expected 3 dimensions",
+        ),
+        (
+            [helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], "net", hidden_size=9)],
+            with_tensor(),
+            "node 'net': .*hidden_size",
+        ),
+        (
+            [helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], "net", direction="up")],
+            with_tensor(),
+            "node 'net': .*direction",
+        ),
+        (
+            [helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], "net", activations=["Gelu"] * 3)],
+            with_tensor(),
+            r"node 'net': .*activations\[0\]",
+        ),
+        (
+            [helper.make_node("Expand", ["w", "s"], ["W"]), lstm_node()],
+            [tensor("w", np.float32([[[1]]])), tensor("s", np.array([10**5, 10**5, 3])), *with_tensor()[1:]],
+            "expected at most .* bytes of arrays",
+        ),
+        (
+            [helper.make_node("ConstantOfShape", ["s"], ["W"]), lstm_node()],
+            [tensor("s", np.array([10**4, 10**4, 3])), *with_tensor()[1:]],
+            "expected at most .* bytes of arrays",
+        ),
+        (
+            [helper.make_node("Add", ["w", "v"], ["W"]), lstm_node()],
+            [
+                tensor("w", np.ones((10**4, 1), np.float32)),
+                tensor("v", np.ones((1, 10**4), np.float32)),
+                *with_tensor()[1:],
+            ],
+            "expected at most .* bytes of arrays",
+        ),
+        (
+            [helper.make_node("Reshape", ["w", "s"], ["W"]), lstm_node()],
+            [tensor("w", np.ones(3, np.float32)), tensor("s", np.array([5])), *with_tensor()[1:]],
+            "Reshape.*: expected operands that go together",
+        ),
         ([], [], "graph: expected nodes"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named(nodes, tensors, message, tmp_path):
     with pytest.raises(ValueError, match=rf"m.onnx: .*{message}"):
         load(model_of(nodes, tensors), tmp_path)

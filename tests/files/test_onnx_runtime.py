@@ -16,12 +16,14 @@ MORE = {
     "no forget gate": lambda: fastlstm.LSTM(I, H, 2, forget_gate=False),
     "coupled": lambda: fastlstm.LSTM(I, H, coupled="f_from_i", peephole=True, batch_first=True),
     "relu": lambda: fastlstm.RNN(I, H, nonlinearity="relu", bidirectional=True, merge="sum"),
-    "any": lambda: fastlstm.LSTM(I, H, activations=["HardSigmoid", ("Elu", 0.5), ("ScaledTanh", 1.2, 0.7)], bidirectional=True),
+    "any": lambda: fastlstm.LSTM(
+        I, H, activations=["HardSigmoid", ("Elu", 0.5), ("ScaledTanh", 1.2, 0.7)], bidirectional=True
+    ),
     "clipped": lambda: fastlstm.GRU(I, H, gate_clip=0.7, reverse=True),
     "without": lambda: fastlstm.MGU(I, H, 2, bias=False),
     "minimal": lambda: fastlstm.MinGRU(I, H, bidirectional=True),
     "off": lambda: fastlstm.LSTM(I, H, zoneout_c=0.5, zoneout_eval="off"),
-}  # fmt: skip
+}
 REFUSED = ("SLSTM", "MinLSTM", "projected", "gate", "haste", "zoneout", "heads", "all joined", "reverse")
 
 
@@ -40,7 +42,7 @@ def test_the_runtime_computes_what_the_layer_does(kind, states, rng, tmp_path):
     layer = made(kind)
     sizes = layer.hidden_size
     if states and isinstance(sizes, tuple):
-        with pytest.raises(ValueError, match="^states: expected False"):
+        with pytest.raises(ValueError, match=r"^states: expected False"):
             fastlstm.to_onnx(layer, states=True)
         return
     x = batch(layer)
@@ -104,8 +106,13 @@ def test_layers_in_float64():
 
 
 @pytest.mark.parametrize(
-    ("layers", "message"), [([], "layers: expected at least one"), ([fastlstm.GRUCell(2, 3)], "layers: expected LSTM"), ([3], "layers: expected")]
-)  # fmt: skip
+    ("layers", "message"),
+    [
+        ([], "layers: expected at least one"),
+        ([fastlstm.GRUCell(2, 3)], "layers: expected LSTM"),
+        ([3], "layers: expected"),
+    ],
+)
 def test_layers_are_checked(layers, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         fastlstm.to_onnx(layers)

@@ -85,10 +85,18 @@ def test_a_checkpoint_with_all_that_they_hold(net, tmp_path):
     adam.step()
     shared = torch.arange(12.0).reshape(3, 4)
     saved = {
-        "epoch": 3, "model": net.state_dict(), "optimizer": adam.state_dict(), "number": np.float64(2.5),
-        "array": np.ones(3), "views": [shared.T, shared[1:, ::2], shared[:0], torch.tensor(3)],
-        "dtype": torch.float32, "device": torch.device("cpu"), "size": torch.Size([2]), "set": {1, 2}, 4: {"a": None},
-    }  # fmt: skip
+        "epoch": 3,
+        "model": net.state_dict(),
+        "optimizer": adam.state_dict(),
+        "number": np.float64(2.5),
+        "array": np.ones(3),
+        "views": [shared.T, shared[1:, ::2], shared[:0], torch.tensor(3)],
+        "dtype": torch.float32,
+        "device": torch.device("cpu"),
+        "size": torch.Size([2]),
+        "set": {1, 2},
+        4: {"a": None},
+    }
     for legacy in (False, True):
         torch.save(saved, tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
         model = fastlstm.load(tmp_path / "c.pt")
@@ -225,7 +233,7 @@ def tensor_of(offset=0, size=(2, 2), stride=(2, 1), count=4, key="0", kind="Floa
         ({"key": "../../secret"}, "expected a member"),
         ({"kind": "QInt8Storage"}, "expected a class of storages"),
     ],
-)  # fmt: skip
+)
 def test_a_tensor_is_within_its_storage(changes, message, tmp_path):
     def path_of(data):
         torch.save({"w": torch.ones(2, 2)}, tmp_path / "t.pt")

@@ -67,8 +67,11 @@ def test_tensors_of_any_kind_are_read(cast):
         module = torch.nn.GRU(3, 4, 2).to(cast)
         layer = fastlstm.from_state_dict(dict(module.named_parameters()))  # which track gradients
         other = fastlstm.GRU(3, 4, 2)
-        other.load_state_dict(dict(module.named_parameters()) if cast is not torch.float64 else {
-            name: value.float() for name, value in module.state_dict().items()})  # fmt: skip
+        other.load_state_dict(
+            dict(module.named_parameters())
+            if cast is not torch.float64
+            else {name: value.float() for name, value in module.state_dict().items()}
+        )
     for name, value in module.state_dict().items():
         assert_same_bits(layer.params[name].astype(np.float64), value.double().numpy())
         np.testing.assert_allclose(other.params[name], value.double().numpy(), rtol=1e-7)

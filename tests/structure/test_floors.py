@@ -26,7 +26,16 @@ C_FLOORS = (
     ("backward",),
     ("api",),
 )
-PYTHON_FLOORS = (("reference", "_core"), ("model",), ("passes",), ("layers",), ("interop",), ("convert",), ("files",), ("",))
+PYTHON_FLOORS = (
+    ("reference", "_core"),
+    ("model",),
+    ("passes",),
+    ("layers",),
+    ("interop",),
+    ("convert",),
+    ("files",),
+    ("",),
+)
 # The order of include files on the ground: everybody may have the public API.
 PUBLIC = "fastlstm.h"
 

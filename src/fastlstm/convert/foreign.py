@@ -23,10 +23,17 @@ _SIZES = frozenset(
 TRAINING = frozenset({"input_dropout", "dropout_masks", "recurrent_dropout", "recurrent_dropout_masks"})
 _KERAS_ORDERS = {"LSTM": "ifgo", "GRU": "zrn", "RNN": "h"}
 _KERAS_ACTIVATIONS: dict[Any, str] = {
-    ("Sigmoid",): "sigmoid", ("Tanh",): "tanh", ("Relu",): "relu", ("Affine", 1.0, 0.0): "linear",
-    ("Softsign",): "softsign", ("Softplus",): "softplus", ("Elu",): "elu", ("Elu", 1.0): "elu",
-    ("LeakyRelu", 0.2): "leaky_relu", ("HardSigmoid", 1 / 6, 0.5): "hard_sigmoid",
-}  # fmt: skip
+    ("Sigmoid",): "sigmoid",
+    ("Tanh",): "tanh",
+    ("Relu",): "relu",
+    ("Affine", 1.0, 0.0): "linear",
+    ("Softsign",): "softsign",
+    ("Softplus",): "softplus",
+    ("Elu",): "elu",
+    ("Elu", 1.0): "elu",
+    ("LeakyRelu", 0.2): "leaky_relu",
+    ("HardSigmoid", 1 / 6, 0.5): "hard_sigmoid",
+}
 
 
 def refuse(layer: Any, program: str, known: Collection[str] = _SIZES) -> None:
@@ -176,7 +183,7 @@ def _keras_options(layer: Any) -> dict[str, Any]:
 
 
 def keras_arrays(layer: Any) -> list[list[NDArray[Any]]]:
-    """Of each layer what ``set_weights`` of Keras takes: kernel, recurrent kernel and bias of each direction."""
+    """What ``set_weights`` of Keras takes of each layer: kernels and bias of each direction."""
     kind = type(layer).__name__
     order, own = _KERAS_ORDERS[kind], layer._layout.gates
     result, params = [], layer.params

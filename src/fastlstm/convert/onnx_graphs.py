@@ -29,8 +29,21 @@ __all__ = ["to_onnx"]
 _OPSET, _IR = 17, 8
 _ORDERS = {"LSTM": _ROWS[LSTM], "GRU": _ROWS[GRU], "RNN": _ROWS[RNN]}
 _OPERATORS = {"LSTM": "LSTM", "GRU": "GRU", "MGU": "GRU", "MinGRU": "GRU", "RNN": "RNN", "IndRNN": "RNN"}
-_KNOWN = _SIZES | {"merge", "residual", "reverse", "reverse_order", "sizes", "activations", "nonlinearity",
-                   "reset_after", "gate_clip", "peephole", "coupled", "forget_gate", "zoneout_eval"}  # fmt: skip
+_KNOWN = _SIZES | {
+    "merge",
+    "residual",
+    "reverse",
+    "reverse_order",
+    "sizes",
+    "activations",
+    "nonlinearity",
+    "reset_after",
+    "gate_clip",
+    "peephole",
+    "coupled",
+    "forget_gate",
+    "zoneout_eval",
+}
 _BACKWARDS = np.iinfo(np.int64).min  # an end before every element
 
 
@@ -50,8 +63,8 @@ def to_onnx(layers: Any, *, states: bool = False) -> Any:
     -------
     onnx.ModelProto
         With the input ``x``, as the layer takes it, or indices of an Embedding; and the outputs ``y``, and
-        ``h_n`` and ``c_n`` (L*D, B, H) of each recurrent layer, or ``h_n_l0`` and so on where layers differ in
-        size; in a chain the states have the number of the layer behind them.
+        ``h_n`` and ``c_n`` (L*D, B, H) of each recurrent layer, or ``h_n_l0`` and so on where layers differ
+        in size; in a chain the states have the number of the layer behind them.
 
     Raises
     ------
@@ -143,7 +156,7 @@ class _Graph:
             value = self.value(f"{prefix}x", layer.dtype, [*axes, layer.input_size])
         else:
             raise ValueError(
-                f"layers: expected {', '.join(_OPERATORS)}, Dense or Embedding, as ONNX can say them, got {kind}"
+                f"layers: expected {', '.join(_OPERATORS)}, Dense or Embedding, as ONNX has them, got {kind}"
             )
         self.inputs.append(value)
         return f"{prefix}x"
@@ -175,7 +188,7 @@ class _Graph:
             value, width = self.recurrent(layer, prefix, x, end), layer._layout.output(layer.num_layers - 1)
         else:
             raise ValueError(
-                f"layers: expected {', '.join(_OPERATORS)}, Dense or Embedding, as ONNX can say them, got {kind}"
+                f"layers: expected {', '.join(_OPERATORS)}, Dense or Embedding, as ONNX has them, got {kind}"
             )
         if y.endswith("y"):
             self.output(y, value, layer.dtype, [f"{prefix}axis 0", f"{prefix}axis 1", width])

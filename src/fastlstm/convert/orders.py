@@ -59,7 +59,8 @@ def gates(array: ArrayLike, source: str, target: str, axis: int = 0) -> NDArray[
         raise ValueError(f"axis: expected one of the {whole.ndim} axes of array, got {axis}")
     if whole.shape[place] % len(source):
         raise ValueError(
-            f"array: expected a size along axis {axis} that {len(source)} gates divide, got shape {whole.shape}"
+            f"array: expected a size along axis {axis} that {len(source)} gates divide, "
+            f"got shape {whole.shape}"
         )
     parts = np.split(whole, len(source), place)
     return np.concatenate([parts[source.index(letter)] for letter in target], place)

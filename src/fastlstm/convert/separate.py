@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A layer from gates that stand alone, or in any order, transposed, with the other meaning of an update gate."""
+"""A layer from gates as programs keep them: alone or in any order, transposed, with either update gate."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def from_gates(
     layers : sequence of mapping, or of pairs of them
         One mapping for each layer, or two for two directions.  It has the arrays of all gates, joined in
         `order`, by the names ``weight_ih`` (G*H, I), ``weight_hh`` (G*H, H), or both side by side as
-        ``weight`` (G*H, I + H); ``bias``, or ``bias_ih`` and ``bias_hh`` (G*H,); ``weight_ch`` ((G-1)*H,), the
-        peepholes in `order` without g; ``weight_hr`` (P, H), ``bias_hr`` (P,).  Or it has, by each gate's
+        ``weight`` (G*H, I + H); ``bias``, or ``bias_ih`` and ``bias_hh`` (G*H,); ``weight_ch`` ((G-1)*H,),
+        the peepholes in `order` without g; ``weight_hr`` (P, H), ``bias_hr`` (P,).  Or it has, by each gate's
         letter, a mapping with such arrays of that gate alone.  Biases that are missing are zero.
     order : str, optional
         Letters of the gates in the order of their blocks.  LSTM: i, f, g (or c, j, z), o; GRU: r, z (or u), n
@@ -157,7 +157,7 @@ class _Reader:
             is_matrix = name in (*_MATRICES, "weight")
             if array.ndim != 1 + is_matrix or 0 in array.shape:
                 raise ValueError(
-                    f"{place}[{name!r}]: expected {1 + is_matrix} dimension{'s' * is_matrix}, none of them 0, "
+                    f"{place}[{name!r}]: expected {1 + is_matrix} dimension{'s' * is_matrix}, none 0, "
                     f"got shape {array.shape}"
                 )
             parts[name] = array.T if is_matrix and self.transposed else array

@@ -24,10 +24,20 @@ __all__ = ["from_state_dict"]
 
 # Where each kind of layer lives; those behind the others are never found by shapes alone.
 HOMES = {
-    "LSTM": "lstm", "GRU": "gru", "RNN": "rnn", "MGU": "minimal", "IndRNN": "rnn",
-    "LSTMCell": "lstm", "GRUCell": "gru", "RNNCell": "rnn",
-    "SLSTM": "slstm", "MinGRU": "minimal", "MinLSTM": "minimal", "Dense": "dense", "Embedding": "embedding",
-}  # fmt: skip
+    "LSTM": "lstm",
+    "GRU": "gru",
+    "RNN": "rnn",
+    "MGU": "minimal",
+    "IndRNN": "rnn",
+    "LSTMCell": "lstm",
+    "GRUCell": "gru",
+    "RNNCell": "rnn",
+    "SLSTM": "slstm",
+    "MinGRU": "minimal",
+    "MinLSTM": "minimal",
+    "Dense": "dense",
+    "Embedding": "embedding",
+}
 NAME = re.compile(
     r"(?P<prefix>(?:.*[._/])?)(?P<kind>weight_(?:ih|hh|ch|hr|ln|ln_ih|ln_hh|ln_c)|bias_(?:ih|hh|hr|ln_c)|[wb]_[ih]h)"
     r"(?:_l(?P<layer>[0-9]{1,6})(?P<reverse>_reverse)?)?",
@@ -42,7 +52,7 @@ _ONLY_LSTM = ("weight_hr", "weight_ch", "weight_ln", "weight_ln_ih", "coupled", 
 def from_state_dict(
     mapping: Mapping[str, Any], *, prefix: str | None = None, kind: str | None = None, **options: Any
 ) -> Any:
-    """Make a layer of weights by PyTorch's names: kind, sizes, directions and biases follow from their shapes.
+    """Make a layer of weights by PyTorch's names: kind, sizes, directions, biases follow from their shapes.
 
     Parameters
     ----------
@@ -120,8 +130,10 @@ def find_groups(names: Iterable[Any]) -> dict[str, dict[str, tuple[str, int | No
                 match["reverse"] is not None,
             )
     return {
-        prefix: names for prefix, names in groups.items() if any(kind == "weight_ih" for kind, _, _ in names.values())
-    }  # fmt: skip
+        prefix: names
+        for prefix, names in groups.items()
+        if any(kind == "weight_ih" for kind, _, _ in names.values())
+    }
 
 
 def class_of(kind: Any) -> type[Parameters]:

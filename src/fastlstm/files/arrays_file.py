@@ -25,10 +25,23 @@ __all__: list[str] = []
 
 # Types of safetensors by NumPy's names; those that NumPy lacks are given as they lie.
 _TYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
-    "C64": "complex64", "F8_E4M3": "uint8", "F8_E5M2": "uint8",
-}  # fmt: skip
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "C64": "complex64",
+    "F8_E4M3": "uint8",
+    "F8_E5M2": "uint8",
+}
 _WRITTEN = {name: ours for ours, name in _TYPES.items() if not ours.startswith("F8")}
 _MOST_HEADER = 100_000_000  # as in the library
 NOTE = "fastlstm"  # what options stand under
@@ -170,7 +183,7 @@ def _stored(
     is_brain = is_bfloat16_bits(dtype) and dtype.kind == "V"
     name = "bfloat16" if is_brain else dtype.newbyteorder("=").str
     kept = source.stored(
-        shape[::-1] if is_fortran else shape, name, size, place, read, dtype.str[0].replace("|", "<")
+        shape[::-1] if is_fortran else shape, name, size, place, read, ">" if dtype.str[0] == ">" else "<"
     )
     shown = "bfloat16" if is_brain else dtype.name
     return Stored(shape, shown, (lambda: kept.read().T) if is_fortran else kept.read)

@@ -8,10 +8,11 @@ bias that stand together; keras_layers.py makes layers of them.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,8 +24,8 @@ from .source import Archive, Source, read_json
 __all__: list[str] = []
 
 _MOST_OBJECTS = 100_000  # groups and arrays of one file
-_OLD_GATES = re.compile(r"_([WUb])_([a-z])(?::0)?")
-_OLD_ARRAYS = re.compile(r"_([WUb])(?::0)?")
+_OLD_GATES = re.compile(r"(?P<layer>.*)_(?P<part>[WUb])_(?P<gate>[a-z])(?::0)?", re.DOTALL)
+_OLD_ARRAYS = re.compile(r"(?P<layer>.*)_(?P<part>[WUb])(?::0)?", re.DOTALL)
 _PLAIN = {"kernel": "W", "recurrent_kernel": "U", "bias": "b"}
 _NUMBERED = {"0": "W", "1": "U", "2": "b"}
 
@@ -120,11 +121,10 @@ class _opened:
         return self.file
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # of a file broken from the start
             self.file.close()
-        except (OSError, ValueError, RuntimeError):  # of a file that was broken from the start
-            pass
-        if isinstance(error, (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError)):
+        kinds = (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, MemoryError)
+        if isinstance(error, kinds) and not str(error).startswith(self.source.name):
             self.source.bad("file", "a whole HDF5 file", str(error)[:200])
 
 
@@ -155,9 +155,15 @@ def _arrays(source: Source, file: Any) -> Iterator[tuple[str, Stored]]:
             member = group[name]
             if isinstance(member, h5py.Group):
                 todo.append((own, member))
-            elif isinstance(member, h5py.Dataset):
-                if member.dtype.kind in "fiub" and member.shape is not None:
-                    yield own, _stored(source, member, own)
+            elif isinstance(member, h5py.Dataset) and _is_numeric(source, member, own):
+                yield own, _stored(source, member, own)
+
+
+def _is_numeric(source: Source, data: Any, path: str) -> bool:
+    try:
+        return data.dtype.kind in "fiub" and data.shape is not None
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        source.bad(path, "a type of numbers", str(error)[:200])
 
 
 def _stored(source: Source, data: Any, path: str) -> Stored:
@@ -175,7 +181,7 @@ def _stored(source: Source, data: Any, path: str) -> Stored:
             source.bad(path, "data that can be read", str(error)[:200])
         return array
 
-    order = "<" if data.dtype.str[0] == "|" else np.dtype(data.dtype).str[0]
+    order: Literal["<", ">"] = ">" if data.dtype.str[0] == ">" else "<"
     return source.stored(
         shape, data.dtype.newbyteorder("=").name, int(np.prod(shape, dtype=object)) * width, path, read, order
     )
@@ -218,10 +224,9 @@ def bundles_of(arrays: dict[str, Stored]) -> list[Bundle]:
             part = _NUMBERED.get(last)
         elif last.removesuffix(":0") in _PLAIN:
             part = _PLAIN[last.removesuffix(":0")]
-        elif match := _OLD_GATES.search(last) or _OLD_ARRAYS.search(last):
-            if match.end() == len(last):
-                part, gate = match[1], match[2] if match.re is _OLD_GATES else ""
-                place = (*folder, last[: match.start()])
+        elif match := _OLD_GATES.fullmatch(last) or _OLD_ARRAYS.fullmatch(last):
+            part, gate = match["part"], match["gate"] if match.re is _OLD_GATES else ""
+            place = (*folder, match["layer"])
         if part is not None:
             found.setdefault(place, Bundle(place, {})).arrays[part, gate] = path
     whole = [
@@ -304,7 +309,8 @@ def _read_weights(keras: Keras, arrays: dict[str, Stored], file: Any) -> None:
 
 def _name_of(bundle: Bundle, file: Any) -> str:
     """The name of a layer: what Keras 3 has noted, or what stands in the path of its arrays."""
-    path, name = list(bundle.path), []
+    path = list(bundle.path)
+    name: list[str] = []
     ends = [
         n
         for n, part in enumerate(path)

@@ -20,15 +20,32 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-_KINDS = {"LSTM": "LSTM", "CuDNNLSTM": "LSTM", "GRU": "GRU", "CuDNNGRU": "GRU", "SimpleRNN": "RNN",
-          "LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "RNN", "LSTMV1": "LSTM", "GRUV1": "GRU",
-          "GRUV2": "GRU", "LSTMV2": "LSTM"}  # fmt: skip
+_KINDS = {
+    "LSTM": "LSTM",
+    "CuDNNLSTM": "LSTM",
+    "GRU": "GRU",
+    "CuDNNGRU": "GRU",
+    "SimpleRNN": "RNN",
+    "LSTMCell": "LSTM",
+    "GRUCell": "GRU",
+    "SimpleRNNCell": "RNN",
+    "LSTMV1": "LSTM",
+    "GRUV1": "GRU",
+    "GRUV2": "GRU",
+    "LSTMV2": "LSTM",
+}
 _GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}
 _ORDERS = {"LSTM": "ifgo", "GRU": "zrn", "RNN": "h"}
 _ACTIVATIONS: dict[str, Any] = {
-    "sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "linear": ("Affine", 1.0, 0.0), "softsign": "Softsign",
-    "softplus": "Softplus", "elu": ("Elu", 1.0), "leaky_relu": ("LeakyRelu", 0.2),
-}  # fmt: skip
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "relu": "Relu",
+    "linear": ("Affine", 1.0, 0.0),
+    "softsign": "Softsign",
+    "softplus": "Softplus",
+    "elu": ("Elu", 1.0),
+    "leaky_relu": ("LeakyRelu", 0.2),
+}
 _MERGES = {"concat": "concat", "sum": "sum", "ave": "average"}
 
 
@@ -54,7 +71,7 @@ class Keras:
         usual = "hard_sigmoid" if is_old else "sigmoid"
         if self.default is None:
             self.found.assumed.append(
-                f"layer {name!r}: the file does not say the activations; assumed tanh, and {usual} of the gates, "
+                f"layer {name!r}: the file says no activations; assumed tanh, and {usual} of the gates, "
                 f"the default of Keras {self.version or '2.3 and later'}; keras_default= says another"
             )
         return usual
@@ -108,7 +125,7 @@ def wrapped(keras: Keras, kind: str, settings: dict[str, Any], name: str) -> dic
 def layers_of(
     keras: Keras, name: str, inner: dict[str, Any] | None, bundles: list[Bundle], arrays: dict[str, Stored]
 ) -> None:
-    """Make the layers of one of Keras'; `inner` is as of `wrapped`, or None where there is only a file of weights."""
+    """Make the layers of one of Keras'; `inner` is as of `wrapped`, or None in a file of weights alone."""
     backward = [bundle for bundle in bundles if bundle.is_backward]
     forward = [bundle for bundle in bundles if not bundle.is_backward]
     is_bidirectional = bool(backward) if inner is None else inner["is_bidirectional"]
@@ -121,9 +138,10 @@ def layers_of(
         )
     for number in range(count):
         cell = None if inner is None else inner["cells"][number]
-        directions = [_Cell(keras, name, cell, bundle, arrays) for bundle in (
-            (forward[number], backward[number]) if is_bidirectional else (forward[number],)
-        )]  # fmt: skip
+        directions = [
+            _Cell(keras, name, cell, bundle, arrays)
+            for bundle in ((forward[number], backward[number]) if is_bidirectional else (forward[number],))
+        ]
         own = name if count == 1 else f"{name}.{number}"
         if own in keras.found.layers:
             keras.source.bad(f"layer {own!r}", "each name once", "it twice")
@@ -254,7 +272,7 @@ class _Cell:
         inner = keras.activation(settings.get("activation", "tanh"), f"{place}: activation")
         if self.kind == "RNN":
             if "activation" not in settings:
-                keras.found.assumed.append(f"{place}: the file does not say the activation; assumed tanh")
+                keras.found.assumed.append(f"{place}: the file says no activation; assumed tanh")
             return options | ({} if inner == "Tanh" else {"activations": (inner,)})
         name = settings.get("recurrent_activation", settings.get("inner_activation", ...))
         outer = keras.activation(

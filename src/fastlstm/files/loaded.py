@@ -106,6 +106,18 @@ def load_model(path: str | os.PathLike[str], cudnn: Any = None, keras_default: A
             source.bad("contents", "fewer levels within each other", "more than Python can take")
         except MemoryError:
             source.bad("contents", "what fits into memory", "more")
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            OverflowError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
+            if str(error).startswith(name):
+                raise
+            source.bad("contents", "what can be read", f"{type(error).__name__}: {error}"[:300])
 
 
 def _read(source: Source, found: Found, cudnn: Any, keras_default: Any) -> str:

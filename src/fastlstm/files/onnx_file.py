@@ -65,7 +65,8 @@ def read_onnx(source: Source, found: Found) -> str:
         for name, (tensor, place) in tensors.items():
             if name not in scope.used:
                 found.arrays[unique(name, found.arrays)] = read_tensor(source, tensor, place)
-    return f"ONNX, opset {max((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), default='unknown')}"
+    versions = [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
+    return f"ONNX, opset {max(versions, default='unknown')}"
 
 
 def _nodes(
@@ -192,7 +193,7 @@ def _layers(kind: str, node: Any, weights: dict[str, Any]) -> Iterator[tuple[str
         own = _with_activations(cls, options, functions[directions[0]])
         is_reverse = len(directions) == 1 and _DIRECTIONS[direction][directions[0]]
         own |= {"reverse": is_reverse, "bias": "B" in weights}
-        state = {}
+        state: dict[str, Any] = {}
         for d in directions:
             end = "_reverse" if d and is_one else ""
             state |= {f"{part}_l0{end}": array for part, array in _direction(cls, own, H, weights, d).items()}

@@ -39,7 +39,7 @@ class Scope:
             return self.known[name]
         if name in self.tensors:
             self.used.add(name)
-            value = read_tensor(self.source, self.tensors[name], f"initializer {name!r}").read()
+            value: Array | None = read_tensor(self.source, self.tensors[name], f"initializer {name!r}").read()
         elif name in self.nodes:
             value = self._computed(self.nodes[name], name, depth)
         elif name in self.fed or self.outer is None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A pickle as plain data: nothing is imported, nothing is called.
 
-The operations are those of the standard library's ``pickletools``, which only reads them.  A class or function
-is a `Name`, what would be an object is an `Inert`, and what would be a call of a function is refused, unless it
-is one by which libraries restore their own data: those give an `Inert`, too.
+The operations are those of the standard library's ``pickletools``, which only reads them.  A class or
+function is a `Name`, what would be an object is an `Inert`, and what would be a call of a function is
+refused, unless it is one by which libraries restore their own data: those give an `Inert`, too.
 """
 
 from __future__ import annotations
@@ -67,9 +67,23 @@ _HARMLESS_BUILTINS = frozenset(
     ]
 )
 # Functions of other libraries in lower case by which data is restored; else those begin with an underscore.
-_RESTORING = frozenset({"scalar", "dtype", "device", "build_intlist", "build_tensorlist", "build_doublelist",
-                        "build_boollist", "build_tensor_from_id", "restore_type_tag", "ndarray", "generator",
-                        "bfloat16", "encode"})  # fmt: skip
+_RESTORING = frozenset(
+    {
+        "scalar",
+        "dtype",
+        "device",
+        "build_intlist",
+        "build_tensorlist",
+        "build_doublelist",
+        "build_boollist",
+        "build_tensor_from_id",
+        "restore_type_tag",
+        "ndarray",
+        "generator",
+        "bfloat16",
+        "encode",
+    }
+)
 _MOST = 10_000_000  # operations of one pickle: no model has as many
 
 
@@ -84,7 +98,7 @@ class Name(NamedTuple):
 
 
 class Inert:
-    """What would be an object: its class, the arguments it would be made with, its state, items it would hold."""
+    """What would be an object: its class, arguments it would be made with, its state, items it would hold."""
 
     __slots__ = ("arguments", "items", "kind", "state")
 

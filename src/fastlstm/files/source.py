@@ -9,7 +9,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class Source:
         size: int,
         place: str,
         read: Callable[[], bytes],
-        order: str = "<",
+        order: Literal["<", ">"] = "<",
     ) -> Stored:
         """An array of `size` bytes in C order that `read` gives when they are needed."""
         kind = np.dtype("u2" if dtype == "bfloat16" else dtype).newbyteorder(order)

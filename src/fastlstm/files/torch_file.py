@@ -9,27 +9,46 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..model.tensors import Stored, from_bfloat16
-from .pickle_machine import Inert, Machine, Name
+from .pickle_machine import Function, Inert, Machine, Name
 from .source import Archive, Source
 
 __all__: list[str] = []
 
 _STORAGES = {
-    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
-    "ByteStorage": "uint8", "BoolStorage": "bool", "UntypedStorage": "uint8", "ComplexFloatStorage": "complex64",
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "UntypedStorage": "uint8",
+    "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
-}  # fmt: skip
+}
 _DTYPES = {
-    "float64": "float64", "double": "float64", "float32": "float32", "float": "float32", "float16": "float16",
-    "half": "float16", "bfloat16": "bfloat16", "int64": "int64", "int32": "int32", "int16": "int16", "int8": "int8",
-    "uint8": "uint8", "bool": "bool",
-}  # fmt: skip
+    "float64": "float64",
+    "double": "float64",
+    "float32": "float32",
+    "float": "float32",
+    "float16": "float16",
+    "half": "float16",
+    "bfloat16": "bfloat16",
+    "int64": "int64",
+    "int32": "int32",
+    "int16": "int16",
+    "int8": "int8",
+    "uint8": "uint8",
+    "bool": "bool",
+}
 _MAGIC = 0x1950A86A20F9469CFC6C
 _UTILS = "torch._utils"
 _MOST_DEPTH = 64  # of containers and modules within each other
@@ -39,7 +58,7 @@ class Storage(NamedTuple):
     """Where numbers of tensors are."""
 
     dtype: str
-    count: int
+    elements: int
     key: str
 
 
@@ -48,7 +67,7 @@ class Reader:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.order = "<"
+        self.order: Literal["<", ">"] = "<"
         rebuild = {
             "_rebuild_tensor": self._tensor,
             "_rebuild_tensor_v2": self._tensor,
@@ -56,7 +75,7 @@ class Reader:
             "_rebuild_parameter": self._first,
             "_rebuild_parameter_with_state": self._first,
         }
-        functions = {Name(_UTILS, name): function for name, function in rebuild.items()}
+        functions: dict[Name, Function] = {Name(_UTILS, name): function for name, function in rebuild.items()}
         functions[Name("torch._tensor", "_rebuild_from_type_v2")] = self._from_type
         functions[Name("torch.storage", "_load_from_bytes")] = self._refuse_bytes
         for module in ("collections", "ordereddict"):
@@ -85,7 +104,7 @@ class Reader:
         return self.machine._called(arguments[0], arguments[2])
 
     def _typed_tensor(self, arguments: Any) -> Stored:
-        dtype = arguments[6] if len(arguments) > 6 else None
+        dtype: Any = arguments[6] if len(arguments) > 6 else None
         if not isinstance(dtype, Name) or dtype.name not in _DTYPES:
             self.machine.bad("a dtype of PyTorch", str(dtype)[:60])
         return self._tensor(arguments, _DTYPES[dtype.name])
@@ -104,9 +123,9 @@ class Reader:
             or not all(type(step) is int and step >= 0 for step in strides)
         ):
             bad("an offset and strides of at least 0", f"offset {offset} and strides {strides}"[:160])
-        count = storage.count
+        count = storage.elements
         if dtype is not None:
-            count = storage.count * _width(storage.dtype) // _width(dtype)
+            count = storage.elements * _width(storage.dtype) // _width(dtype)
         dtype = storage.dtype if dtype is None else dtype
         last = offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
         if math.prod(shape) and last >= count:
@@ -124,9 +143,11 @@ class Reader:
         data = self.numbers(storage, offset * width, (last + 1 - offset) * width if math.prod(shape) else 0)
         flat = np.frombuffer(data, kind)
         steps = tuple(step * width for step in strides)
-        view = np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False) if math.prod(shape) else (
-            np.empty(shape, kind)
-        )  # fmt: skip
+        view = (
+            np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
+            if math.prod(shape)
+            else (np.empty(shape, kind))
+        )
         array = np.array(view, kind.newbyteorder("="), order="C")
         return from_bfloat16(array) if dtype == "bfloat16" else array
 
@@ -184,7 +205,7 @@ class ArchiveReader(Reader):
         return f"{self.folder}data/{storage.key}"
 
     def check(self, storage: Storage) -> None:
-        name, needed = self._member(storage), storage.count * _width(storage.dtype)
+        name, needed = self._member(storage), storage.elements * _width(storage.dtype)
         if name not in self.archive.members:
             self.machine.bad(f"a member {name!r}", "none")
         if needed > self.archive.size(name):
@@ -245,15 +266,15 @@ class LegacyReader(Reader):
         if isinstance(identity, tuple) and len(identity) == 6 and identity[5] is not None:
             self.machine.bad("storages that are no views of others", "a view")
         storage = super().find(identity)
-        dtype, count = self.counts.setdefault(storage.key, (storage.dtype, storage.count))
+        dtype, count = self.counts.setdefault(storage.key, (storage.dtype, storage.elements))
         if dtype != storage.dtype:
             self.machine.bad(f"{dtype}, as storage {storage.key} was before", storage.dtype)
-        self.counts[storage.key] = (dtype, max(count, storage.count))
+        self.counts[storage.key] = (dtype, max(count, storage.elements))
         return storage
 
     def check(self, storage: Storage) -> None:
-        if storage.count * _width(storage.dtype) > self.source.size:
-            self.machine.bad(f"at most the file's {self.source.size} bytes in a storage", storage.count)
+        if storage.elements * _width(storage.dtype) > self.source.size:
+            self.machine.bad(f"at most the file's {self.source.size} bytes in a storage", storage.elements)
 
     def numbers(self, storage: Storage, begin: int, size: int) -> bytes:
         return self.source.read(self.begins[storage.key] + begin, size, f"storage {storage.key}")

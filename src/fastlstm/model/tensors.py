@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Numbers of other libraries that NumPy alone cannot read: bfloat16 in every form, tensors that track gradients."""
+"""Numbers that NumPy alone cannot read: bfloat16 in every form, tensors that track gradients."""
 
 from __future__ import annotations
 
