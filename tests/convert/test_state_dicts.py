@@ -93,6 +93,12 @@ def test_short_names_are_those_of_files_of_arrays():
     assert_same_bits(fastlstm.from_state_dict(short, kind="GRU").flat_params, gru.flat_params)
 
 
+def test_one_bias_is_no_bias_of_pytorch():
+    cell = fastlstm.LSTMCell(3, 4, bias=False).state_dict() | {"bias": np.ones(16)}
+    with pytest.raises(ValueError, match=r"^mapping: expected 'bias_ih' and 'bias_hh', got 'bias'"):
+        fastlstm.from_state_dict(cell)
+
+
 def a_set(**changes):
     layer = fastlstm.LSTM(3, 4, 3, bidirectional=True, proj_size=2, rng=0)
     return {name: value for name, value in (layer.state_dict() | changes).items() if value is not None}

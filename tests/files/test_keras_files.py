@@ -159,6 +159,17 @@ def test_both_directions_and_their_merging(rng, x, tmp_path):
             assert_computes(layers["bi.backward"], x, back)
 
 
+def test_directions_that_differ_are_refused(rng, tmp_path):
+    inner = {"class_name": "LSTM", "config": {"name": "l", "units": H, "activation": "tanh"}}
+    other = {"class_name": "LSTM", "config": {"name": "l", "units": H, "activation": "relu"}}
+    settings = {"layer": inner, "backward_layer": other}
+    samples.write_model(tmp_path / "b.h5", {"b": ("Bidirectional", settings, samples.arrays_of(rng, 4))})
+    with pytest.raises(
+        ValueError, match=r"b.h5: layer 'b': activation: expected that of both directions, got 'relu'"
+    ):
+        fastlstm.load(tmp_path / "b.h5")
+
+
 def test_backwards_is_in_the_order_of_processing(rng, x, tmp_path):
     arrays = samples.arrays_of(rng, 4)
     settings = {"units": H, "recurrent_activation": "sigmoid", "activation": "tanh", "go_backwards": True}

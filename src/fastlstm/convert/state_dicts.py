@@ -167,6 +167,8 @@ def layer_of(
     first = _first(members, shapes)
     if "weight_ih" not in first:
         raise ValueError(f"mapping: expected {prefix + 'weight_ih' + end!r}, got none")
+    if not is_numbered and f"{prefix}bias" in mapping:
+        raise ValueError(f"mapping: expected {prefix + 'bias_ih'!r} and {prefix + 'bias_hh'!r}, got 'bias'")
     cls = class_of(
         kind or _kind_of(first, prefix, end, options) + ("Cell" if has_cells and not is_numbered else "")
     )

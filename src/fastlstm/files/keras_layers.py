@@ -98,6 +98,12 @@ def wrapped(keras: Keras, kind: str, settings: dict[str, Any], name: str) -> dic
         if not isinstance(inner, dict) or not isinstance(inner.get("config"), dict):
             keras.source.bad(f"layer {name!r}", "a configuration of its layer", type(inner).__name__)
         result |= {"is_bidirectional": True, "merge": settings.get("merge_mode")}
+        other = settings.get("backward_layer")
+        if isinstance(other, dict) and isinstance(other.get("config"), dict):
+            for option in ("activation", "recurrent_activation", "units", "reset_after"):
+                if other["config"].get(option) != inner["config"].get(option):
+                    given = other["config"].get(option)
+                    keras.source.bad(f"layer {name!r}: {option}", "that of both directions", repr(given)[:60])
         kind, settings = str(inner.get("class_name")).rpartition(">")[2], inner["config"]
         result["outer"] = settings
     if kind == "RNN":
