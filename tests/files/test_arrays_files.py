@@ -231,6 +231,7 @@ W = np.arange(12.0).reshape(3, 4)
         (a_zip({"a.npy": npy(W)[:-1]}), "array 'a': expected 96 bytes"),
         (a_zip({"a.npy": npy(W)[:30]}), "array 'a': expected a header"),
         (a_zip({"a.npy": b""}), "array 'a': expected a header"),
+        (a_zip({"a.npy": npy(W, x=(b"}", b"("))}), "array 'a': expected a header"),
         (a_zip({"a.npy": b"\x93NUMPY\x09\x00"}), "array 'a': expected version 1.0 or 2.0"),
         (a_zip({"../a.npy": npy(W)}), "archive: expected members by relative names"),
         (a_zip({"/etc/a.npy": npy(W)}), "archive: expected members by relative names"),
