@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 import zipfile
 
@@ -104,6 +106,18 @@ def test_a_checkpoint_with_all_that_they_hold(net, tmp_path):
         for number, view in enumerate(saved["views"]):
             assert_same_bits(model.arrays[f"views.{number}"], view.numpy())
         assert any(name.startswith("optimizer.state.") for name in model.arrays)
+
+
+def test_pytorch_is_not_needed(net, tmp_path):
+    torch.save(net, tmp_path / "a.pt")
+    code = f"""
+import sys
+sys.modules["torch"] = None
+import fastlstm
+print(list(fastlstm.load({str(tmp_path / "a.pt")!r}).layers))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "['rnn', 'gru', 'plain', 'cell']\n"), done.stderr
 
 
 def test_numbers_in_the_other_byte_order(net, tmp_path):

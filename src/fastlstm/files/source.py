@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -148,7 +149,12 @@ class Archive:
         for info in self.zip.infolist():
             name = info.filename
             parts = name.replace("\\", "/").split("/")
-            if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in info.orig_filename:
+            if (
+                name.startswith(("/", "\\"))
+                or ".." in parts
+                or re.match("[A-Za-z]:", name)
+                or "\0" in info.orig_filename
+            ):
                 source.bad("archive", "members by relative names", _shown(name))
             if name in self.members:
                 source.bad("archive", "each member once", _shown(name))
