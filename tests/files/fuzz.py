@@ -214,7 +214,7 @@ def by_coverage(kind: str, seconds: float, seed: int) -> None:
             f"-max_total_time={int(seconds)}",
             f"-seed={seed}",
             "-max_len=65536",
-            "-timeout=0",
+            "-timeout=300",
             "-rss_limit_mb=4096",
             f"-artifact_prefix={FOUND}/",
             grown,
