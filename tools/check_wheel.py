@@ -18,7 +18,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-# Kernels of three instruction sets and two dtypes are nine tenths of it, what reads and writes files some 70 kB.
+# Kernels of three instruction sets and two dtypes are nine tenths of it, readers of files 70 kB.
 MAX_BYTES = 1_740_000
 ALLOWED_LIBRARIES = re.compile(r"(libc|libm|libpthread|ld-linux-[\w-]+)\.so\.\d+")
 ALLOWED_FILES = re.compile(
