@@ -5,8 +5,9 @@
 `SLSTM`, `MinGRU` and `MinLSTM` are their relatives, `LSTMCell`, `GRUCell` and `RNNCell` single steps.
 `kernels` holds the pieces they are made of, and `reference` the same in readable NumPy.  `Dense` and
 `Embedding` are layers that they are trained with; `losses`, `optim` and `schedules` are what trains them,
-`testing` looks whether gradients are right, and `save` and `load` keep them.  `onnx_lstm`,
-`onnx_gru` and `onnx_rnn` are ONNX's operators.
+`testing` looks whether gradients are right, and `save` and `load` keep them.  `load` reads models of other
+programs, too, `from_state_dict`, `from_gates` and `convert` what is in memory, and `to_torch`, `to_keras` and
+`to_onnx` go the other way.  `onnx_lstm`, `onnx_gru` and `onnx_rnn` are ONNX's operators.
 """
 
 import importlib
@@ -15,7 +16,11 @@ from typing import TYPE_CHECKING, Any
 from .runtime import get_num_threads, set_num_threads, show_runtime, threads
 
 if TYPE_CHECKING:
-    from . import kernels, losses, optim, reference, schedules, testing
+    from . import convert, kernels, losses, optim, reference, schedules, testing
+    from .convert.foreign import to_keras, to_torch
+    from .convert.onnx_graphs import to_onnx
+    from .convert.separate import from_gates
+    from .convert.state_dicts import from_state_dict
     from .interop.onnx import onnx_gru, onnx_lstm, onnx_rnn
     from .layers.dense import Dense
     from .layers.embedding import Embedding
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
     from .layers.minimal import MGU, MinGRU, MinLSTM
     from .layers.rnn import RNN, IndRNN, RNNCell
     from .layers.slstm import SLSTM
-    from .saving import load, save
+    from .saving import Model, load, save
 
 __version__ = "0.1.0"
 
@@ -41,7 +46,11 @@ __all__ = [
     "LSTMCell",
     "MinGRU",
     "MinLSTM",
+    "Model",
     "RNNCell",
+    "convert",
+    "from_gates",
+    "from_state_dict",
     "get_num_threads",
     "kernels",
     "load",
@@ -57,10 +66,17 @@ __all__ = [
     "show_runtime",
     "testing",
     "threads",
+    "to_keras",
+    "to_onnx",
+    "to_torch",
 ]
 
 # Imported when first used: who wants one layer does not wait for the others.
 _HOMES = {
+    ".convert.foreign": ("to_keras", "to_torch"),
+    ".convert.onnx_graphs": ("to_onnx",),
+    ".convert.separate": ("from_gates",),
+    ".convert.state_dicts": ("from_state_dict",),
     ".interop.onnx": ("onnx_gru", "onnx_lstm", "onnx_rnn"),
     ".layers.dense": ("Dense",),
     ".layers.embedding": ("Embedding",),
@@ -69,9 +85,9 @@ _HOMES = {
     ".layers.minimal": ("MGU", "MinGRU", "MinLSTM"),
     ".layers.rnn": ("RNN", "IndRNN", "RNNCell"),
     ".layers.slstm": ("SLSTM",),
-    ".saving": ("load", "save"),
+    ".saving": ("Model", "load", "save"),
 }
-_MODULES = ("kernels", "losses", "optim", "reference", "schedules", "testing")
+_MODULES = ("convert", "kernels", "losses", "optim", "reference", "schedules", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,16 @@ C_FLOORS = (
     ("backward",),
     ("api",),
 )
-PYTHON_FLOORS = (("reference", "_core"), ("model",), ("passes",), ("layers",), ("interop",), ("",))
+PYTHON_FLOORS = (
+    ("reference", "_core"),
+    ("model",),
+    ("passes",),
+    ("layers",),
+    ("interop",),
+    ("convert",),
+    ("files",),
+    ("",),
+)
 # Everybody may have the public API, and the guard that each file comes by.
 PUBLIC = {"fastlstm.h", "base/exact.h"}
 

@@ -23,6 +23,7 @@ from .. import _core
 from . import guards, options
 from .checks import checked_dtype, checked_flag, checked_reals, checked_rng
 from .pickling import in_pieces
+from .tensors import readable
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -152,7 +153,7 @@ def given(
             if others is not None and own not in mapping:
                 result.append(others[name])
             else:
-                result.append(_core.real_array(mapping[own], own, shape, layout.dtype))
+                result.append(_core.real_array(readable(mapping[own]), own, shape, layout.dtype))
         return result
 
     return values
@@ -446,7 +447,8 @@ class Parameters(guards.Guarded):
         ----------
         mapping : mapping of str to array_like
             By PyTorch's names, in any order; arrays, tensors, or anything else that NumPy or DLPack reads.
-            Values are cast as NumPy does with ``casting="same_kind"``.
+            Values are cast as NumPy does with ``casting="same_kind"``.  bfloat16 is read from ml_dtypes, from
+            tensors, and as bits: uint16, or the raw ``V2`` that NumPy's files make of it.
         strict : bool
             Whether all names must be there, and no others; else parameters that are missing stay what they
             are, and what is unknown is not looked at.
