@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .layers.gru import GRU, GRUCell
     from .layers.lstm import LSTM, LSTMCell
     from .layers.minimal import MGU, MinGRU, MinLSTM
+    from .layers.packed import Packed, pack
     from .layers.rnn import RNN, IndRNN, RNNCell
     from .layers.slstm import SLSTM
     from .saving import load, save
@@ -41,6 +42,7 @@ __all__ = [
     "LSTMCell",
     "MinGRU",
     "MinLSTM",
+    "Packed",
     "RNNCell",
     "get_num_threads",
     "kernels",
@@ -50,6 +52,7 @@ __all__ = [
     "onnx_lstm",
     "onnx_rnn",
     "optim",
+    "pack",
     "reference",
     "save",
     "schedules",
@@ -67,6 +70,7 @@ _HOMES = {
     ".layers.gru": ("GRU", "GRUCell"),
     ".layers.lstm": ("LSTM", "LSTMCell"),
     ".layers.minimal": ("MGU", "MinGRU", "MinLSTM"),
+    ".layers.packed": ("Packed", "pack"),
     ".layers.rnn": ("RNN", "IndRNN", "RNNCell"),
     ".layers.slstm": ("SLSTM",),
     ".saving": ("load", "save"),

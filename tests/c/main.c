@@ -49,6 +49,7 @@ static void run_mode(const mode *how)
         test_pieces();
         test_bits();
         test_training();
+        test_reserve();
         test_ragged();
         test_errors();
         test_facts();
@@ -63,6 +64,7 @@ static void run_mode(const mode *how)
         test_training_schedules();
         test_ragged_schedules();
         test_threads();
+        test_reserve_threads();
     }
     if (how->interruptions) {
         test_interruptions();
