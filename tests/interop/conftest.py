@@ -3,4 +3,12 @@
 
 import importlib.util
 
-collect_ignore = [] if importlib.util.find_spec("torch") else ["test_torch.py", "test_torch_training.py"]
+collect_ignore = (
+    []
+    if importlib.util.find_spec("torch")
+    else [
+        "test_torch.py",
+        "test_torch_modules.py",
+        "test_torch_training.py",
+    ]
+)

@@ -26,7 +26,7 @@ C_FLOORS = (
     ("backward",),
     ("api",),
 )
-PYTHON_FLOORS = (("reference", "_core"), ("model",), ("passes",), ("layers",), ("interop",), ("",))
+PYTHON_FLOORS = (("reference", "_core"), ("model",), ("passes",), ("layers",), ("interop", "torch"), ("",))
 # The order of include files on the ground: everybody may have the public API.
 PUBLIC = "fastlstm.h"
 

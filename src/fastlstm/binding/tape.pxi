@@ -93,9 +93,9 @@ cdef class Tape:
             raise TypeError(f"keep: expected a bool, got {type(keep).__name__}")
         keeps = keep
         if self._is_used:
-            raise RuntimeError("tape: expected one backward for each forward without keep=True, got a second one")
+            raise RuntimeError("tape: expected one backward for each forward, got a second one (keep=True allows that)")
         if self._is_busy or self._readers != 0 and not keeps:
-            raise RuntimeError("tape: expected one call at a time without keep=True, got one while another runs")
+            raise RuntimeError("tape: expected one call at a time, got one while another runs (keep=True allows that)")
         # First of all: while arguments are read, other threads may run.
         if keeps:
             self._readers += 1

@@ -44,8 +44,8 @@ class Packed(guards.Guarded, Calls):
     """Parameters of a layer, packed, which never change; `pack` makes it.
 
     It is called as the layer is, and its ``forward``, ``tape``, ``reserve_size`` and ``stream`` are those of
-    the layer.  It has no gradients: ``backward`` of its tapes needs ``grads``.  Any number of threads may call
-    it.
+    the layer.  It has no gradients: ``backward`` of its tapes needs ``grads``.  Any number of threads may
+    call it.
 
     Attributes
     ----------
