@@ -628,6 +628,7 @@ def test_policies_run_sequences_at_once(starts):
     own = Policy()
     ours = copy.deepcopy(own)
     assert sb3.accelerate(ours).changed == {"lstm_actor": "LSTM"}
+    ours = pickle.loads(pickle.dumps(ours))
     episode_starts = torch.zeros(2 * T)
     episode_starts[list(starts)] = 1.0
     x = torch.randn(2 * T, I)

@@ -473,8 +473,8 @@ cdef class Record:
     cdef int run_back(self, fl_backward_args *args, ndarray scratch, bint is_apart) except -1:
         """Gradients of the parameters go to `scratch`, which is laid out as they are.
 
-        If `is_apart`, no memory is used that belongs to the tape, so that several threads may come here at once; else the
-        gradient of weights of an index input stays there: `add_gradients`.
+        If `is_apart`, no memory is used that belongs to the tape, so that several threads may come here at once; else
+        the gradient of weights of an index input stays there: `add_gradients`.
         """
         cdef Weights weights = self.weights
         cdef fl_status status

@@ -104,7 +104,7 @@ def accelerate(model: torch.nn.Module) -> Report:
             left[name] = reason
             continue
         before = type(module)
-        module.__class__ = _accelerated_class(before)
+        module.__class__ = _accelerated_class(before)  # type: ignore[arg-type]
         module._is_frozen = False  # type: ignore[assignment]
         changed[name] = before.__name__
     return Report(model, changed, left)
@@ -156,12 +156,14 @@ class _Accelerated:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Copies and pickles are of the class before, and then accelerated."""
-        _, _, *rest = object.__reduce_ex__(self, max(int(protocol), 2))
+        reduced: Any = object.__reduce_ex__(self, max(int(protocol), 2))
+        _, _, *rest = reduced
         return (_remade, (type(self)._before,), *rest)
 
 
 def _remade(cls: type[Any]) -> Any:
-    return (accelerated := _accelerated_class(cls)).__new__(accelerated)
+    accelerated: Any = _accelerated_class(cls)  # type: ignore[arg-type]
+    return accelerated.__new__(accelerated)
 
 
 @functools.lru_cache(maxsize=256)
@@ -191,7 +193,7 @@ def _options_of(module: Any, name: str) -> tuple[tuple[str, Any], ...]:
 
 
 @functools.cache
-def _accelerated_class(before: type[Any]) -> type[Any]:
+def _accelerated_class(before: Any) -> type[Any]:
     """The subclass that runs in the kernels."""
     base = next(cls for cls in (*_LAYERS, *_CELLS) if issubclass(before, cls))
     if base in _LAYERS:

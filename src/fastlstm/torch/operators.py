@@ -140,7 +140,7 @@ def _check_weights(weights: list[Tensor], facts: Template) -> None:
 
 
 def _array(tensor: Tensor | None) -> Any:
-    """A view of a tensor; unlike ``numpy()`` it leaves the storage as it is, which may have to change its size."""
+    """A view of a tensor; unlike ``numpy()`` it leaves the storage as it is, which may be resized."""
     return None if tensor is None else np.from_dlpack(tensor.detach())
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -37,15 +38,14 @@ def accelerate(model: Any) -> Report:
             f"model: expected RecurrentPPO of sb3-contrib or its policy, got {type(model).__name__}"
         )
     report = accelerate_modules(policy)
-    own = type(policy)._process_sequence
-
-    def run(features: Any, lstm_states: Any, episode_starts: Any, lstm: Any) -> Any:
-        if not hasattr(lstm, "_is_frozen"):  # left as it is
-            return own(features, lstm_states, episode_starts, lstm)
-        return process_sequence(features, lstm_states, episode_starts, lstm)
-
-    policy._process_sequence = run  # type: ignore[assignment]
+    policy._process_sequence = functools.partial(_run, type(policy))  # type: ignore[assignment]
     return report
+
+
+def _run(policy: Any, features: Any, lstm_states: Any, episode_starts: Any, lstm: Any) -> Any:
+    if not hasattr(lstm, "_is_frozen"):  # left as it is
+        return policy._process_sequence(features, lstm_states, episode_starts, lstm)
+    return process_sequence(features, lstm_states, episode_starts, lstm)
 
 
 def process_sequence(
