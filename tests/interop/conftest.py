@@ -8,7 +8,8 @@ collect_ignore = (
     if importlib.util.find_spec("torch")
     else [
         "test_torch.py",
-        "test_torch_modules.py",
+        "test_torch_distributed.py",
+    "test_torch_modules.py",
         "test_torch_training.py",
     ]
 )
