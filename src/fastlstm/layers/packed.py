@@ -67,7 +67,9 @@ class Packed(guards.Guarded, Calls):
     @property
     def rng(self) -> np.random.Generator:
         """What masks are drawn from, where ``forward`` gets no seed."""
-        rng: np.random.Generator = self.__dict__["_rng"]
+        rng: np.random.Generator | None = self.__dict__.get("_rng")
+        if rng is None:
+            rng = self.__dict__.setdefault("_rng", checked_rng(None))
         return rng
 
     @rng.setter
@@ -119,7 +121,8 @@ class Packed(guards.Guarded, Calls):
     def _following(self, parameter_set: ParameterSet) -> Packed:
         packed = parameter_set.layout.packed(parameter_set, self._packed)
         result = _made(packed, self._made_of, self._plan, self._direct, self.num_threads)
-        result.__dict__["_rng"] = self.rng
+        if "_rng" in self.__dict__:
+            result.__dict__["_rng"] = self.rng
         return result
 
     def _origin(self) -> Origin:
@@ -218,6 +221,6 @@ def _made(
     result = Packed.__new__(Packed)
     attributes = [("_packed", packed), ("_made_of", origin), ("_plan", plan), ("_direct", direct)]
     _core.assign_all([(result, name, value) for name, value in attributes])
-    result.__dict__["_rng"] = checked_rng(None)
-    result.num_threads = num_threads
+    if num_threads is not None:
+        result.num_threads = num_threads
     return result

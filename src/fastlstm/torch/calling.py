@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from .operators import Run, forward_op
+from .operators import Run, apply_directly, forward_op
 
 __all__: list[str] = []
 
@@ -87,10 +87,13 @@ def run(
         or (h is not None and h.requires_grad)
         or (c is not None and c.requires_grad)
     )
-    if not needs and not torch.compiler.is_compiling():
+    is_traced = torch.compiler.is_compiling()
+    if not needs and not is_traced:
         needs = torch.autograd.forward_ad._current_level >= 0  # it says that there is no forward mode
     if needs or seed is not None:
-        y, h_n, c_n, _ = Run.apply(x, h, c, lengths, reset, seed, kind.config, training, is_frozen, *weights)
+        is_traced = is_traced or torch._C._are_functorch_transforms_active()
+        apply = Run.apply if is_traced else apply_directly
+        y, h_n, c_n, _ = apply(x, h, c, lengths, reset, seed, kind.config, training, is_frozen, *weights)
     else:
         y, h_n, c_n, _ = forward_op(
             x, h, c, lengths, reset, weights, kind.config, False, False, None, is_frozen

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import functools
 import json
+import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from .. import _core
 from ..layers.packed import Packed, blank
@@ -83,8 +83,24 @@ class _Entry(NamedTuple):
     packed: Packed
 
 
-# By the first weight, as long as it lives; then by what is made of it.
-_packed: Any = WeakTensorKeyDictionary()
+# By the identity of the first weight, as long as it lives; then by what is made of it.
+_packed: dict[int, tuple[weakref.ref[Tensor], dict[Any, _Entry]]] = {}
+
+
+def _entries_of(weight: Tensor) -> dict[Any, _Entry]:
+    """What is kept for a weight; where it is new, nothing yet."""
+    known = _packed.get(id(weight))
+    if known is None or known[0]() is not weight:
+        number = id(weight)
+        known = weakref.ref(weight, lambda gone: _drop(number, gone)), {}
+        _packed[number] = known
+    return known[1]
+
+
+def _drop(number: int, gone: weakref.ref[Tensor]) -> None:
+    known = _packed.get(number)
+    if known is not None and known[0] is gone:  # and not of another tensor in its place
+        _packed.pop(number, None)
 
 
 def packed_weights(weights: list[Tensor], config: str, is_frozen: bool) -> Packed:
@@ -93,9 +109,9 @@ def packed_weights(weights: list[Tensor], config: str, is_frozen: bool) -> Packe
     Neither address nor version of a tensor says whether it has: fused optimisers and ``.data`` move neither.
     """
     first = weights[0]
-    entries = _packed.get(first)
+    entries = _entries_of(first)
     key = config, first.dtype
-    entry = None if entries is None else entries.get(key)
+    entry = entries.get(key)
     addresses = tuple(weight.data_ptr() for weight in weights)
     if is_frozen and entry is not None and entry.addresses == addresses:
         return entry.packed  # type: ignore[no-any-return]
@@ -112,15 +128,13 @@ def packed_weights(weights: list[Tensor], config: str, is_frozen: bool) -> Packe
     flat = _core.gathered_memory(places, facts.sizes, facts.packed.dtype)
     before = facts.packed if entry is None else entry.packed
     packed = before._with_flat(flat)
-    if entries is None:
-        entries = _packed.setdefault(first, {})
     entries[key] = _Entry(addresses, packed)
     return packed
 
 
 def forget(weight: Tensor) -> None:
     """Pack anew what begins with this weight, when it is used next."""
-    _packed.pop(weight, None)
+    _packed.pop(id(weight), None)
 
 
 def _check_weights(weights: list[Tensor], facts: Template) -> None:
@@ -140,8 +154,11 @@ def _check_weights(weights: list[Tensor], facts: Template) -> None:
 
 
 def _array(tensor: Tensor | None) -> Any:
-    """A view of a tensor; unlike ``numpy()`` it leaves the storage as it is, which may be resized."""
-    return None if tensor is None else np.from_dlpack(tensor.detach())
+    """A view of a tensor.
+
+    Its storage cannot be resized from here on, as that of sharded weights is: they are read by address.
+    """
+    return None if tensor is None else tensor.detach().numpy()
 
 
 def _state(h: Tensor | None, c: Tensor | None) -> Any:
@@ -389,3 +406,8 @@ class Run(torch.autograd.Function):
             None,
             *grads,
         )
+
+
+# The same without torch's look at the signature of `forward`, which takes as long as a small pass; for calls
+# that nothing traces or transforms.
+apply_directly = super(torch.autograd.Function, Run).apply
