@@ -102,9 +102,9 @@ $(VENV)/.requirements: pyproject.toml tools/requirements.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python tools/requirements.py test bench examples dev > $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement $(VENV)/requirements.txt
-	$(BIN)/python tools/requirements.py torch > $(VENV)/requirements.txt
+	$(BIN)/python tools/requirements.py test-torch > $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement $(VENV)/requirements.txt || \
-		echo "torch cannot be installed here: the tests that compare with it are skipped" >&2
+		echo "torch or keras cannot be installed here: the tests that compare with them are skipped" >&2
 	@touch $@
 
 $(VENV)/.environment: FORCE

@@ -265,16 +265,10 @@ FL_API fl_status fl_stack_forward(const fl_stack *stack, const fl_forward_args *
 /* Bytes of scratch memory that fl_stack_forward takes for these arguments, beside the outputs. */
 FL_API fl_status fl_stack_workspace(const fl_stack *stack, const fl_forward_args *args, size_t *bytes);
 
-/* ---- Training: a forward pass that is recorded, and its backward pass ------------------------------------- */
-
-typedef struct fl_tape fl_tape;
-
-/* Empty.  A tape can record again and again; its memory grows as needed and is kept.  It belongs to one thread at a
- * time. */
-FL_API fl_status fl_tape_create(fl_tape **tape);
-FL_API void fl_tape_destroy(fl_tape *tape); /* null is allowed */
-/* Bytes that the last recorded pass keeps for its backward pass: of each row for its own steps alone. */
-FL_API size_t fl_tape_bytes(const fl_tape *tape);
+/* ---- Training: a forward pass that is recorded, and its backward pass -------------------------------------
+ *
+ * fl_forward and fl_backward share no object: what the one leaves to the other is bytes of the caller, the reserve.  A tape
+ * is a reserve that brings its memory. */
 
 /* fl_record_args.save: keep gates and states; keep states, recompute gates; k >= 1: keep the states before every k-th
  * step, recompute the rest.  Gradients have the same bits in each. */
@@ -296,8 +290,6 @@ typedef struct fl_record_args {
     bool draws;        /* the cell's own masks, of zoneout and recurrent dropout, are drawn, likewise */
     size_t first_cell; /* their places begin with this cell: for a stack that is made of several */
 } fl_record_args;
-
-FL_API fl_status fl_stack_record(const fl_stack *stack, const fl_record_args *args, fl_tape *tape);
 
 /* Gradients of one layer and direction's parameters, shaped as in fl_weights: overwritten.  A bias may be null. */
 typedef struct fl_gradients {
@@ -325,6 +317,33 @@ typedef struct fl_backward_args {
     void *interrupt_context;
 } fl_backward_args;
 
+/* Bytes of the reserve of a pass with these arguments: of each row for its own steps alone.  Pointers are not looked at, but
+ * for `lengths`.  FL_ERROR_ARGUMENT, FL_ERROR_SIZE, FL_ERROR_LENGTH. */
+FL_API fl_status fl_reserve_size(const fl_stack *stack, const fl_record_args *args, size_t *bytes);
+
+/* The pass, which fills `reserve`, of at least fl_reserve_size() bytes and aligned to the element; on lines of 128 bytes it is
+ * fastest.  What is in it may be copied elsewhere.  FL_ERROR_ARGUMENT too: it is too small. */
+FL_API fl_status fl_forward(const fl_stack *stack, const fl_record_args *args, void *reserve, size_t bytes);
+
+/* Backpropagation through the pass that fl_forward ran with these arguments and a layer packed from the same weights, on the
+ * same machine and instruction set.  Arrays may have moved, but hold what they held; the final states and cells are not looked
+ * at.  The reserve is read alone: the pass may be repeated, from any threads, also at once.  A reserve of another pass gives
+ * other numbers, and no worse.  `keeps_index_gradient` must be false.  Outputs are unspecified after an error. */
+FL_API fl_status fl_backward(const fl_stack *stack, const fl_record_args *args, const void *reserve, size_t bytes,
+                             const fl_backward_args *back);
+
+typedef struct fl_tape fl_tape;
+
+/* Empty.  A tape can record again and again; its memory grows as needed and is kept.  It belongs to one thread at a
+ * time. */
+FL_API fl_status fl_tape_create(fl_tape **tape);
+FL_API void fl_tape_destroy(fl_tape *tape); /* null is allowed */
+/* Bytes that the last recorded pass keeps for its backward pass, its reserve and little more; and that reserve, null where
+ * there is none: fl_backward takes both, as long as the tape records nothing else. */
+FL_API size_t fl_tape_bytes(const fl_tape *tape);
+FL_API const void *fl_tape_reserve(const fl_tape *tape);
+
+FL_API fl_status fl_stack_record(const fl_stack *stack, const fl_record_args *args, fl_tape *tape);
 /* Backpropagation through the pass that `tape` recorded with this layer; may be repeated.  Outputs are unspecified after
  * an error. */
 FL_API fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args);

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import zlib
 from pathlib import Path
@@ -24,6 +25,35 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 # The reference's matrix products are too small for the threads of NumPy's BLAS, which would be in the way.
 threadpoolctl.threadpool_limits(1, user_api="blas")
+
+# Other programs are no requirement of the tests: what is asked of them, by file.  Without h5py and onnx their formats
+# cannot be read at all.
+NEEDS = {
+    "test_keras_files.py": ("h5py",),
+    "test_keras_twins.py": ("h5py", "keras", "torch"),
+    "test_onnx_files.py": ("onnx",),
+    "test_onnx_runtime.py": ("onnx", "onnxruntime"),
+    "test_torch.py": ("torch",),
+    "test_torch_distributed.py": ("torch",),
+    "test_torch_files.py": ("torch",),
+    "test_torch_modules.py": ("torch",),
+    "test_torch_training.py": ("torch",),
+    "test_torch_twins.py": ("torch",),
+}
+
+
+class WithoutModule(pytest.Module):
+    """A test file that cannot be imported here: one skip, by name."""
+
+    def collect(self):
+        missing = [module for module in NEEDS[self.path.name] if importlib.util.find_spec(module) is None]
+        pytest.skip(f"{self.path.name}: {', '.join(missing)} missing", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    if any(importlib.util.find_spec(module) is None for module in NEEDS.get(module_path.name, ())):
+        return WithoutModule.from_parent(parent, path=module_path)
+    return None
 
 
 def pytest_configure(config):

@@ -33,7 +33,7 @@ EXPORTED = {"PyInit__core", "_PyInit__core"}  # macOS puts a _ before names of C
 # Where compilers and sources lie on the machines that build wheels.
 FOLDERS = re.compile(rb"/(?:home|root|tmp|Users|build|work)/[\w./-]+")
 ALLOWED_FILES = re.compile(
-    r"fastlstm/((interop|layers|model|passes|reference)/)?([a-z]\w*|__init__)\.py|fastlstm/__main__\.py"
+    r"fastlstm/((convert|files|interop|layers|model|passes|reference|torch)/)?([a-z]\w*|__init__)\.py|fastlstm/__main__\.py"
     r"|fastlstm/_core\.(abi3\.so|cpython-\w+-[\w-]+\.so|pyd|pyi)|fastlstm/py\.typed"
     r"|fastlstm-[\d.]+\.dist-info/(METADATA|WHEEL|RECORD|top_level\.txt|licenses/LICENSE)"
 )

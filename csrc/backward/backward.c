@@ -62,13 +62,13 @@ static fl_status run_job(back_call *c, size_t begin, size_t end)
 }
 
 /* Stages whose steps are computed again first: the forward driver takes the pool for itself in between. */
-static fl_status run_windows(back_call *c, fl_tape *tape)
+static fl_status run_windows(back_call *c)
 {
     const size_t stages = c->L * c->D * c->plan.chunks, together = c->D == 1 ? c->L : 1;
     fl_status status = FL_OK;
     for (size_t index = 0; index < stages && status == FL_OK; index += together) {
         const stage s = fl_back_stage(c->stack, &c->plan, c->T, index);
-        status = fl_back_fill_window(c, tape, &s);
+        status = fl_back_fill_window(c, &s);
         if (status != FL_OK)
             return status;
         const size_t wanted = c->plan.threads, acquired = wanted > 1 ? fl_pool_acquire(wanted) : 1;
@@ -150,13 +150,13 @@ static void pack_panels(const back_call *c)
 }
 
 /* What the tape kept. */
-static saved_states kept_states(const fl_tape *tape)
+static saved_states kept_states(const fl_stack *stack, const fl_recorded *tape)
 {
     const fl_forward_args *call = &tape->args.call;
     const fl_recording *recording = &tape->recording;
     const saved_states saved = {.T = call->T,
                                 .places = recording->places,
-                                .top_layer = tape->stack->shape.num_layers - 1,
+                                .top_layer = stack->shape.num_layers - 1,
                                 .gates = recording->gates,
                                 .c = recording->c,
                                 .h = recording->h,
@@ -168,11 +168,13 @@ static saved_states kept_states(const fl_tape *tape)
 }
 
 /* The call of checked arguments, without plan and memory. */
-static back_call call_of(const fl_stack *stack, const fl_tape *tape, const fl_backward_args *args)
+static back_call call_of(const fl_stack *stack, const fl_recorded *tape, const fl_back_room *room,
+                         const fl_backward_args *args)
 {
     const fl_forward_args *call = &tape->args.call;
     const back_call c = {.stack = stack,
                          .tape = tape,
+                         .room = room,
                          .args = args,
                          .L = stack->shape.num_layers,
                          .D = stack->shape.num_directions,
@@ -184,7 +186,7 @@ static back_call call_of(const fl_stack *stack, const fl_tape *tape, const fl_ba
                          .B = call->B,
                          .lengths = call->lengths,
                          .drops = fl_drops(stack, &tape->recording),
-                         .saved = kept_states(tape)};
+                         .saved = kept_states(stack, tape)};
     return c;
 }
 
@@ -211,9 +213,10 @@ static back_plan choose_plan(const back_call *c, size_t limit, bool has_windows,
     return plans[trial->way];
 }
 
-fl_status fl_back_run(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args, fl_fp_state *caller_state)
+fl_status fl_back_run(const fl_stack *stack, const fl_recorded *tape, const fl_back_room *room,
+                      const fl_backward_args *args, fl_fp_state *caller_state)
 {
-    back_call c = call_of(stack, tape, args);
+    back_call c = call_of(stack, tape, room, args);
     const bool has_windows = tape->recording.segment != 0;
     fl_trial trial = {.slot = NULL};
     size_t limit = fl_thread_limit(args->num_threads), acquired = 1;
@@ -231,16 +234,18 @@ fl_status fl_back_run(const fl_stack *stack, fl_tape *tape, const fl_backward_ar
     fl_interrupt_begin(&c.interrupt, args->interrupt, args->interrupt_context, caller_state);
     const size_t kept = tape->used, passed = c.plan.chunk * c.B * stack->gradient_row.width * stack->real_size;
     c.is_far = kept + 2 * passed > fl_cache_l2() / 2;
-    fl_status status = fl_back_take_memory(&c, tape);
+    fl_status status = fl_back_take_memory(&c);
     if (status == FL_OK) {
         clear_padding(&c);
         pack_panels(&c);
-        tape->workspace.is_fixed = true; /* a part of the sequence says nothing of what the next call needs */
-        status = has_windows ? run_windows(&c, tape) : run_job(&c, 0, c.L * c.D * c.plan.chunks);
-        tape->workspace.is_fixed = false;
+        if (room->forward != NULL)
+            room->forward->is_fixed = true; /* a part of the sequence says nothing of what the next call needs */
+        status = has_windows ? run_windows(&c) : run_job(&c, 0, c.L * c.D * c.plan.chunks);
+        if (room->forward != NULL)
+            room->forward->is_fixed = false;
         finish_gradients(&c);
-        if (status == FL_OK && c.memory.index_slot != NULL)
-            tape->index_gradient = c.memory.index_gradient;
+        if (status == FL_OK && room->index_gradient != NULL && c.memory.index_slot != NULL)
+            *room->index_gradient = c.memory.index_gradient;
     }
     if (status == FL_OK)
         fl_trial_end(&trial);

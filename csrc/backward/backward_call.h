@@ -77,7 +77,8 @@ typedef struct back_memory {
 
 typedef struct back_call {
     const fl_stack *stack;
-    const fl_tape *tape;
+    const fl_recorded *tape;
+    const fl_back_room *room;
     const fl_backward_args *args;
     size_t L, D, H, P, G, T, B;
     size_t states;          /* width of the states beside h */
@@ -93,12 +94,12 @@ typedef struct back_call {
 
 #define FL_PANELS_TOGETHER 16 /* of the shared part: 1 MiB for 256 rows */
 
-/* All memory of a call, from the tape's scratch. */
-fl_status fl_back_take_memory(back_call *c, fl_tape *tape);
+/* All memory of a call, from c->room->scratch. */
+fl_status fl_back_take_memory(back_call *c);
 /* Steps of rows that are computed again together, at most: chunks widened to whole segments. */
 size_t fl_back_window_rows(const back_call *c);
 /* Compute what a stage needs again, unless it is there, and let c->saved point at it. */
-fl_status fl_back_fill_window(back_call *c, fl_tape *tape, const stage *s);
+fl_status fl_back_fill_window(back_call *c, const stage *s);
 
 /* ---- Where rows are (backward_places.c) ------------------------------------------------------------------- */
 

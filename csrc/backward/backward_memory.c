@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Memory of the backward pass: one block of the tape's.
+ * Memory of the backward pass: one block of scratch.
  */
 #include <string.h>
 
@@ -170,25 +170,26 @@ static void find_used_inputs(const back_call *c, back_memory *m)
     }
 }
 
-fl_status fl_back_take_memory(back_call *c, fl_tape *tape)
+fl_status fl_back_take_memory(back_call *c)
 {
+    fl_workspace *scratch = c->room->scratch;
     const size_t real_size = c->stack->real_size, B = c->B, gate_rows = c->G * c->H;
     back_memory *m = &c->memory;
-    fl_arena arena = fl_arena_of(&tape->scratch);
+    fl_arena arena = fl_arena_of(scratch);
     place(&arena, c, m);
     if (arena.overflows)
         return FL_ERROR_SIZE;
-    if (!fl_workspace_fit(&tape->scratch, arena.used))
+    if (!fl_workspace_fit(scratch, arena.used))
         return FL_ERROR_MEMORY;
-    if (tape->scratch.memory != arena.memory || tape->scratch.bytes != arena.bytes) {
-        arena = fl_arena_of(&tape->scratch);
+    if (scratch->memory != arena.memory || scratch->bytes != arena.bytes) {
+        arena = fl_arena_of(scratch);
         place(&arena, c, m);
     }
     for (size_t b = 0; b < B; b++) m->rows[b] = b;
     if (c->lengths != NULL)
         fl_rank_rows(m->rows, m->ranked, B, 1, c->lengths);
     memset(m->zeros, 0, most_of(most_of(gate_rows, c->stack->shape.input_size), most_of(c->P, c->states)) * real_size);
-    fl_fill_recurrent_masks(c->stack, &tape->recording, B, m->masks);
+    fl_fill_recurrent_masks(c->stack, &c->tape->recording, B, m->masks);
     if (m->index_slot != NULL)
         find_used_inputs(c, m);
     return FL_OK;

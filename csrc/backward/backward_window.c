@@ -117,7 +117,7 @@ static fl_forward_args window_call(const back_call *c, const fl_recording *recor
     return call;
 }
 
-fl_status fl_back_fill_window(back_call *c, fl_tape *tape, const stage *s)
+fl_status fl_back_fill_window(back_call *c, const stage *s)
 {
     back_window *w = &c->memory.window;
     const size_t top = c->D == 1 ? c->L - 1 : s->layer, first = c->D == 1 ? 0 : top;
@@ -142,5 +142,5 @@ fl_status fl_back_fill_window(back_call *c, fl_tape *tape, const stage *s)
                                 .h_outside = call.h0,
                                 .c_outside = call.c0};
     c->saved = saved;
-    return fl_forward_planned(c->stack, &call, FL_PASS_RECORD, &recording, &tape->workspace, c->interrupt.caller_state);
+    return fl_forward_planned(c->stack, &call, FL_PASS_RECORD, &recording, c->room->forward, c->interrupt.caller_state);
 }

@@ -13,18 +13,29 @@ typedef struct fl_index_gradient {
     char *rows[2]; /* (count, G*H) by direction, or null */
 } fl_index_gradient;
 
-struct fl_tape {
-    const fl_stack *stack; /* that recorded; null: nothing is recorded */
+/* A recorded pass: what it was asked for, and where that is which it keeps. */
+typedef struct fl_recorded {
     fl_record_args args;
     fl_recording recording;
-    size_t used; /* bytes of `kept` */
+    size_t used; /* bytes that it keeps */
+} fl_recorded;
+
+/* Bytes of the numbers that a pass keeps. */
+fl_status fl_recorded_size(const fl_stack *stack, const fl_record_args *args, size_t *bytes);
+/* These numbers in `reserve`, of at least that many bytes; and what follows from the arguments, in
+ * `small`, which is made to fit, so that nothing in a reserve says where anything is. */
+fl_status fl_recorded_in(fl_recorded *pass, const fl_stack *stack, const fl_record_args *args, void *reserve,
+                         size_t bytes, fl_workspace *small);
+/* Both in one workspace, which is made to fit. */
+fl_status fl_recorded_take(fl_recorded *pass, const fl_stack *stack, const fl_record_args *args, fl_workspace *kept);
+
+struct fl_tape {
+    const fl_stack *stack; /* that recorded; null: nothing is recorded */
+    fl_recorded pass;
     fl_workspace kept;
     fl_workspace workspace; /* of the forward driver */
     fl_workspace scratch;   /* of the backward pass, which leaves there for fl_tape_index_gradient: */
     fl_index_gradient index_gradient;
 };
-
-/* Memory for what a pass keeps, and tape->recording for the driver. */
-fl_status fl_tape_prepare(fl_tape *tape, const fl_stack *stack, const fl_record_args *args);
 
 #endif

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .layers.gru import GRU, GRUCell
     from .layers.lstm import LSTM, LSTMCell
     from .layers.minimal import MGU, MinGRU, MinLSTM
+    from .layers.packed import Packed, pack
     from .layers.rnn import RNN, IndRNN, RNNCell
     from .layers.slstm import SLSTM
     from .saving import Model, load, save
@@ -47,6 +48,7 @@ __all__ = [
     "MinGRU",
     "MinLSTM",
     "Model",
+    "Packed",
     "RNNCell",
     "convert",
     "from_gates",
@@ -59,6 +61,7 @@ __all__ = [
     "onnx_lstm",
     "onnx_rnn",
     "optim",
+    "pack",
     "reference",
     "save",
     "schedules",
@@ -83,6 +86,7 @@ _HOMES = {
     ".layers.gru": ("GRU", "GRUCell"),
     ".layers.lstm": ("LSTM", "LSTMCell"),
     ".layers.minimal": ("MGU", "MinGRU", "MinLSTM"),
+    ".layers.packed": ("Packed", "pack"),
     ".layers.rnn": ("RNN", "IndRNN", "RNNCell"),
     ".layers.slstm": ("SLSTM",),
     ".saving": ("Model", "load", "save"),

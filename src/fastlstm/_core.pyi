@@ -94,6 +94,7 @@ class Record:
         scratch: NDArray[Any],
         bptt: int,
         num_threads: int,
+        is_apart: bool = False,
     ) -> tuple[NDArray[Any], NDArray[Any] | None]: ...
 
 @disjoint_base
@@ -139,7 +140,28 @@ class Recurrent(Layer):
         training: bool = True,
         save: str | int = "all",
         bptt: int | None = None,
+        reserve: Any = None,
+        out: NDArray[Any] | None = None,
+        copy: bool = True,
+        seed: int | None = None,
     ) -> Tape: ...
+    def tape(
+        self,
+        x: Any,
+        state: Any = None,
+        *,
+        y: NDArray[Any],
+        reserve: Any,
+        lengths: ArrayLike | None = None,
+        reset: Any = None,
+        training: bool = True,
+        save: str | int = "all",
+        bptt: int | None = None,
+        seed: int | None = None,
+    ) -> Tape: ...
+    def reserve_size(
+        self, T: int, B: int = 1, *, lengths: ArrayLike | None = None, save: str | int = "all"
+    ) -> int: ...
 
 @disjoint_base
 class Tape:
@@ -149,7 +171,13 @@ class Tape:
     nbytes: int  # read-only
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     def backward(
-        self, dy: Any = None, dstate: Any = None, dcells: Any = None
+        self,
+        dy: Any = None,
+        dstate: Any = None,
+        dcells: Any = None,
+        *,
+        grads: NDArray[Any] | None = None,
+        keep: bool = False,
     ) -> tuple[NDArray[Any] | None, Any]: ...
 
 class Step(Layer):
@@ -315,6 +343,8 @@ def optimiser_step(
     checks: bool,
 ) -> int: ...
 def clip_gradients(grads: list[NDArray[Any]], limit: float) -> float: ...
+def memory_equals(flat: NDArray[Any], addresses: Sequence[int], sizes: Sequence[int]) -> bool: ...
+def gathered_memory(addresses: Sequence[int], sizes: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]: ...
 def cell_facts(options: dict[str, Any], hidden_size: int) -> tuple[str, str, int]: ...
 def parameter_facts(
     options: dict[str, Any], input_size: int, hidden_size: int

@@ -344,9 +344,7 @@ class SGD(_Optimizer):
         if bool(checked) == bool(self._momentum):
             self._momentum = checked
             return
-        moments = [
-            {"momentum": _zeros_like(layer.flat_params)} if checked else {} for layer in self._layers
-        ]
+        moments = [{"momentum": _zeros_like(layer.flat_params)} if checked else {} for layer in self._layers]
         _core.assign_all([(self, "_momentum", checked), (self, "_buffers", moments)])
 
     @property

@@ -53,6 +53,7 @@ static void run_mode(const mode *how)
         test_dense_layers();
         test_bits();
         test_training();
+        test_reserve();
         test_ragged();
         test_errors();
         test_facts();
@@ -67,6 +68,7 @@ static void run_mode(const mode *how)
         test_training_schedules();
         test_ragged_schedules();
         test_threads();
+        test_reserve_threads();
     }
     if (how->interruptions) {
         test_interruptions();

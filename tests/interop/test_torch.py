@@ -10,14 +10,13 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 import fastlstm
 from fastlstm.reference import Config
 from tests.problems.comparing import TOLERANCE, assert_close, assert_same_bits, largest_errors
 from tests.problems.problem import arrays_of, make_problem, problem_of
 from tests.problems.running import called, constructor_arguments, expected_results, named, trained
-
-torch = pytest.importorskip("torch")
 
 T, B, I, H = 4, 3, 5, 7
 TWINS = {

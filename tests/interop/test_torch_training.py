@@ -7,12 +7,11 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 import fastlstm
 from fastlstm.losses import softmax_cross_entropy
 from tests.training.test_schedules import CASES, MEASURES, PLATEAUS, STEPS, STORED, STORED_PLATEAUS
-
-torch = pytest.importorskip("torch")
 
 
 def an_sgd():

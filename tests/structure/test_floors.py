@@ -32,7 +32,7 @@ PYTHON_FLOORS = (
     ("model",),
     ("passes",),
     ("layers",),
-    ("interop",),
+    ("interop", "torch"),
     ("convert",),
     ("files",),
     ("",),

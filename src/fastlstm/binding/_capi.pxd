@@ -126,6 +126,7 @@ cdef extern from "fastlstm.h" nogil:
     fl_status fl_tape_create(fl_tape **tape)
     void fl_tape_destroy(fl_tape *tape)
     size_t fl_tape_bytes(const fl_tape *tape)
+    const void *fl_tape_reserve(const fl_tape *tape)
 
     const size_t FL_SAVE_ALL
     const size_t FL_SAVE_STATES
@@ -141,6 +142,9 @@ cdef extern from "fastlstm.h" nogil:
         size_t first_cell
 
     fl_status fl_stack_record(const fl_stack *stack, const fl_record_args *args, fl_tape *tape)
+
+    fl_status fl_reserve_size(const fl_stack *stack, const fl_record_args *args, size_t *bytes)
+    fl_status fl_forward(const fl_stack *stack, const fl_record_args *args, void *reserve, size_t bytes)
 
     ctypedef struct fl_gradients:
         pass
@@ -170,6 +174,8 @@ cdef extern from "fastlstm.h" nogil:
         void *interrupt_context
 
     fl_status fl_stack_backward(const fl_stack *stack, fl_tape *tape, const fl_backward_args *args)
+    fl_status fl_backward(const fl_stack *stack, const fl_record_args *args, const void *reserve, size_t bytes,
+                          const fl_backward_args *back)
 
     fl_status fl_tape_index_gradient(const fl_tape *tape, size_t direction, fl_columns *columns)
 

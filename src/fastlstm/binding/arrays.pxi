@@ -419,3 +419,35 @@ cdef int check_apart_from_read(object out, str name, value, ndarray read, str va
     if value is not read:
         check_apart_from(out, name, value, value_name)
     return check_apart(out, name, read, value_name)
+
+
+# ---- Parameters that another library keeps ---------------------------------------------------------------------
+
+def memory_equals(ndarray flat not None, addresses, sizes):
+    """Whether a flat array has the bytes that stand at each address, so many elements, one after the other.
+
+    Whoever gives addresses keeps what stands there, and its sizes are right.
+    """
+    cdef const char *own = <const char *>PyArray_DATA(flat)
+    cdef size_t left = <size_t>PyArray_SIZE(flat), real_size = <size_t>PyArray_ITEMSIZE(flat), size
+    for address, count in zip(addresses, sizes):
+        size = count
+        if size > left:
+            raise ValueError(f"sizes: expected a sum of {PyArray_SIZE(flat)}, got more")
+        if memcmp(own, <const void *><uintptr_t>address, size * real_size) != 0:
+            return False
+        own += size * real_size
+        left -= size
+    return left == 0
+
+
+def gathered_memory(addresses, sizes, dtype):
+    """A new flat array of what stands at each address, so many elements: see `memory_equals`."""
+    cdef ndarray flat = flat_array(sum(sizes), np.dtype(dtype), False)
+    cdef char *own = <char *>PyArray_DATA(flat)
+    cdef size_t real_size = <size_t>PyArray_ITEMSIZE(flat), size
+    for address, count in zip(addresses, sizes):
+        size = count
+        memcpy(own, <const void *><uintptr_t>address, size * real_size)
+        own += size * real_size
+    return flat

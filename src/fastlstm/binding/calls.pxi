@@ -72,6 +72,7 @@ cdef str ZERO = "zero"
 cdef struct direct_call:
     input_view x
     fl_record_args args  # of a pass that is not recorded, `call` alone
+    bint has_run         # y is there already, and is read
 
 
 cdef tuple fill_direct(Recurrent layer, Weights weights, x, state, lengths, out, bint is_kept, direct_call *call):
@@ -117,6 +118,8 @@ cdef tuple fill_direct(Recurrent layer, Weights weights, x, state, lengths, out,
     y_dims[1 + batched] = <npy_intp>(weights.shape.num_directions * weights.width)
     if out is None:
         y = <ndarray>PyArray_EMPTY(2 + batched, y_dims, weights.typenum, 0)
+    elif call.has_run:
+        y = read_operand(out, "y", weights.typenum, 2 + batched, y_dims)
     else:
         check_out(out, "out", weights.typenum, 2 + batched, y_dims)
         check_apart_from_read(out, "out", x, x_read, "x")
@@ -208,6 +211,7 @@ cdef class Recurrent(Layer):
     cdef tuple call_direct(self, x, state, lengths, out):
         cdef Weights weights = self.ready()
         cdef direct_call call
+        call.has_run = False
         cdef tuple arrays = fill_direct(self, weights, x, state, lengths, out, False, &call)
         cdef fl_status status = run_forward(weights.packed_stack(), &call.args.call,
                                             weights.work(call.x.T, call.x.B) > TINY_WORK)
@@ -216,7 +220,7 @@ cdef class Recurrent(Layer):
         return arrays[4], final_state(weights, arrays[5], arrays[6])
 
     def forward(self, x, state=None, *, lengths=None, mask=None, reset=None, offsets=None, pad="zero",
-                return_cells=False, training=True, save="all", bptt=None):
+                return_cells=False, training=True, save="all", bptt=None, reserve=None, out=None, copy=True, seed=None):
         """Call the layer and keep what the backward pass needs.
 
         The output has the same bits as that of a call.  Letters of shapes as for the layer.
@@ -235,6 +239,19 @@ cdef class Recurrent(Layer):
             every k-th step (about 8 H / k), from which the rest is.  Gradients have the same bits.
         bptt : int, optional
             k: the gradient of the state does not pass between steps n*k - 1 and n*k, n = 1, 2, ...
+        reserve : writeable buffer, optional
+            Memory for what is kept, aligned to 8 bytes, of `reserve_size` bytes at least: it is the caller's, who may
+            move what is in it, and find the pass again with `tape`.
+        out : ndarray, shaped as `y`, optional
+            Receives y, as in a call.  It must stay as it is until the last backward pass is done.
+        copy : bool
+            Whether arguments are copied and `y` is read-only; else both are the caller's, and must stay as they are
+            until the last backward pass is done.
+        seed : int, optional
+            From 0 to 2**63 - 1: what masks are drawn from, instead of a draw of `rng`.
+
+        `reserve` and `out` are for one array x without `mask`, `offsets`, `pad` and `return_cells`, and a layer that
+        runs forward or in both directions without merged directions, sums or sizes of its own for each layer.
 
         Returns
         -------
@@ -248,27 +265,115 @@ cdef class Recurrent(Layer):
         MemoryError
             What is to be kept does not fit into memory.
         """
+        return self.record(x, state, (lengths, mask, reset, offsets), (pad, return_cells), (training, save, bptt),
+                           (reserve, out, copy, seed), False)
+
+    def tape(self, x, state=None, *, y, reserve, lengths=None, reset=None, training=True, save="all", bptt=None,
+             seed=None):
+        """Find a pass again that `forward` has run with a `reserve`, in this process or on the same kind of machine.
+
+        Parameters
+        ----------
+        x, state, lengths, reset, training, save, bptt, seed
+            As they were; arrays may have moved, and stay as they are until the last backward pass is done.  A pass that
+            drew masks must have been given its seed.
+        y : ndarray
+            The output of that pass.
+        reserve : buffer
+            What it has left, with the parameters that are in force now.  Another content gives other gradients.
+
+        Returns
+        -------
+        Tape
+            Without final states.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument does not fit; the message names it, what was expected and what came.
+        """
+        return self.record(x, state, (lengths, None, reset, None), (ZERO, False), (training, save, bptt),
+                           (reserve, y, False, seed), True)
+
+    def reserve_size(self, size_t T, size_t B=1, *, lengths=None, save="all"):
+        """Bytes that ``forward(x, reserve=...)`` needs for x of so many steps and rows.
+
+        Parameters
+        ----------
+        T, B : int
+            Steps and rows.
+        lengths : array_like of int, (B,), optional
+            As of `forward`.
+        save : "all", "states" or int
+            As of `forward`.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            An argument does not fit.
+        """
+        cdef fl_record_args args
+        cdef ndarray lengths_read = None
+        cdef size_t bytes = 0
+        cdef Weights weights = self.ready()
+        if len(self._parts) != 1:
+            raise ValueError("reserve: expected a layer that is one stack, got one of several parts")
+        memset(&args, 0, sizeof(args))
+        args.call.T, args.call.B = T, B
+        args.save = read_save(save)
+        if lengths is not None:
+            lengths_read = read_lengths(lengths, T, B, True)
+            args.call.lengths = <const int64_t *>PyArray_DATA(lengths_read)
+        status = fl_reserve_size(weights.packed_stack(), &args, &bytes)
+        if status == FL_ERROR_LENGTH:
+            raise wrong_length(lengths, T)
+        check(status)
+        return bytes
+
+    cdef Tape record(self, x, state, tuple rows_given, tuple results_given, tuple training_given, tuple memory_given,
+                     bint has_run):
+        """`forward`; or `tape`, of a pass that has run."""
         cdef Tape tape
+        cdef bint is_direct
+        lengths, mask, reset, offsets = rows_given
+        pad, return_cells = results_given
+        training, save, bptt = training_given
+        reserve, out, copy, seed = memory_given
         cdef size_t save_steps = read_save(save), bptt_steps = 0 if bptt is None else as_count(bptt, "bptt")
         if not isinstance(training, (bool, np.bool_)):
             raise TypeError(f"training: expected a bool, got {type(training).__name__}")
+        if not isinstance(copy, (bool, np.bool_)):
+            raise TypeError(f"copy: expected a bool, got {type(copy).__name__}")
+        if seed is not None:
+            seed = read_seed(seed)
         self.ready()
         tape = Tape.__new__(Tape)
         tape._layer, tape._parts, tape._bptt = self, self._parts, bptt_steps
-        if (self._is_direct and mask is None and offsets is None and return_cells is False and pad is ZERO
-                and read_sequences(x, "x") is None):
-            self.record_direct(tape, x, state, lengths, reset, training, save_steps)
+        is_direct = (self._is_direct and mask is None and offsets is None and return_cells is False and pad is ZERO
+                     and read_sequences(x, "x") is None)
+        if is_direct:
+            self.record_direct(tape, x, state, lengths, reset, training, save_steps, memory_given, has_run)
             return tape
+        for name, value in (("reserve", reserve), ("out", out)):
+            if value is not None:
+                raise ValueError(f"{name}: expected None but of one array and one stack, got a value")
         given = {"x": x, "lengths": lengths, "mask": mask, "reset": reset, "offsets": offsets}
-        rows = self._record_rows(given, state, pad, return_cells, training, save_steps)
+        rows = self._record_rows(given, state, pad, return_cells, training, save_steps, seed)
         tape._rows = rows
         tape.y, tape.state, tape.cells, tape.nbytes = rows.y, rows.state, rows.cells, rows.nbytes
         return tape
 
-    cdef int record_direct(self, Tape tape, x, state, lengths, reset, bint training, size_t save) except -1:
+    cdef int record_direct(self, Tape tape, x, state, lengths, reset, bint training, size_t save, tuple memory,
+                           bint has_run) except -1:
         cdef Weights weights = <Weights>tape._parts[0]
         cdef direct_call call
-        cdef tuple arrays = fill_direct(self, weights, x, state, lengths, None, True, &call)
+        reserve, out, copy, seed = memory
+        call.has_run = has_run
+        cdef tuple arrays = fill_direct(self, weights, x, state, lengths, out, copy, &call)
         cdef fl_status status
         cdef ndarray y = <ndarray>arrays[4], flags = None
         cdef Record record
@@ -284,17 +389,22 @@ cdef class Recurrent(Layer):
             call.args.dropout = self._dropout
             call.args.dropout_tied = self._is_tied
             call.args.draws = weights.draws
-            call.args.seed = self.rng.integers(2**63)
+            if seed is None and has_run:
+                raise ValueError("seed: expected that of the pass, which drew masks, got None")
+            call.args.seed = self.rng.integers(2**63) if seed is None else seed
 
-        record = take_record(self)
+        record = take_record(self) if reserve is None else Record()
         record.pins = arrays, flags
-        status = record.run(weights, &call.args)
+        if reserve is None:
+            status = record.run(weights, &call.args)
+        else:
+            status = record.run_in(weights, &call.args, read_reserve(reserve, not has_run), has_run)
         if status != FL_OK:
             check_direct(status, self, weights, x, lengths, arrays, &call)
         tape._record = record
         tape.nbytes = record.nbytes
-        tape.y = frozen(y)
-        tape.state = final_state(weights, arrays[5], arrays[6])
+        tape.y = frozen(y) if out is None and copy else y
+        tape.state = None if has_run else final_state(weights, arrays[5], arrays[6])
         return 0
 
 

@@ -5,28 +5,72 @@
 # that no pointer can leave its array.
 
 
+@cython.final
+@cython.internal
+cdef class Reserve:
+    """Holds the memory of a reserve."""
+
+    cdef ndarray array
+
+
 # ---- Calls ---------------------------------------------------------------------------------------------------
 
-cdef fl_status run_record(const fl_stack *stack, fl_record_args *args, fl_tape *tape) noexcept:
-    """fl_stack_record without the GIL; FL_ERROR_INTERRUPTED comes with a Python exception set."""
+cdef fl_status run_record(const fl_stack *stack, fl_record_args *args, fl_tape *tape, void *reserve,
+                          size_t bytes) noexcept:
+    """A recorded pass without the GIL, in memory of the tape, or where that is null in a reserve.
+
+    FL_ERROR_INTERRUPTED comes with a Python exception set, here and below.
+    """
     cdef PyThreadState *thread
+    cdef fl_status status
     args.call.interrupt = check_signals
     args.call.interrupt_context = &thread
     thread = PyEval_SaveThread()
-    cdef fl_status status = fl_stack_record(stack, args, tape)
+    if tape != NULL:
+        status = fl_stack_record(stack, args, tape)
+    else:
+        status = fl_forward(stack, args, reserve, bytes)
     PyEval_RestoreThread(thread)
     return status
 
 
 cdef fl_status run_backward(const fl_stack *stack, fl_tape *tape, fl_backward_args *args) noexcept:
-    """fl_stack_backward without the GIL; FL_ERROR_INTERRUPTED comes with a Python exception set."""
+    """fl_stack_backward without the GIL."""
     cdef PyThreadState *thread
+    cdef fl_status status
     args.interrupt = check_signals
     args.interrupt_context = &thread
     thread = PyEval_SaveThread()
-    cdef fl_status status = fl_stack_backward(stack, tape, args)
+    status = fl_stack_backward(stack, tape, args)
     PyEval_RestoreThread(thread)
     return status
+
+
+cdef fl_status run_backward_apart(const fl_stack *stack, const fl_record_args *recorded, const void *reserve,
+                                  size_t bytes, fl_backward_args *args) noexcept:
+    """fl_backward without the GIL."""
+    cdef PyThreadState *thread
+    cdef fl_status status
+    args.interrupt = check_signals
+    args.interrupt_context = &thread
+    thread = PyEval_SaveThread()
+    status = fl_backward(stack, recorded, reserve, bytes, args)
+    PyEval_RestoreThread(thread)
+    return status
+
+
+cdef Reserve read_reserve(object reserve, bint writes):
+    """The bytes of a caller, which stay where they are as long as the result lives."""
+    cdef Reserve result = Reserve.__new__(Reserve)
+    try:
+        result.array = np.frombuffer(reserve, np.uint8)
+    except (TypeError, ValueError, BufferError) as error:
+        raise type(error)(f"reserve: expected a contiguous buffer, got {type(reserve).__name__}: {error}") from None
+    if writes and not PyArray_ISWRITEABLE(result.array):
+        raise ValueError("reserve: expected a writeable buffer, got a read-only one")
+    if <uintptr_t>PyArray_DATA(result.array) % 8 != 0:
+        raise ValueError("reserve: expected a buffer aligned to 8 bytes, got a misaligned one")
+    return result
 
 
 # ---- Where rows lie ------------------------------------------------------------------------------------------
@@ -379,6 +423,8 @@ cdef class Record:
     cdef object pins
     cdef Record next_spare
     cdef bint is_index  # whether the input was
+    cdef fl_record_args args   # of the pass; what they point at is among the pins
+    cdef Reserve reserve  # of the caller; None: the tape's
     cdef readonly size_t nbytes
 
     def __cinit__(self):
@@ -392,33 +438,65 @@ cdef class Record:
         self.weights = None
         self.call = None
         self.pins = None
+        self.reserve = None
         return 0
 
     cdef fl_status run(self, Weights weights, fl_record_args *args) except *:
-        cdef fl_status status = run_record(weights.packed_stack(), args, self.tape)
+        cdef fl_status status = run_record(weights.packed_stack(), args, self.tape, NULL, 0)
         if status == FL_OK:
             self.nbytes = fl_tape_bytes(self.tape)
-            self.weights = weights
-            self.is_index = args.call.x_index != NULL
+            self.know(weights, args)
         return status
 
-    cdef int run_back(self, fl_backward_args *args, ndarray scratch) except -1:
-        """Gradients of the parameters go to `scratch`, which is laid out as they are, but that of weights of an index
-        input stays here: `add_gradients`."""
+    cdef fl_status run_in(self, Weights weights, fl_record_args *args, Reserve reserve, bint has_run) except *:
+        """`run` in memory of the caller, where it may have been run before."""
+        cdef fl_status status
+        cdef size_t needed = 0, bytes = <size_t>PyArray_SIZE(reserve.array)
+        status = fl_reserve_size(weights.packed_stack(), args, &needed)
+        if status == FL_OK and needed > bytes:
+            raise ValueError(f"reserve: expected at least {needed} bytes, got {bytes}")
+        if status == FL_OK and not has_run:
+            status = run_record(weights.packed_stack(), args, NULL, PyArray_DATA(reserve.array), bytes)
+        if status == FL_OK:
+            self.nbytes = needed
+            self.reserve = reserve
+            self.know(weights, args)
+        return status
+
+    cdef void know(self, Weights weights, fl_record_args *args) noexcept:
+        self.weights = weights
+        self.is_index = args.call.x_index != NULL
+        self.args = args[0]
+        self.args.call.interrupt = NULL
+        self.args.call.interrupt_context = NULL
+
+    cdef int run_back(self, fl_backward_args *args, ndarray scratch, bint is_apart) except -1:
+        """Gradients of the parameters go to `scratch`, which is laid out as they are.
+
+        If `is_apart`, no memory is used that belongs to the tape, so that several threads may come here at once; else
+        the gradient of weights of an index input stays there: `add_gradients`.
+        """
         cdef Weights weights = self.weights
         cdef fl_status status
+        cdef fl_stack *stack = weights.packed_stack()
         first = <fl_weights *>PyMem_Malloc(weights.rows() * (sizeof(fl_weights) + sizeof(fl_gradients)))
         if first == NULL:
             raise MemoryError
         point_at_parameters(weights, scratch, first, args)
-        args.keeps_index_gradient = True
-        status = run_backward(weights.packed_stack(), self.tape, args)
+        args.keeps_index_gradient = not is_apart
+        if not is_apart:
+            status = run_backward(stack, self.tape, args)
+        elif self.reserve is not None:
+            status = run_backward_apart(stack, &self.args, PyArray_DATA(self.reserve.array),
+                                        <size_t>PyArray_SIZE(self.reserve.array), args)
+        else:
+            status = run_backward_apart(stack, &self.args, fl_tape_reserve(self.tape), fl_tape_bytes(self.tape), args)
         PyMem_Free(first)
         check(status)
         return 0
 
     def backward(self, dy, dcells, tuple dstate not None, Frame dx_frame, dx, ndarray scratch not None, size_t bptt,
-                 size_t num_threads):
+                 size_t num_threads, bint is_apart=False):
         """The backward pass: writes `dx` unless that is None, and the gradients of the parameters to `scratch`.
 
         `dstate` is ``(dh_n, dbeside_n)``; those of the initial state are returned.  `dx_frame` says how dx lies.
@@ -455,7 +533,7 @@ cdef class Record:
         args.bptt = bptt
         args.num_threads = num_threads
         flat_buffer(scratch, "scratch", weights.typenum, PyArray_SIZE(weights.flat), True)
-        self.run_back(&args, scratch)
+        self.run_back(&args, scratch, is_apart)
         return dh_0, dc_0
 
 
@@ -463,7 +541,7 @@ cdef class Record:
 cpdef int add_gradients(Recurrent layer, ndarray scratch, Record first) except -1:
     """Add gradients of all parameters to those of the layer, which keeps `scratch` for a next pass.
 
-    `first` is the pass of the first stack: it has the gradients of weights of an index input.
+    `first` is the pass of the first stack, where it has the gradients of weights of an index input; else None.
     """
     cdef Weights weights = layer.ready()
     cdef fl_dtype dtype = weights.shape.dtype
@@ -472,9 +550,9 @@ cpdef int add_gradients(Recurrent layer, ndarray scratch, Record first) except -
     cdef ndarray flat
     cdef char *source = <char *>PyArray_DATA(scratch)
     cdef char *sums
-    cdef Words words = words_of(layer) if first.is_index else None
+    cdef Words words = words_of(layer) if first is not None and first.is_index else None
     cdef fl_columns columns
-    cdef fl_tape *tape = first.tape
+    cdef fl_tape *tape = first.tape if first is not None else NULL
     cdef bint is_beside
     with layer._adding:  # without the GIL, two threads could add at once
         is_beside = words is not None and words.add_tape(tape)

@@ -12,13 +12,19 @@ cdef size_t read_save(object save) except? 12345:
     return as_count(save, "save")
 
 
+cdef uint64_t read_seed(object seed) except? 12345:
+    if not (0 <= PyNumber_Index(seed) < 2**63):
+        raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, got {seed}")
+    return seed
+
+
 cdef class Tape:
-    """What ``forward`` of a layer keeps for its one backward pass.
+    """What ``forward`` of a layer keeps for its backward pass.
 
     Attributes
     ----------
     y : ndarray, (T, B, D*P), (B, T, D*P) or (T, D*P), or list of ndarray
-        Output of the layer, read-only because the backward pass reads it again.
+        Output of the layer, read-only because the backward pass reads it again, unless it was asked for otherwise.
     state : ndarray or tuple of ndarray
         Final states, as those of a call.
     cells : ndarray, list of ndarray or None
@@ -35,6 +41,7 @@ cdef class Tape:
     cdef object _dx_shape
     cdef size_t _bptt
     cdef bint _batched, _is_used, _is_busy
+    cdef size_t _readers  # backward passes under way that keep the tape
     cdef readonly object y, state, cells
     cdef readonly size_t nbytes
 
@@ -44,11 +51,11 @@ cdef class Tape:
     def __reduce__(self):
         raise TypeError("Tape: expected to be used in the process that made it; pickle the layer instead")
 
-    def backward(self, dy=None, dstate=None, dcells=None):
+    def backward(self, dy=None, dstate=None, dcells=None, *, grads=None, keep=False):
         """Backpropagation through the recorded pass; gradients of parameters are added to ``layer.grads``.
 
-        A tape serves once: the layer keeps its memory, for the next tape.  After an exception the gradients of the
-        layer are what they were, and the tape may be used again.
+        A tape serves once, unless it is kept: the layer keeps its memory, for the next tape.  After an exception the
+        gradients of the layer are what they were, and the tape may be used again.
 
         Parameters
         ----------
@@ -58,6 +65,12 @@ cdef class Tape:
             Gradients of the final states; None, also for a member, is zero.
         dcells : array_like, shaped as `cells`, optional
             Gradient of the cells, where they were asked for; None is zero.
+        grads : ndarray, shaped as ``layer.flat_params``, optional
+            Receives the gradients of the parameters, laid out as these: written, not added, whatever stands there.
+            ``layer.grads`` stay what they are, and the layer may have got other parameters since.  Writeable,
+            contiguous, of the layer's dtype; unspecified after an exception.
+        keep : bool
+            Whether the tape may be used again, also by several threads at once.
 
         Returns
         -------
@@ -69,32 +82,52 @@ cdef class Tape:
         Raises
         ------
         RuntimeError
-            The tape has been used, or the layer has got other parameters since.
+            The tape has been used, or is in use, or the layer has got other parameters since.
         TypeError, ValueError
             An argument does not fit; the message names it, what was expected and what came.
         """
+        cdef bint keeps, is_apart
+        cdef ndarray target = None
+        cdef Weights first
+        if not isinstance(keep, (bool, np.bool_)):
+            raise TypeError(f"keep: expected a bool, got {type(keep).__name__}")
+        keeps = keep
         if self._is_used:
-            raise RuntimeError("tape: expected one backward for each forward, got a second one")
-        if self._is_busy:
-            raise RuntimeError("tape: expected one call at a time, got one while another runs")
-        self._is_busy = True  # first of all: while arguments are read, other threads may run
+            raise RuntimeError("tape: expected one backward for each forward, got a second one (keep=True allows that)")
+        if self._is_busy or self._readers != 0 and not keeps:
+            raise RuntimeError("tape: expected one call at a time, got one while another runs (keep=True allows that)")
+        # First of all: while arguments are read, other threads may run.
+        if keeps:
+            self._readers += 1
+        else:
+            self._is_busy = True
         try:
-            if self._layer._parts is not self._parts:
+            if grads is not None:
+                first = <Weights>self._parts[0]
+                target = flat_buffer(grads, "grads", first.typenum, PyArray_SIZE(first.flat), True)
+            elif self._layer._parts is not self._parts:
                 raise RuntimeError("tape: expected the parameters of its forward, got others since: call forward "
                                    "again")
+            elif not hasattr(self._layer, "flat_grads"):
+                raise TypeError("grads: expected an array, as packed weights have no gradients, got None")
+            is_apart = keeps or target is not None or self._record is not None and self._record.reserve is not None
             if dcells is not None and self.cells is None:
                 raise ValueError("dcells: expected None without return_cells, got a gradient of cells")
             if PyArray_Check(self.y):
                 dy = None if dy is None else read_one(dy, "dy")
                 dcells = None if dcells is None else read_one(dcells, "dcells")
+            scratch = gradient_scratch(self._layer) if target is None else target
             if self._record is not None:
                 records = [self._record]
-                result, scratch = self.run_back(dy, dstate)
+                result = self.run_back(dy, dstate, scratch, is_apart)
             else:
                 records = self._rows.records
-                result, scratch = self._rows.backward(dy, dstate, dcells, self._bptt)
+                result = self._rows.backward(dy, dstate, dcells, self._bptt, scratch, bool(is_apart))
             # All that can fail is done: nothing is raised once gradients have changed.
-            add_gradients(self._layer, scratch, records[0])
+            if target is None:
+                add_gradients(self._layer, scratch, None if is_apart else records[0])
+            if keeps:
+                return result
             self._is_used = True
             # What was packed serves the weights that follow.
             self._record = self._rows = self._parts = None
@@ -102,16 +135,19 @@ cdef class Tape:
                 give_back(self._layer, record)
             return result
         finally:
-            self._is_busy = False
+            if keeps:
+                self._readers -= 1
+            else:
+                self._is_busy = False
 
-    cdef tuple run_back(self, dy, dstate):
-        """Of one stack, where x is one array: the results, and gradients of parameters to be added."""
+    cdef tuple run_back(self, dy, dstate, ndarray scratch, bint is_apart):
+        """Of one stack, where x is one array: the results; gradients of parameters go to `scratch`."""
         cdef Recurrent layer = self._layer
         cdef Record record = self._record
         cdef Weights weights = record.weights
         cdef fl_backward_args args
-        cdef ndarray dy_read, dh_n, dc_n, dx = None, dh_0, dc_0 = None, scratch, y = <ndarray>self.y
-        cdef int nd = PyArray_NDIM(self._h_n), axis, axis_t = self._batched and layer.batch_first
+        cdef ndarray dy_read, dh_n, dc_n, dx = None, dh_0, dc_0 = None, y = <ndarray>self.y
+        cdef int nd = PyArray_NDIM(self._h_n), axis, axis_t = self._batched and layer._batch_first
         cdef npy_intp itemsize = PyArray_ITEMSIZE(y)
         cdef npy_intp[3] dims
         memset(&args, 0, sizeof(args))
@@ -140,6 +176,5 @@ cdef class Tape:
             args.dx_stride_b = PyArray_STRIDES(dx)[1 - axis_t] // itemsize
         args.bptt = self._bptt
         args.num_threads = layer._num_threads
-        scratch = gradient_scratch(layer)
-        record.run_back(&args, scratch)
-        return (dx, final_state(weights, dh_0, dc_0)), scratch
+        record.run_back(&args, scratch, is_apart)
+        return dx, final_state(weights, dh_0, dc_0)

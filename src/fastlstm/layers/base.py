@@ -8,7 +8,6 @@ the stacks.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,14 +19,13 @@ from ..model.checks import checked_choice, checked_flag, checked_index, checked_
 from ..model.layouts import Layout
 from ..model.options import Option, choice
 from ..model.parameters import Parameters, ParameterSet, Values, warn
-from ..passes.batch import Batch, Order, read_batch
-from ..passes.parts import Pass, Plan, Recording
-from ..passes.streams import Origin, Stream
+from ..passes.batch import Order
+from ..passes.calls import Calls
+from ..passes.parts import Plan
+from ..passes.streams import Origin
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
-
-    from ..passes.parts import States
 
 __all__: list[str] = []
 
@@ -114,11 +112,10 @@ def _refused_residual(o: options.Settings) -> str | bool:
     return o["residual"] >= count and f"a layer from 0 to {count - 1}"
 
 
-class RecurrentLayer(Recurrent, _core.Recurrent):
+class RecurrentLayer(Recurrent, Calls):
     """A stack of recurrent layers over whole sequences; see `fastlstm.LSTM`."""
 
     _is_numbered = True
-    _plan: Plan
 
     hidden_size: Option[Any] = Option(options.checked_hidden_size)
     num_layers = Option(_core.count, 1, _refused_layer_count, is_shown=True)
@@ -220,107 +217,8 @@ class RecurrentLayer(Recurrent, _core.Recurrent):
         direct = settings["batch_first"], plan.dropout, plan.is_tied, is_direct
         return super()._further_attributes(settings, layout, given) | {"_plan": plan, "_direct": direct}
 
-    @property
-    def num_directions(self) -> int:
-        """D: 1, or 2 for a bidirectional layer."""
-        return self._layout.num_directions
-
-    @property
-    def _layout(self) -> Layout:
-        layout: Layout = self._parameter_set().layout
-        return layout
-
-    # ---- Calls whose rows lie anywhere, or of several stacks ----------------------------------------------
-
-    def _run_rows(self, given: dict[str, Any], state: Any, pad: Any, return_cells: Any, out: Any) -> Any:
-        """The call of _core; `given` are the arguments that say what rows there are, by name."""
-        plan = self._plan
-        batch = self._read_batch(plan.order, given, pad)
-        wants_cells = self._checked_cells(return_cells)
-        states = self._read_state(state, batch)
-        if out is not None:
-            if batch.splits is not None:
-                raise ValueError("out: expected None with a list of arrays, got a value")
-            shape = (*batch.shape, self._layout.output(self.num_layers - 1))
-            # What was made of an argument may be a view of memory that the argument only stands for.
-            read = [("x", batch.source), ("state", [array for pair in states for array in pair])]
-            _core.check_result(out, shape, self.dtype, [*given.items(), ("state", state), *read])
-        done = Pass(self, plan, batch)
-        with np.errstate(all="ignore"):
-            done.run(states, wants_cells, None if out is None else np.asarray(out))
-        y = done.y if out is None else out  # which may be of a subclass
-        return (y, done.state) if done.cells is None else (y, done.state, done.cells)
-
-    def _record_rows(
-        self, given: dict[str, Any], state: Any, pad: Any, return_cells: Any, training: bool, save: int
-    ) -> Pass:
-        """``forward`` of _core; `given` are the arguments that say what rows there are, by name."""
-        plan, parts = self._plan, self._packed
-        batch = self._read_batch(dataclasses.replace(plan.order, is_kept=True), given, pad)
-        wants_cells = self._checked_cells(return_cells)
-        states = [(_core.kept(h), _core.kept(beside)) for h, beside in self._read_state(state, batch)]
-        drops = plan.input_dropout > 0 or (plan.dropout > 0 and self.num_layers > 1)
-        draws = training and (parts[0].draws or drops)
-        seed = int(self.rng.integers(2**63)) if draws else 0
-        done = Pass(self, plan, batch, Recording(save, seed, draws))
-        with np.errstate(all="ignore"):
-            done.run(states, wants_cells)
-        return done
-
-    def _read_batch(self, order: Order, given: dict[str, Any], pad: Any) -> Batch:
-        batch = read_batch(self._packed[0], order, given, pad)
-        if pad == "hold" and self._plan.joins:
-            raise ValueError(
-                "pad: expected 'zero' with residual or merged directions, whose sums are no state, got 'hold'"
-            )
-        return batch
-
-    def _read_state(self, state: Any, batch: Batch) -> States:
-        plan = self._plan
-        return _core.read_states(
-            self._packed, state, "state", batch.B, batch.is_batched, plan.is_listed, False
-        )
-
-    def _checked_cells(self, return_cells: Any) -> bool:
-        wanted = checked_flag(return_cells, "return_cells")
-        if wanted and "c" not in self._layout.states:
-            raise ValueError(f"return_cells: expected False, as {type(self).__name__} has no c, got True")
-        return wanted
-
-    # ---- Streams ------------------------------------------------------------------------------------------
-
-    def stream(self, batch_size: int = 1, *, num_threads: int | None = 1) -> Stream:
-        """Return a stream: the layer with a kept state, fed step by step or block by block.
-
-        It keeps the parameters that the layer has now, also when others are loaded later.
-
-        Parameters
-        ----------
-        batch_size : int
-            B, sequences that run side by side.
-        num_threads : int or None
-            Most threads of a call of the stream.  More than one pay for large layers and batches, with the
-            same bits; with one, no call allocates, locks or waits, so that a real-time thread may make it.
-            None: as many as other calls may have (`get_num_threads`).
-
-        Returns
-        -------
-        Stream
-            With state zero.
-
-        Raises
-        ------
-        TypeError, ValueError
-            `batch_size` or `num_threads` is not an integer of at least 1, or the layer runs from the end of a
-            sequence.
-        """
-        if self.reverse:
-            raise ValueError("stream: expected a layer that runs forward in time, got one with reverse=True")
-        plan = self._plan
-        stream = Stream(self._packed, batch_size, num_threads, self.batch_first, plan.is_listed, plan.joins)
-        stream._origin = Origin(type(self), self._config() | {"num_threads": None})
-        stream._plan = plan
-        return stream
+    def _origin(self) -> Origin:
+        return Origin(type(self), self._config() | {"num_threads": None})
 
 
 class RecurrentCell(Recurrent, _core.Step):

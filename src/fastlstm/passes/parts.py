@@ -77,6 +77,15 @@ class Recording:
     draws: bool  # dropout and the cells' own masks
 
 
+@dataclasses.dataclass(frozen=True)
+class _Back:
+    """What a backward pass is asked for."""
+
+    bptt: int
+    grads: Array  # receives the gradients of the parameters
+    is_apart: bool  # no memory of the tape is used
+
+
 class Pass:
     """A forward pass of a layer over a batch, and its backward pass where it is recorded.
 
@@ -222,12 +231,17 @@ class Pass:
 
     # ---- Backward -----------------------------------------------------------------------------------------
 
-    def backward(self, dy: Any, dstate: Any, dcells: Any, bptt: int) -> tuple[tuple[Any, Any], Array]:
-        """Return gradients of x and of the given state, and of the parameters, which are to be added."""
-        with np.errstate(all="ignore"):
-            return self._backward(dy, dstate, dcells, bptt)
+    def backward(
+        self, dy: Any, dstate: Any, dcells: Any, bptt: int, grads: Array, is_apart: bool
+    ) -> tuple[Any, Any]:
+        """Return gradients of x and of the given state; those of the parameters are written to `grads`.
 
-    def _backward(self, dy: Any, dstate: Any, dcells: Any, bptt: int) -> tuple[tuple[Any, Any], Array]:
+        If `is_apart`, several threads may come here at once.
+        """
+        with np.errstate(all="ignore"):
+            return self._backward(dy, dstate, dcells, _Back(bptt, grads, is_apart))
+
+    def _backward(self, dy: Any, dstate: Any, dcells: Any, back: _Back) -> tuple[Any, Any]:
         layer, plan, batch, parts = self._layer, self._plan, self._batch, self._parts
         D = plan.num_directions
         if dy is not None:
@@ -241,12 +255,11 @@ class Pass:
                 dy, dgiven = batch.take_back(dy, D)
             if dcells is not None:
                 dcells, dgiven_cells = batch.take_back(dcells, D)
-        scratch = _core.gradient_scratch(layer)
         dinitial: list[tuple[Array, Array | None]] = []
         dx: Array | None = None
         for index in reversed(range(len(parts))):
             own_dcells = dcells if index == len(parts) - 1 else None
-            dx, dinitial_of_part = self._back_through(index, dy, own_dcells, dstates[index], bptt, scratch)
+            dx, dinitial_of_part = self._back_through(index, dy, own_dcells, dstates[index], back)
             dinitial.insert(0, dinitial_of_part)
             dy = dx
         if dgiven is not None:
@@ -255,7 +268,7 @@ class Pass:
         if dgiven_cells is not None and last is not None:
             last[-D:, :, : parts[-1].hidden_size] += dgiven_cells
         state = _core.states_as_given(parts, dinitial, batch.is_batched, plan.is_listed)
-        return (None if dx is None else batch.as_given(dx), state), scratch
+        return None if dx is None else batch.as_given(dx), state
 
     def _back_through(
         self,
@@ -263,8 +276,7 @@ class Pass:
         dy: Array | None,
         dcells: Array | None,
         dstate: tuple[Array | None, Array | None],
-        bptt: int,
-        scratch: Array,
+        back: _Back,
     ) -> tuple[Array | None, tuple[Array, Array | None]]:
         """Gradients of the input of a part, which is the output of the one below, and of its given state."""
         plan, batch, part = self._plan, self._batch, self._parts[index]
@@ -279,7 +291,9 @@ class Pass:
         dpart = None if dy is None else plan.merged_back(dy)
         frame = batch.inner if direct is None else direct
         threads = self._layer.num_threads or 0
-        dinitial = self.records[index].backward(dpart, dcells, dstate, frame, dx, scratch, bptt, threads)
+        dinitial = self.records[index].backward(
+            dpart, dcells, dstate, frame, dx, back.grads, back.bptt, threads, back.is_apart
+        )
         if dx is not None and plan.is_residual(index) and dy is not None:
             dx = dx + dy
         if dx is not None and index > 0:

@@ -70,6 +70,13 @@ static void check_without_memory(size_t number, size_t threads)
                  EXPECT(fl_tape_bytes(tape) == 0 && fl_stack_backward(p.stack, tape, &args) == FL_ERROR_ARGUMENT,
                         "%zu bytes of nothing", fl_tape_bytes(tape)));
     UNTIL_MEMORY(fl_stack_backward(p.stack, tape, &args), (void)0);
+    size_t bytes = 0;
+    EXPECT_STATUS(fl_reserve_size(p.stack, &recorded, &bytes), FL_OK);
+    guard_arena memory = {0};
+    char *reserve = guard_new(&memory, bytes, 1);
+    UNTIL_MEMORY(fl_forward(p.stack, &recorded, reserve, bytes), (void)0);
+    UNTIL_MEMORY(fl_backward(p.stack, &recorded, reserve, bytes, &args), (void)0);
+    guard_release(&memory);
     EXPECT(arenas_equal(&expected.outputs, &r.outputs), "%s: wrong results", problem_text(&p));
     EXPECT(gradients_equal(&p, &right, &p, &g), "%s: wrong gradients", problem_text(&p));
     fl_tape_destroy(tape);
