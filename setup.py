@@ -116,8 +116,8 @@ class BuildExt(build_ext):
         if self.compiler.compiler_type not in ("unix", "mingw32"):
             kind = self.compiler.compiler_type
             raise CompileError(
-                f"fastlstm is built with GCC, Clang, MinGW or zig cc, got the compiler type {kind!r}: MSVC lacks the "
-                "vectors that the kernels are written with; try --compiler=mingw32"
+                f"fastlstm is built with GCC, Clang, MinGW or zig cc, got the compiler type {kind!r}: "
+                "MSVC lacks the vectors that the kernels are written with; try --compiler=mingw32"
             )
         for tool in ("compiler_so", "linker_so"):
             setattr(self.compiler, tool, without_loose_flags(getattr(self.compiler, tool)))

@@ -26,8 +26,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatabl
 # The reference's matrix products are too small for the threads of NumPy's BLAS, which would be in the way.
 threadpoolctl.threadpool_limits(1, user_api="blas")
 
-# Other programs are no requirement of the tests: what is asked of them, by file.  Without h5py and onnx their formats
-# cannot be read at all.
+# Other programs are no requirement of the tests: what is asked of them, by file.  Without h5py and onnx their
+# formats cannot be read at all.
 NEEDS = {
     "test_keras_files.py": ("h5py",),
     "test_keras_twins.py": ("h5py", "keras", "torch"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Files that a release wrote, which later ones must read.
 
-``python -m tests.objects.stored_files`` writes this version's, when a release is made, and never again: an archive
-with, for each kind of layer, its pickle, its state as ``fastlstm.save`` writes it, and what it computed.
+``python -m tests.objects.stored_files`` writes this version's, when a release is made, and never again: an
+archive with, for each kind of layer, its pickle, its state as ``fastlstm.save`` writes it, and its results.
 """
 
 from __future__ import annotations
