@@ -84,7 +84,7 @@ wheels: venv
 test-wheels: venv
 	$(BIN)/python tools/requirements.py wheels > $(VENV)/wheels.txt
 	$(BIN)/python -m pip install --quiet --requirement $(VENV)/wheels.txt
-	$(BIN)/python -m tools.wheels.test_wheels dist/wheels $(ARGS)
+	$(BIN)/python -m tools.wheels.run_wheels dist/wheels $(ARGS)
 
 # The C core as a static and a shared library, with its header and files for pkg-config and CMake.
 PREFIX ?= $(CURDIR)/build/libfastlstm

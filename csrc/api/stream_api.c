@@ -14,8 +14,9 @@ struct fl_stream {
     fl_workspace workspace;
 };
 
-/* Large enough for every T: memory of a unidirectional stack stops growing long before. */
-#define ANY_T ((size_t)1 << 24)
+/* Large enough for every T: memory of a unidirectional stack stops growing long before.  A 32-bit machine has no arrays of
+ * more steps. */
+#define ANY_T ((size_t)1 << (SIZE_MAX > UINT32_MAX ? 24 : 16))
 
 fl_status fl_stream_create(const fl_stack *stack, size_t B, size_t num_threads, fl_stream **stream_out)
 {

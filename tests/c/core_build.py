@@ -112,11 +112,11 @@ class Build:
             # In folders as the sources are, which may have the same name, and for kernel_isa.
             target = self.directory / source.relative_to(ROOT).with_suffix(".o")
             target.parent.mkdir(parents=True, exist_ok=True)
-            isa = kernel_isa(source) or "generic"
+            isa = kernel_isa(source)
             self.messages[source] = self.run(
                 *macros,
                 *self.renamed(source),
-                *shlex.split(ISA_FLAGS[isa]),
+                *shlex.split(ISA_FLAGS[isa] if isa is not None else ""),
                 f"-I{ROOT / 'csrc'}",
                 "-c",
                 str(source),

@@ -2,7 +2,7 @@
 """Files that a release wrote, which later ones must read.
 
 ``python -m tests.objects.stored_files`` writes this version's, when a release is made, and never again: an
-archive with, for each kind of layer, its pickle, its state as ``fastlstm.save`` writes it, and its results.
+archive with the pickle of each kind of layer, its state as ``fastlstm.save`` writes it, and what it computed.
 """
 
 from __future__ import annotations

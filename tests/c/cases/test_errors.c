@@ -19,16 +19,11 @@ static void create(void)
         {FL_F32, 3, 4, 1, 0, {0}}, {FL_F32, 3, 4, 1, 3, {0}}, {(fl_dtype)7, 3, 4, 1, 1, {0}},
     };
     static const fl_stack_shape too_large[] = {
-        {FL_F32, SIZE_MAX, 4, 1, 1, {0}},
-        {FL_F32, 3, SIZE_MAX, 1, 1, {0}},
-        {FL_F32, 3, 4, SIZE_MAX, 1, {0}},
-        {FL_F64, SIZE_MAX, SIZE_MAX, SIZE_MAX, 2, {0}},
-        {FL_F32, 3, HUGE_COUNT, 1, 1, {0}},
-        {FL_F32, 3, (size_t)1 << 31, 1, 1, {0}},
-        {FL_F64, (size_t)1 << 40, 1 << 20, 1, 1, {0}},
-        {FL_F32, HUGE_COUNT / 16, 1, 1, 1, {0}},
-        {FL_F32, 1, 1, HUGE_COUNT / 64, 2, {0}},
-        {FL_F64, 1, HUGE_COUNT / 63, 1, 1, {0}},
+        {FL_F32, SIZE_MAX, 4, 1, 1, {0}},         {FL_F32, 3, SIZE_MAX, 1, 1, {0}},
+        {FL_F32, 3, 4, SIZE_MAX, 1, {0}},         {FL_F64, SIZE_MAX, SIZE_MAX, SIZE_MAX, 2, {0}},
+        {FL_F32, 3, HUGE_COUNT, 1, 1, {0}},       {FL_F32, 3, (size_t)1 << 31, 1, 1, {0}},
+        {FL_F64, HUGE_COUNT, 1 << 20, 1, 1, {0}}, {FL_F32, HUGE_COUNT / 16, 1, 1, 1, {0}},
+        {FL_F32, 1, 1, HUGE_COUNT / 64, 2, {0}},  {FL_F64, 1, HUGE_COUNT / 63, 1, 1, {0}},
     };
     const fl_stack_shape right = {FL_F32, 3, 4, 1, 1, {0}};
     fl_stack *stack = NULL;
@@ -150,7 +145,7 @@ static void check_calls(size_t number, bool indexed)
     REFUSE(args.call.T = SIZE_MAX, FL_ERROR_SIZE);
     REFUSE(args.call.B = SIZE_MAX, FL_ERROR_SIZE);
     REFUSE(args.call.T = HUGE_COUNT, FL_ERROR_SIZE);
-    REFUSE((args.call.T = (size_t)1 << 40, args.call.B = (size_t)1 << 40), FL_ERROR_SIZE);
+    REFUSE((args.call.T = HUGE_COUNT, args.call.B = HUGE_COUNT), FL_ERROR_SIZE);
     REFUSE((args.call.T = 0, args.call.B = SIZE_MAX / 8), FL_ERROR_SIZE);
     for (size_t n = 0; n < 8; n++) {
         static const int64_t bad[] = {-1, 4, INT64_MIN, INT64_MAX};
@@ -330,7 +325,7 @@ static void backward(void)
 
 static void workspace(void)
 {
-    const size_t many = (size_t)1 << 60;
+    const size_t many = SIZE_MAX / 16 + 1;
     for (size_t D = 1; D <= 2; D++)
         for (size_t L = 1; L <= 3; L += 2) {
             const size_t sizes[6] = {0, 0, 4, 20, L, D};
