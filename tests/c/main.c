@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/pool.h"
 #include "fastlstm.h"
 #include "harness/harness.h"
 #include "tests.h"
@@ -100,6 +101,7 @@ int main(int count, char **arguments)
         return 2;
     }
     printf("active %s\n", fl_isa_active());
+    fl_pool_release(fl_pool_acquire(2)); /* some C libraries take memory for the handlers of fork, and keep it */
     run_test("instruction_set_is_active", instruction_set_is_active);
     run_mode(how);
     return finish_tests();
