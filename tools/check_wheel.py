@@ -132,7 +132,7 @@ def exports_and_needs(module: str) -> tuple[set[str], list[str]]:
         symbols = output(llvm("llvm-nm"), "--defined-only", "--extern-only", "--format=posix", module)
         needs = output(llvm("llvm-objdump"), "--macho", "--dylibs-used", module).splitlines()[1:]
         exports = {line.split()[0] for line in symbols.splitlines()} - {
-            "dyld_stub_binder",
+            "___dso_handle",
             "__mh_dylib_header",
         }
         return exports, [line.split()[0] for line in needs if module not in line]

@@ -10,6 +10,9 @@
 #include <stdint.h>
 #if defined(__SSE2__)
 #include <xmmintrin.h>
+#elif !defined(__aarch64__)
+#include <fenv.h>
+#include <string.h>
 #endif
 
 typedef enum fl_fp_mode {
@@ -37,6 +40,13 @@ static inline fl_fp_state fl_fp_enter_mode(fl_fp_mode mode)
         "msr fpcr, %0"
         :
         : "r"((uint64_t)(mode == FL_FP_FLUSH) << 24 | (uint64_t)(mode == FL_FP_TRUNCATE) * 3 << 22)); /* FZ, RMode */
+#elif defined(FE_TONEAREST) && defined(FE_TOWARDZERO)
+    /* What C knows of it: rounding and sticky flags, neither traps nor denormals. */
+    fexcept_t flags;
+    fegetexceptflag(&flags, FE_ALL_EXCEPT);
+    memcpy(&saved.status, &flags, sizeof flags);
+    saved.control = (uint64_t)fegetround();
+    fesetround(mode == FL_FP_TRUNCATE ? FE_TOWARDZERO : FE_TONEAREST);
 #else
     (void)mode;
 #endif
@@ -52,6 +62,11 @@ static inline void fl_fp_leave(fl_fp_state saved)
 #elif defined(__aarch64__)
     __asm__ volatile("msr fpcr, %0" : : "r"(saved.control));
     __asm__ volatile("msr fpsr, %0" : : "r"(saved.status));
+#elif defined(FE_TONEAREST) && defined(FE_TOWARDZERO)
+    fexcept_t flags;
+    memcpy(&flags, &saved.status, sizeof flags);
+    fesetexceptflag(&flags, FE_ALL_EXCEPT);
+    fesetround((int)saved.control);
 #else
     (void)saved;
 #endif
