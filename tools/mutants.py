@@ -185,10 +185,10 @@ MUTANTS = (
     ),
     _python(
         "tapes: keep the caller's array",
-        "return array if isinstance(owner, Frozen) else PyArray_NewCopy(array, NPY_CORDER)",
+        "return array if isinstance(owner, Frozen) else own_array(array)",
         "return array",
     ),
-    _python("editing: writes behind the block count", "self._replace(flat.copy())", "self._replace(flat)"),
+    _python("editing: writes behind the block count", "self._replace(_core.own_array(flat))", "self._replace(flat)"),
 )
 
 

@@ -46,7 +46,7 @@ cdef class Words:
         cdef size_t n
         self.typenum = NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64
         self.count = <size_t>len(tables)
-        self.lock = allocate_lock()
+        self.lock = new_lock()
         for n in range(self.count):
             self.begins[n], self.words, self.tables[n].width, self.tables[n].by_columns = tables[n]
             self.tables[n].words, self.tables[n].dtype = self.words, dtype_of(self.typenum)
@@ -162,7 +162,9 @@ cdef Words words_of(Recurrent layer):
     words = holder.get("_words")
     if words is None:
         width = weights.first[0].shape[0]
-        tables = [(direction * each, I, width, True) for direction in range(weights.shape.num_directions)]
+        tables = []
+        for direction in range(weights.shape.num_directions):
+            tables.append((direction * each, I, width, True))
         words = holder.setdefault("_words", Words(weights.dtype, tables))
     return <Words?>words
 
