@@ -118,6 +118,7 @@ class Build:
                 *self.renamed(source),
                 *shlex.split(ISA_FLAGS[isa] if isa is not None else ""),
                 f"-I{ROOT / 'csrc'}",
+                f"-I{ROOT / 'tests' / 'c'}",
                 "-c",
                 str(source),
                 "-o",

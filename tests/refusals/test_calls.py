@@ -241,8 +241,8 @@ def test_unknown_and_missing_arguments_are_type_errors(call, lstm):
     for arguments, keywords in (((), {}), ((X, None, [1]), {}), ((X,), {"length": [1, 2, 3]})):
         with pytest.raises(TypeError):
             call(*arguments, **keywords)
-    with pytest.raises(TypeError, match="out"):
-        lstm.forward(X, out=X)
+    with pytest.raises(TypeError, match="outs"):
+        lstm.forward(X, outs=X)
     with pytest.raises(TypeError):
         fastlstm.LSTM(3)
 

@@ -108,7 +108,7 @@ cdef class Tape:
             elif self._layer._parts is not self._parts:
                 raise RuntimeError("tape: expected the parameters of its forward, got others since: call forward "
                                    "again")
-            elif not hasattr(self._layer, "flat_grads"):
+            elif not hasattr(type(self._layer), "flat_grads"):
                 raise TypeError("grads: expected an array, as packed weights have no gradients, got None")
             is_apart = keeps or target is not None or self._record is not None and self._record.reserve is not None
             if dcells is not None and self.cells is None:

@@ -97,9 +97,11 @@ static void dense_against_loops(void)
 {
     for (size_t d = 0; d < DTYPES; d++) {
         for (size_t n = 1; n <= 70; n += harness_effort == EFFORT_FULL ? 1 : 9) {
-            check_layer(dtypes[d], random_size(0, 14), n, random_size(1, 70), 1);
-            check_layer(dtypes[d], random_size(0, 14), random_size(1, 70), n, 1);
-            check_layer(dtypes[d], n - 1, random_size(1, 20), random_size(1, 20), 1);
+            const size_t rows = random_size(0, 14), other = random_size(1, 70), few = random_size(1, 20);
+            check_layer(dtypes[d], rows, n, other, 1);
+            check_layer(dtypes[d], rows, other, n, 1);
+            const size_t fewer = random_size(1, 20);
+            check_layer(dtypes[d], n - 1, few, fewer, 1);
         }
         check_layer(dtypes[d], 0, 3, 5, 2);
         check_layer(dtypes[d], 150, 70, 90, 3);
