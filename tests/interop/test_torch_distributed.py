@@ -47,6 +47,7 @@ def trained_beside(rank, place, way):
             wrapped = fully_shard(model)
         steps(wrapped, data()[:, rank * B // 2 : (rank + 1) * B // 2])
         values = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
+        dist.barrier()  # nobody leaves while the other still listens
         return [value.detach().numpy().tolist() for value in values]
     finally:
         dist.destroy_process_group()

@@ -228,8 +228,8 @@ static void words_are_as_whole_passes(void)
 {
     for (size_t d = 0; d < DTYPES; d++)
         for (size_t repeat = 0; repeat < rounds(240); repeat++) {
-            const size_t words = random_size(1, repeat % 3 == 0 ? 2000 : 60), width = random_size(1, 70);
-            const fl_table table = {dtypes[d], words, width, repeat % 2 != 0};
+            const size_t all = random_size(1, repeat % 3 == 0 ? 2000 : 60), width = random_size(1, 70);
+            const fl_table table = {dtypes[d], all, width, repeat % 2 != 0};
             const size_t n = table.words * table.width, real_size = real_bytes(table.dtype);
             const fl_sgd_args args = {.lr = 0.3};
             guard_arena arena = {0};
