@@ -54,7 +54,7 @@ def trained_beside(rank, place, way):
         print(json.dumps([value.detach().numpy().tolist() for value in values]), flush=True)
     finally:
         dist.destroy_process_group()
-    os._exit(0)  # at the end of an interpreter, threads that FSDP has started abort in 1 of 10 runs (torch 2.13)
+    os._exit(0)  # threads that FSDP has started abort at an interpreter's end in 1 of 10 runs (torch 2.13)
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
