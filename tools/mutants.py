@@ -188,7 +188,11 @@ MUTANTS = (
         "return array if isinstance(owner, Frozen) else own_array(array)",
         "return array",
     ),
-    _python("editing: writes behind the block count", "self._replace(_core.own_array(flat))", "self._replace(flat)"),
+    _python(
+        "editing: writes behind the block count",
+        "self._replace(_core.own_array(flat))",
+        "self._replace(flat)",
+    ),
 )
 
 
