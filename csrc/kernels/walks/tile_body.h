@@ -231,6 +231,7 @@ FL_INLINE size_t next_tile_rows(size_t rest)
         DO(MAX_ROWS - 1)
 
 /* The same where they fetch more. */
+#if MAX_ROWS == 6
 #define TILE_OF_SEVERAL(DO, ROWS) \
     switch (ROWS) {               \
     case 3: DO(3); break;         \
@@ -238,6 +239,9 @@ FL_INLINE size_t next_tile_rows(size_t rest)
     case 5: DO(5); break;         \
     default: DO(6); break;        \
     }
+#else
+#define TILE_OF_SEVERAL(DO, ROWS) TILE_OF_MANY(DO, ROWS)
+#endif
 
 /* DO(NR, NB, NT) for block j of a layout: a full one, or the packed tail. */
 #define TILE_OF_BLOCK(DO, ROWS, LAYOUT, J) \

@@ -35,9 +35,6 @@ bool expect(bool condition, const char *text, const char *file, int line, const 
 #define EXPECT_STATUS(call, wanted) expect_status((int)(call), (int)(wanted), #call, __FILE__, __LINE__)
 bool expect_status(int got, int wanted, const char *text, const char *file, int line);
 
-/* A size whose square, and whose product with 2^20, fits no size. */
-#define HUGE_COUNT ((size_t)1 << (sizeof(size_t) > 4 ? 40 : 24))
-
 /* ---- Random numbers: the same on every machine; each test starts from the same seed ----------------------- */
 
 void random_seed(uint64_t seed);
