@@ -46,7 +46,7 @@ cdef class Words:
         cdef size_t n
         self.typenum = NPY_FLOAT32 if dtype == np.float32 else NPY_FLOAT64
         self.count = <size_t>len(tables)
-        self.lock = allocate_lock()
+        self.lock = new_lock()
         for n in range(self.count):
             self.begins[n], self.words, self.tables[n].width, self.tables[n].by_columns = tables[n]
             self.tables[n].words, self.tables[n].dtype = self.words, dtype_of(self.typenum)
