@@ -42,7 +42,7 @@ def test_streams_tapes_and_pieces_have_their_signatures():
     for call, names in ((stream.step, ["x", "out"]), (stream.process, ["x", "out"]), (stream.reset, None)):
         if names:
             assert list(inspect.signature(call).parameters) == names
-    assert list(inspect.signature(tape.backward).parameters) == ["dy", "dstate", "dcells"]
+    assert list(inspect.signature(tape.backward).parameters) == ["dy", "dstate", "dcells", "grads", "keep"]
     for name in kernels.__all__:
         assert "args" not in inspect.signature(getattr(kernels, name)).parameters
     defaults = inspect.signature(fastlstm.LSTM(3, 4).__call__).parameters
