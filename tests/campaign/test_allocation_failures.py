@@ -210,8 +210,6 @@ ENTRIES = {
     "cell_update": function(lambda: kernels.cell_update(np.ones((3, 80)), np.ones((3, 20)))),
     "onnx_gru": function(lambda: fastlstm.onnx_gru(X, np.ones((1, 6, I), "f4"), np.ones((1, 6, 2), "f4"))),
 }  # fmt: skip
-# Whose last step is one of NumPy's, which does not notice everywhere that there is no memory at all.
-BY_NUMPY = ("embedding, back",)
 # Where others than MemoryError come from Python's own modules.
 FILES = ("file", "pickle", "stream, pickle", "copy", "deepcopy")
 
@@ -301,8 +299,6 @@ def failures_of(names, and_all_later, most):
 def test_every_allocation_may_fail(part, and_all_later, allocation_counter):
     most = 10**6 if EFFORT > 1 else 25
     names = list(ENTRIES)[part :: len(PARTS)]
-    if and_all_later:
-        names = [name for name in names if name not in BY_NUMPY]
     own = {} if and_all_later else {"PYTHONMALLOC": "malloc"}
     counts, wrong = in_child(failures_of, names, and_all_later, most, LD_PRELOAD=allocation_counter, **own)
     print(counts)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from tests.problems.cells import CELLS, EVERY_OPTION
+from tests.problems.cells import CELLS, EVERY_OPTION, random_config
 from tests.problems.comparing import assert_right
 from tests.problems.problem import DTYPES, make_problem, problem_of
 from tests.problems.running import called
@@ -144,3 +144,39 @@ def test_each_gate_does_its_own_work(dtype):
             c = (f > 0) * 0.75 + (i > 0) * math.tanh(g)
             np.testing.assert_allclose(c_n, np.full_like(c_n, c), atol=1e-6, err_msg=f"{name} {i, f, g, o}")
             np.testing.assert_allclose(y, np.full_like(y, (o > 0) * math.tanh(c)), atol=1e-6)
+
+
+def test_numbers_that_leave_the_range_are_infinite():
+    """Gates without bounds: exponential growth is right as far as the dtype goes, and no number beyond it."""
+    growing = (("Affine", 1.0, 4.0), ("Tanh",))
+    problem = make_problem(90, 2, 3, 8, cell="GRU", activations=growing, scale=0.1)
+    problem.params["weight_hh_l0"][...] = 0  # else the gates grow as well, and soon nothing is finite
+    got = called(problem)
+    y = got["y0"]
+    assert np.isfinite(y[:40]).all()
+    assert not np.isfinite(y[-1]).any()
+    assert_right(problem, got, None)
+    for wrong in ((-1, 1.0), (-1, np.finfo(y.dtype).max), (0, np.nan), (40, np.inf)):
+        changed = y.copy()
+        changed[wrong[0]] = wrong[1]
+        with pytest.raises(AssertionError):
+            assert_right(problem, got | {"y0": changed}, None)
+
+
+def test_growth_magnifies_rounding_and_no_more_is_allowed():
+    """As much as a last place of the weights changes; a thousandth of the result is too much."""
+    growing = (("Elu", 0.6), ("ScaledTanh", 1.2, 0.7))
+    problem = problem_of(1000299, "GRU", "float32", activations=growing)
+    got = called(problem)
+    assert_right(problem, got, None)
+    with pytest.raises(AssertionError):
+        assert_right(problem, got | {"y0": got["y0"] * np.float32(1.001)}, None)
+
+
+def test_drawn_sizes_of_projections_fit_a_fixed_size():
+    """A projection drawn for a larger layer gives way, so that every problem is one that layers take."""
+    rng = np.random.default_rng(0)
+    for hidden_size in (1, 2, 3, (2, 5)):
+        for _ in range(40):
+            config = random_config(rng, 40, cell="LSTM", hidden_size=hidden_size)
+            assert config.proj_size < min(config.sizes)

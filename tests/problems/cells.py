@@ -263,6 +263,9 @@ def _without_conflicts(cell: str, drawn: dict[str, Any], fixed: dict[str, Any]) 
         if "num_layers" in fixed and "hidden_size" not in fixed:
             sizes = (sizes * options["num_layers"])[: options["num_layers"]]
         options |= {"hidden_size": sizes, "num_layers": len(sizes)}
+    if "proj_size" in options and "proj_size" not in fixed:  # drawn for another size than a fixed one
+        sizes = np.atleast_1d(options["hidden_size"])
+        options["proj_size"] = min(options["proj_size"], int(sizes.min()) - 1)
     if options["residual"] is not None and "residual" not in fixed:
         options["residual"] = min(options["residual"], options["num_layers"] - 1)
         if "input_size" not in fixed and len(set(Config(cell, 1, options["hidden_size"]).sizes)) == 1:

@@ -12,6 +12,7 @@ import pytest
 import fastlstm
 from tests.problems.cells import CELLS, EVERY_OPTION
 from tests.problems.comparing import (
+    CANCELLING,
     GRADIENT_TOLERANCE,
     assert_right,
     assert_same_bits,
@@ -260,3 +261,25 @@ def test_index_input_changes_gradients_of_its_own_columns_alone(options):
             assert not right[:, unused].any()
             grad, right = grad[:, used], right[:, used]
         np.testing.assert_allclose(grad, right, rtol=1e-12, atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("seed", "cell", "dtype", "largest"),
+    [
+        (1001475, "LSTM", "float64", 6),
+        (1004377, "LSTM", "float32", 6),
+        (1007648, "MGU", "float32", 6),
+        (1011539, "MGU", "float32", 40),
+    ],
+)
+def test_gradients_whose_terms_cancel(seed, cell, dtype, largest):
+    """More than the usual error is right where the specification rounds as much; a thousandth never is."""
+    problem = problem_of(seed, cell, dtype, largest=largest)
+    got = trained(problem)
+    assert_right(problem, got, True)
+    own_scale = [n for n, a in got.items() if n[0] == "d" and a.size > 1 and not n.startswith(CANCELLING)]
+    for name in own_scale:
+        if got[name].any():
+            changed = got[name] * got[name].dtype.type(1.001)
+            with pytest.raises(AssertionError):
+                assert_right(problem, got | {name: changed}, True)

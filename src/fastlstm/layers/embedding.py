@@ -275,7 +275,7 @@ class EmbeddingTape(NumpyTape):
             try:
                 self._is_used = True
                 grad[rows] = sums
-            except MemoryError:
+            except (MemoryError, SystemError):  # NumPy may find no memory for the exception itself
                 self.__dict__["_is_used"] = False  # without a call, which may find no memory
                 raise
 
