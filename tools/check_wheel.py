@@ -21,7 +21,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-# Kernels of three instruction sets and two dtypes are nine tenths of it; readers of files 70 kB, of PyTorch 30.
+# Kernels of three instruction sets and two dtypes are nine tenths of it; readers of files are 70 kB.
 MAX_BYTES = 1_800_000
 ALLOWED_LIBRARIES = re.compile(
     r"(libc|libm|libpthread|ld-linux-[\w-]+)\.so\.\d+|libc\.so|libc\.musl-\w+\.so\.1"  # Linux: glibc, musl
