@@ -128,7 +128,9 @@ class BuildExt(build_ext):
                 "lacks the vectors that the kernels are written with; try --compiler=mingw32"
             )
         for tool in ("compiler_so", "linker_so"):
-            setattr(self.compiler, tool, without_loose_flags(getattr(self.compiler, tool)))
+            command = without_loose_flags(getattr(self.compiler, tool))
+            # Where Python's own libraries lie here is no matter of a module that goes elsewhere.
+            setattr(self.compiler, tool, [word for word in command if not word.startswith("-Wl,-rpath")])
         # Always link: after a change of flags and back, the right objects may be older than the module.
         Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         compile_sources = self.compiler.compile
