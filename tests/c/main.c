@@ -61,8 +61,10 @@ static void run_mode(const mode *how)
         test_trials();
         test_memory();
     }
-    if (how->floating_point)
+    if (how->floating_point) {
         test_floating_point();
+        test_optimisers_that_truncate();
+    }
     harness_effort = how->threading;
     if (how->threads) {
         test_schedules();

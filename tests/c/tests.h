@@ -5,8 +5,9 @@
 #ifndef TESTS_H
 #define TESTS_H
 
-void test_values(void);         /* calls and gradients against the oracle */
-void test_pieces(void);         /* of a step; dropout, probes */
+void test_values(void); /* calls and gradients against the oracle */
+void test_pieces(void); /* of a step; dropout, probes */
+void test_optimisers_that_truncate(void);
 void test_optimisers(void);     /* passes over flat buffers, and words of a table */
 void test_dense_layers(void);   /* dense layers */
 void test_floating_point(void); /* corner cases that emulators get wrong */
