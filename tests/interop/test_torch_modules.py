@@ -368,6 +368,12 @@ def test_unchanged_weights_are_packed_once(monkeypatch):
     assert len(count) == 2
 
 
+@pytest.mark.parametrize("function", [fast.accelerate, fast.restore, fast.freeze, fast.unfreeze])
+def test_what_is_no_module_is_a_type_error(function):
+    with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got list"):
+        function([torch.nn.LSTM(2, 3)])
+
+
 def test_frozen_weights_are_not_looked_at():
     module = fast.LSTM(I, H)
     x = torch.randn(T, B, I)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from .calling import Kind, kind_of, obstacle, run_cell, run_layer, tell
+from .calling import Kind, checked_model, kind_of, obstacle, run_cell, run_layer, tell
 
 __all__ = ["Report", "accelerate", "restore"]
 
@@ -81,10 +81,8 @@ def accelerate(model: torch.nn.Module) -> Report:
     1 changed, 0 left
       0: LSTM
     """
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     changed, left = {}, {}
-    for name, module in model.named_modules():
+    for name, module in checked_model(model).named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             if getattr(module, "original_name", "") in (
                 "LSTM",
@@ -123,10 +121,8 @@ def restore(model: torch.nn.Module) -> Report:
     Report
         What was changed.
     """
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     changed = {}
-    for name, module in model.named_modules():
+    for name, module in checked_model(model).named_modules():
         if isinstance(module, _Accelerated):
             module.__class__ = type(module)._before  # type: ignore[assignment]
             module.__dict__.pop("_is_frozen", None)

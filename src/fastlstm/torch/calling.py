@@ -60,6 +60,13 @@ def obstacle(x: Any, weights: list[Tensor]) -> str:
 _told: set[str] = set()
 
 
+def checked_model(model: Any) -> torch.nn.Module:
+    """`model`, or a TypeError where it is no module."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
 def tell(name: str, reason: str) -> None:
     """Warn once of each reason for which torch's own layer runs."""
     text = f"{name}: torch's own layer runs instead of fastlstm's kernels, as {reason}"

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from torch.nn.utils.rnn import PackedSequence
 
 from ..layers.packed import blank
-from .calling import kind_of, obstacle, run_cell, run_layer, tell
+from .calling import checked_model, kind_of, obstacle, run_cell, run_layer, tell
 from .operators import forget
 
 __all__ = [
@@ -340,6 +340,11 @@ def freeze(model: torch.nn.Module) -> torch.nn.Module:
     -------
     Module
         `model`.
+
+    Raises
+    ------
+    TypeError
+        `model` is no module.
     """
     return _set_frozen(model, True)
 
@@ -361,7 +366,7 @@ def unfreeze(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _set_frozen(model: torch.nn.Module, value: bool) -> torch.nn.Module:
-    for module in model.modules():
+    for module in checked_model(model).modules():
         if "_is_frozen" in module.__dict__ or isinstance(module, _Module):
             module._is_frozen = value  # type: ignore[assignment]
             for weight in module.parameters(recurse=False):
