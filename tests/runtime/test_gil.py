@@ -3,42 +3,59 @@
 
 from __future__ import annotations
 
+import collections
+import functools
+import itertools
+import operator
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import optim
+from fastlstm import _core, optim
+from fastlstm.model.parameters import ParameterSet
 
-# Who gives the GIL up may get it back before another thread has a CPU; who keeps it never gives it up.
-TRIES = 200
+CALLS, TRIES = 50, 16
+BEGIN, END, OTHER = "begin", "end", "other"
 
 
-class Beside:
-    """A thread that counts as long as it gets the GIL."""
+def other_runs(call):
+    """Whether another thread runs while `call`, which must be code in C, is called again and again.
 
-    def __init__(self):
-        self.count, self.ends = 0, False
-        self._thread = threading.Thread(target=self._run)
+    The other thread always wants the GIL.  A call in C is asked for it and need not listen; where it gives
+    the GIL up, the interpreter waits until the other has had it.  From one mark to the next there is nothing
+    but calls in C, so that nobody else gives it up.  How fast anything is decides nothing: a try in which the
+    other thread had no CPU to ask on is made again, with twice as many calls.
+    """
+    seen, ends = [END], threading.Event()
 
-    def __enter__(self):
-        self._before = sys.getswitchinterval()
-        sys.setswitchinterval(1e4)  # nobody is made to give it up
-        self._thread.start()
-        return self
+    def run():
+        while not ends.is_set():
+            if seen[-1] is not OTHER:
+                seen.append(OTHER)
 
-    def __exit__(self, *_):
-        self.ends = True
-        sys.setswitchinterval(self._before)
-        self._thread.join()
-
-    def _run(self):
-        while not self.ends:
-            self.count += 1
-            time.sleep(1e-5)  # without the GIL, so that the other gets it
+    other = threading.Thread(target=run)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    other.start()
+    try:
+        for attempt in range(TRIES):
+            calls = itertools.chain(
+                [functools.partial(seen.append, BEGIN)],
+                itertools.repeat(call, CALLS << attempt),
+                [functools.partial(seen.append, END)],
+            )
+            collections.deque(map(operator.call, calls), maxlen=0)
+            begin = len(seen) - 1 - seen[::-1].index(BEGIN)
+            if seen[begin + 1] is OTHER:
+                return True
+        return False
+    finally:
+        ends.set()
+        sys.setswitchinterval(before)
+        other.join()
 
 
 def made_lstm():
@@ -49,47 +66,44 @@ def made_lstm():
     return layer
 
 
-def trained(kind, **options):
-    layer = fastlstm.Dense(1500, 1500, rng=0)
-    optimizer = kind(layer, lr=0.1, **options)
-    layer.flat_grads[...] = 1
-    optimizer.step()
-    return optimizer
+def a_step():
+    layer = fastlstm.Dense(700, 700, rng=0)
+    now = layer._parameter_set()
+    new = ParameterSet(now.layout, _core.flat_array(now.flat.size, now.flat.dtype, False))
+    options = optim.SGD(layer, lr=0.1)._step_options()
+    grads = layer.flat_grads
+    return functools.partial(_core.optimiser_step, [], [now], [new], [grads], [()], [None], options, 1, True)
 
 
-def left_editing(layer):
-    with layer.editing():
-        pass
+def a_call():
+    layer, x = made_lstm(), np.ones((2, 1, 600), np.float32)
+    return functools.partial(layer, x)
 
 
-# What is made beforehand, and what is then done with it, which takes milliseconds.
+def a_recorded_call():
+    layer, x = made_lstm(), np.ones((2, 1, 600), np.float32)
+    return functools.partial(layer.forward, x)
+
+
+# Code in C, that copies, zeroes, takes and gives back memory, computes.
 LASTING = {
-    "release": (made_lstm, lambda layer: layer.release()),
-    "flat_grads": (lambda: fastlstm.LSTM(600, 600, rng=0), lambda layer: layer.flat_grads),
-    "zero_grad": (made_lstm, lambda layer: layer.zero_grad()),
-    "state_dict": (made_lstm, lambda layer: layer.state_dict()),
-    "load_state_dict": (made_lstm, lambda layer: layer.load_state_dict(layer.params)),
-    "editing": (made_lstm, left_editing),
-    "step": (lambda: trained(optim.Adam), lambda optimizer: optimizer.step()),
-    "moments": (lambda: trained(optim.Adam), lambda optimizer: optimizer.state_dict()),
-    "clipping": (lambda: trained(optim.SGD), lambda o: optim.clip_grad_norm(o.layers, 1e-3)),
+    "copy": lambda: functools.partial(_core.own_array, made_lstm().flat_params),
+    "zeros": lambda: functools.partial(_core.flat_array, 2**20, np.dtype("float32"), True),
+    "release": lambda: made_lstm().release,
+    "call": a_call,
+    "recorded call": a_recorded_call,
+    "step": a_step,
+    "clipping": lambda: functools.partial(_core.clip_gradients, [made_lstm().flat_grads], 1e-3),
 }
 
 
 @pytest.mark.parametrize("name", LASTING)
 def test_other_threads_run_beside_what_lasts(name):
-    make, act = LASTING[name]
-    for _ in range(TRIES):
-        thing = make()
-        with Beside() as beside:
-            while beside.count == 0:
-                time.sleep(1e-5)
-            before = beside.count
-            act(thing)
-            has_run = beside.count > before
-        if has_run:
-            return
-    raise AssertionError(f"{name} kept the GIL {TRIES} times")
+    assert other_runs(LASTING[name]())
+
+
+def test_code_that_keeps_the_gil_is_noticed():
+    assert not other_runs(functools.partial(sum, range(10)))
 
 
 def is_of_the_core(array):
